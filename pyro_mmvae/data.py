@@ -1,0 +1,206 @@
+"""Batches: tensors by modality name, with what is missing written in masks that are always there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arrays = Mapping[str, Any]
+
+
+class Batch(Mapping[str, Tensor]):
+    """Checked data: name -> Tensor (row, *event), hidden entries filled with zero, and a mask for every name.
+
+    A `Batch` is itself a mapping from names to tensors, so that a model written by a user takes it for `x`. Making one
+    from a `Batch` returns it as it is.
+
+    Attributes:
+        mask: name -> bool, True = observed; (row,), (row, repeat) or as fine as the tensor itself.
+        rows: the number of rows.
+        complete: the names of which everything is observed.
+    """
+
+    def __init__(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()):
+        self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
+        self.seen: dict[str, Any] | None = None  # a VAE keeps its own layout of the batch here
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._x[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._x)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    @classmethod
+    def of(cls, x: Arrays | None = None, mask: Arrays | None = None) -> Batch:
+        """Checks x and mask; where a name has no mask, NaN is missing.
+
+        Args:
+            x: name -> array or Tensor (row, *event), or None for one row with nothing observed.
+            mask: name -> bool, of a shape that x of that name starts with.
+
+        Raises:
+            ValueError: one line that names the modality, what was found, and what to do.
+        """
+        if isinstance(x, Batch):
+            return x
+        if x is None:
+            return cls({}, {}, 1)
+        if not x:
+            raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
+        tensors = {name: as_tensor(name, value) for name, value in x.items()}
+        rows = _common_rows(tensors)
+        masks = {} if mask is None else dict(mask)
+        for name in masks:
+            if name not in tensors:
+                raise ValueError(f"mask names {name!r}, which x does not have (it has {', '.join(tensors)}); drop it")
+        clean, seen = {}, {}
+        for name, value in tensors.items():
+            given = as_mask(name, value, masks[name]) if name in masks else None
+            clean[name], seen[name] = _hide_nan(name, value, given)
+        return cls(clean, seen, rows, frozenset(name for name in seen if bool(seen[name].all())))
+
+    def take(self, index: Tensor) -> Batch:
+        """The rows that `index` (entry,) names, in that order."""
+        x = {name: value[index] for name, value in self._x.items()}
+        return Batch(x, {name: value[index] for name, value in self.mask.items()}, len(index), self.complete)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
+        """On another device; real-valued tensors in another precision."""
+        x = {
+            name: value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
+            for name, value in self._x.items()
+        }
+        mask = {name: value.to(device=device) for name, value in self.mask.items()}
+        return Batch(x, mask, self.rows, self.complete)
+
+    def only(self, names: object) -> Batch:
+        """With every modality but the named ones hidden; their tensors stay for their shape."""
+        keep = set(names)  # type: ignore[call-overload]
+        mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
+        return Batch(self._x, mask, self.rows, self.complete & keep)
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """The value as a tensor of real numbers or of int64, without a copy where none is needed."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise ValueError(f"modality {name!r} is of dtype {kind}; give an array of numbers, NaN where missing") from None
+    if tensor.is_complex() or tensor.is_quantized:
+        raise ValueError(f"modality {name!r} is of dtype {tensor.dtype}; give real numbers, or integers for counts")
+    if tensor.dim() == 0:
+        raise ValueError(f"modality {name!r} is a single number; give one entry a row, shape (row, *event)")
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.get_default_dtype())
+    return tensor if tensor.is_floating_point() else tensor.long()
+
+
+def as_mask(name: str, value: Tensor, mask: Any) -> Tensor:
+    """The mask of one modality as a bool tensor whose shape is a beginning of the value's."""
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask of {name!r} is of dtype {mask.dtype}; give bool, True where observed")
+    if mask.dim() == 0 or mask.shape != value.shape[: mask.dim()]:
+        raise ValueError(
+            f"the mask of {name!r} has shape {tuple(mask.shape)} for values {tuple(value.shape)};"
+            f" give ({len(value)},) for whole rows or {tuple(value.shape)} for single entries"
+        )
+    return mask.to(value.device)
+
+
+def _common_rows(tensors: Mapping[str, Tensor]) -> int:
+    first, *others = tensors
+    rows = len(tensors[first])
+    for name in others:
+        if len(tensors[name]) != rows:
+            raise ValueError(
+                f"modality {name!r} has {len(tensors[name])} rows where {first!r} has {rows};"
+                " give every modality all rows, NaN where it is missing"
+            )
+    if rows == 0:
+        raise ValueError(f"modality {first!r} is empty: no rows; give at least one")
+    return rows
+
+
+def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Zero under every hidden entry, and the mask; NaN is missing if there was no mask, and an error under True."""
+    if mask is None:
+        mask = torch.ones(len(value), dtype=torch.bool, device=value.device)
+        if value.is_floating_point():
+            nan = value.isnan()
+            if bool(nan.any()):
+                mask = _coarse(~nan)
+    fine = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
+    value = torch.where(fine, value, 0)
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        row = int((~value.isfinite()).flatten(1 if value.dim() > 1 else 0).reshape(len(value), -1).any(-1).nonzero()[0])
+        what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
+        raise ValueError(f"modality {name!r} has {what} in row {row}, which counts as observed; mask it, or mend the value")
+    return value, mask
+
+
+def _coarse(mask: Tensor) -> Tensor:
+    """One entry a row where no row is partly observed."""
+    flat = mask.reshape(len(mask), -1)
+    whole = flat.all(-1)
+    return whole if bool((whole | ~flat.any(-1)).all()) else mask
+
+
+def from_nan(x: Arrays) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Splits data with NaN into values and masks, once, at the door.
+
+    Args:
+        x: name -> array (row, *event); NaN = missing.
+
+    Returns:
+        x with zero where NaN was, and mask: bool, (row,) for a modality that is always there as a whole or not at all,
+        else (row, *event).
+
+    Example:
+        >>> import torch
+        >>> x, mask = from_nan({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
+        >>> mask["size"].tolist()
+        [[True, False], [True, True]]
+    """
+    batch = Batch.of(x)
+    return dict(batch), batch.mask
+
+
+def hide(
+    x: Arrays, mask: Arrays | None = None, *, share: float, seed: int = 0, keep_one: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Hides whole modalities at random, each of each row with probability `share`.
+
+    Args:
+        x, mask: as everywhere; what is missing already stays so.
+        share: of the observed (row, modality) pairs.
+        keep_one: leaves every row one of the modalities that it had.
+
+    Returns:
+        x unchanged, and the new mask.
+
+    Example:
+        >>> import torch
+        >>> _, mask = hide({"a": torch.zeros(1000, 2), "b": torch.zeros(1000)}, share=0.5)
+        >>> bool((mask["a"] | mask["b"]).all())
+        True
+    """
+    batch = Batch.of(x, mask)
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    order = torch.rand(seen.shape, generator=generator).to(seen.device)
+    kept = seen & (order >= share)
+    if keep_one:
+        best = order.masked_fill(~seen, -1).argmax(1, keepdim=True)
+        kept |= seen & torch.zeros_like(seen).scatter(1, best, True)
+    new = {}
+    for column, (name, old) in enumerate(batch.mask.items()):
+        new[name] = old & kept[:, column].reshape(-1, *[1] * (old.dim() - 1))
+    return dict(batch), new

@@ -1,0 +1,159 @@
+"""Likelihood heads: z (..., dim) -> p(x | z), batch (...), event as the network's output.
+
+Each takes a network whose output has the shape of the data (`CategoricalLikelihood`: and one more axis of categories).
+Log-probabilities are properly normalised and summed over all entries of the event, in nats.
+"""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from pyro_mmvae.networks import SMALLEST
+
+
+class LearnedScale(nn.Module):
+    """A scale that is learnt and the same for every row: positive, of a shape that broadcasts with the data's.
+
+    Args:
+        shape: () for one number, (features,) for one a feature.
+        start: where it starts.
+    """
+
+    def __init__(self, *shape: int, start: float = 1.0):
+        super().__init__()
+        self.log = nn.Parameter(torch.full(shape, float(start)).log())
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.log.exp()
+
+
+class Positive(nn.Module):
+    """A network made positive by softplus: a scale for each row and feature."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor) -> Tensor:
+        return softplus(self.net(z)) + SMALLEST
+
+
+class Fixed(nn.Module):
+    """A positive number or tensor that stays as it is."""
+
+    def __init__(self, value: float | Tensor):
+        super().__init__()
+        self.register_buffer("value", torch.as_tensor(value, dtype=torch.get_default_dtype()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.value
+
+
+class Likelihood(nn.Module):
+    """What the heads share: a network, and which of its trailing axes are the event. Abstract."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z: Tensor) -> Distribution:
+        entries = self.entries(self.net(z), z)
+        return entries.to_event(len(entries.batch_shape) - z.dim() + 1)
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        """The distribution of the single entries, batch (..., *event)."""
+        raise NotImplementedError
+
+
+def _scale(scale: float | Tensor | nn.Module | None) -> nn.Module:
+    if scale is None:
+        return LearnedScale()
+    return scale if isinstance(scale, nn.Module) else Fixed(scale)
+
+
+class BernoulliLikelihood(Likelihood):
+    """Yes or no as 1 or 0; the network gives logits. Grey levels are counts: see `BinomialLikelihood`."""
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Bernoulli(logits=out)
+
+
+class BinomialLikelihood(Likelihood):
+    """Counts 0..total_count, such as grey levels; the network gives logits."""
+
+    def __init__(self, net: nn.Module, total_count: int):
+        super().__init__(net)
+        self.total_count = total_count
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Binomial(self.total_count, logits=out)
+
+
+class NormalLikelihood(Likelihood):
+    """Real numbers; the network gives the means.
+
+    Args:
+        scale: a positive number or tensor (fixed), a module z -> scale, such as `LearnedScale(40)` (learnt, one a
+            feature) or `Positive(mlp(16, 64, 40))` (one a row and feature); None is one learnt number.
+    """
+
+    def __init__(self, net: nn.Module, scale: float | Tensor | nn.Module | None = None):
+        super().__init__(net)
+        self.scale = _scale(scale)
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Normal(out, self.scale(z))
+
+
+class LaplaceLikelihood(NormalLikelihood):
+    """Real numbers with exponential tails; scale as in `NormalLikelihood`."""
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Laplace(out, self.scale(z))
+
+
+class StudentTLikelihood(NormalLikelihood):
+    """Real numbers with outliers; scale as in `NormalLikelihood`, `df` fixed or a module z -> df."""
+
+    def __init__(
+        self, net: nn.Module, scale: float | Tensor | nn.Module | None = None, df: float | Tensor | nn.Module = 4.0
+    ):
+        super().__init__(net, scale)
+        self.df = _scale(df)
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.StudentT(self.df(z), out, self.scale(z))
+
+
+class CategoricalLikelihood(Likelihood):
+    """Categories 0, 1, ...; the network gives logits (..., *event, categories). One label a row has event ()."""
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Categorical(logits=out)
+
+
+class PoissonLikelihood(Likelihood):
+    """Counts; the network gives log rates."""
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        return dist.Poisson(out.exp())
+
+
+class NegativeBinomialLikelihood(Likelihood):
+    """Over-dispersed counts with mean mu and variance mu + mu^2 / dispersion; the network gives log mu.
+
+    Args:
+        dispersion: a positive number or tensor (fixed), or a module z -> dispersion; None is one learnt number.
+    """
+
+    def __init__(self, net: nn.Module, dispersion: float | Tensor | nn.Module | None = None):
+        super().__init__(net)
+        self.dispersion = _scale(dispersion)
+
+    def entries(self, out: Tensor, z: Tensor) -> Distribution:
+        dispersion = self.dispersion(z)
+        return dist.NegativeBinomial(dispersion, logits=out - dispersion.log())

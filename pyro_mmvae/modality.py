@@ -1,0 +1,219 @@
+"""What a modality is made of, and what its encoder says of the rows where it was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution, Independent
+from torch import Tensor, nn
+
+from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import Switch, mapped
+
+
+class Modality(nn.Module):
+    """One data type: the networks that explain it and that look at it.
+
+    Args:
+        decoder: [z, w] (..., dim + private dim) -> p(x | z, w), any module that returns a Pyro distribution whose event
+            is one entry of the data; wrap a network that wants one leading axis in `mm.batched`.
+        encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
+            generated.
+        private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own.
+        trunk: x -> h, what encoder and private have in common.
+        weight: multiplies the log-likelihood in the loss, and nowhere else.
+        repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        encoder: nn.Module | None = None,
+        private: nn.Module | None = None,
+        trunk: nn.Module | None = None,
+        weight: float = 1.0,
+        repeated: bool = False,
+    ):
+        super().__init__()
+        self.decoder, self.encoder, self.private, self.trunk = decoder, encoder, private, trunk
+        self.weight, self.repeated = weight, repeated
+
+
+class Seen(NamedTuple):
+    """One modality of a batch in the layout of the programs.
+
+    Attributes:
+        x: (row, repeat, *event), zero where hidden.
+        entries: bool (row, repeat), where anything was observed.
+        rows: the rows with an observed entry, (observed,); None = every row.
+        elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
+        whole: every entry is observed.
+    """
+
+    x: Tensor
+    entries: Tensor
+    rows: Tensor | None
+    elements: Tensor | None
+    whole: bool
+
+    @classmethod
+    def of(cls, batch: Batch, name: str, repeated: bool) -> Seen:
+        x, mask = batch[name], batch.mask[name]
+        if not repeated:
+            x, mask = x.unsqueeze(1), mask.unsqueeze(1)
+        elif mask.dim() == 1:
+            mask = mask.unsqueeze(1).expand(x.shape[:2])
+        if name in batch.complete:
+            return cls(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device), None, None, True)
+        entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
+        rows = entries.any(-1)
+        every = bool(rows.all())
+        return cls(x, entries, None if every else rows.nonzero().squeeze(-1), mask if mask.dim() > 2 else None, False)
+
+
+class Stack(NamedTuple):
+    """The normal experts of a batch side by side, one for each modality and repeat.
+
+    Attributes:
+        loc, scale: (expert, row, 1, dim), 0 and 1 where nothing was seen.
+        given: bool (expert, row, 1).
+        modality: which modality each expert belongs to, (expert,).
+    """
+
+    loc: Tensor
+    scale: Tensor
+    given: Tensor
+    modality: Tensor
+
+
+class Experts(Mapping[str, Distribution]):
+    """Unimodal posteriors q(z | x_m), batch (row, repeat), event (dim,): encoded on first access, seen entries only.
+
+    Where nothing was seen, an expert stands with neutral parameters; `given` says where.
+
+    Attributes:
+        given: name -> bool (row, repeat), which entries the encoder saw.
+        rows: the number of rows.
+        modalities: the modalities, by name.
+        seen: name -> `Seen`, the data behind the experts.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        seen: Mapping[str, Seen],
+        rows: int,
+        prior: Callable[[], Distribution],
+        names: Collection[str] | None = None,
+    ):
+        self.modalities, self.rows, self._prior = modalities, rows, prior
+        self.seen = {k: v for k, v in seen.items() if names is None or k in names}
+        self.given = {k: v.entries for k, v in self.seen.items() if modalities[k].encoder is not None}
+        self._features: dict[str, Tensor] = {}
+        self._experts: dict[str, Distribution] = {}
+
+    def __getitem__(self, name: str) -> Distribution:
+        if name not in self._experts:
+            encoder = self.modalities[name].encoder
+            assert encoder is not None, name
+            self._experts[name] = self._encode(name, encoder)
+        return self._experts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.given)
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    @property
+    def prior(self) -> Distribution:
+        """The model's own prior, batch (row, 1)."""
+        return self._prior().expand((self.rows, 1))
+
+    def features(self, name: str) -> Tensor:
+        """What the modality's trunk says of its seen entries, (entry, ...)."""
+        if name not in self._features:
+            seen, trunk = self.seen[name], self.modalities[name].trunk
+            x = seen.x.flatten(0, 1) if seen.whole else seen.x[seen.entries]
+            self._features[name] = x if trunk is None else trunk(x)
+        return self._features[name]
+
+    def private(self, name: str, prior: Distribution) -> Distribution:
+        """q(w | x_m), batch (row, 1); the prior of w where the modality was not seen."""
+        if name not in self.seen:
+            return prior.expand((self.rows, 1))
+        head = self.modalities[name].private
+        assert head is not None, name
+        if self.modalities[name].repeated:
+            raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
+        return otherwise(self.seen[name].entries, self._encode(name, head), prior)
+
+    def any(self) -> Tensor:
+        """Where the guide saw anything, bool (row, 1)."""
+        seen = [given.any(-1, keepdim=True) for given in self.given.values()]
+        return torch.stack(seen).any(0) if seen else torch.zeros(self.rows, 1, dtype=torch.bool)
+
+    def stack(self) -> Stack:
+        """All experts as normals in one stack.
+
+        Raises:
+            TypeError: an expert is no diagonal normal.
+        """
+        locs, scales, given, which = [], [], [], []
+        for position, (name, seen) in enumerate(self.given.items()):
+            expert = self[name]
+            if not is_normal(expert):
+                raise TypeError(
+                    f"the expert of {name!r} is {_title(expert)}, but this fusion multiplies normals;"
+                    " give the encoder a NormalHead, or use MoE()"
+                )
+            locs.append(expert.base_dist.loc.movedim(1, 0).unsqueeze(2))
+            scales.append(expert.base_dist.scale.movedim(1, 0).unsqueeze(2))
+            given.append(seen.movedim(1, 0).unsqueeze(2))
+            which += [position] * seen.shape[1]
+        return Stack(torch.cat(locs), torch.cat(scales), torch.cat(given), torch.tensor(which, device=given[0].device))
+
+    def _encode(self, name: str, head: nn.Module) -> Distribution:
+        seen = self.seen[name]
+        q = head(self.features(name))
+        if not isinstance(q, Distribution):
+            raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
+        if len(q.batch_shape) != 1:
+            raise ValueError(
+                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for entries {tuple(self.features(name).shape)};"
+                " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
+            )
+        return mapped(q, lambda value, event_dims: _scatter(value, seen))
+
+
+def _scatter(value: Tensor, seen: Seen) -> Tensor:
+    """From (entry, ...) to (row, repeat, ...), with the first entry's value where nothing was seen."""
+    if seen.whole:
+        return value.unflatten(0, seen.entries.shape)
+    # A seen entry's parameters are valid ones whatever the family; no gradient passes through the copies.
+    full = value[:1].detach().unsqueeze(0).expand(*seen.entries.shape, *value.shape[1:])
+    return full.index_put(tuple(seen.entries.nonzero(as_tuple=True)), value)
+
+
+def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distribution:
+    """q where `where` (row, 1) holds and the prior elsewhere; one diagonal normal if both are."""
+    if bool(where.all()):
+        return q
+    prior = prior.expand(q.batch_shape)
+    if is_normal(q) and is_normal(prior):
+        fine = where.unsqueeze(-1)
+        loc = torch.where(fine, q.base_dist.loc, prior.base_dist.loc)
+        return dist.Normal(loc, torch.where(fine, q.base_dist.scale, prior.base_dist.scale)).to_event(1)
+    return Switch(where, q, prior)
+
+
+def is_normal(q: Distribution) -> bool:
+    """Is it a diagonal normal with event (dim,)?"""
+    return isinstance(q, Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1
+
+
+def _title(q: Distribution) -> str:
+    return f"{type(q.base_dist if isinstance(q, Independent) else q).__name__}"

@@ -1,0 +1,154 @@
+"""Networks: plain torch modules, and heads that turn what a network gives into a distribution.
+
+A likelihood head is a module z -> distribution; an encoder head is a module h -> distribution. Any module of the user's
+that returns a Pyro distribution does as well: there is no base class and no registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
+
+
+def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
+    """A multilayer perceptron (..., sizes[0]) -> (..., sizes[-1]).
+
+    Example:
+        >>> mlp(16, 256, 784)
+        Sequential(
+          (0): Linear(in_features=16, out_features=256, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=256, out_features=784, bias=True)
+        )
+    """
+    layers: list[nn.Module] = []
+    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inner, outer), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Standardize(nn.Module):
+    """(x - loc) / scale as real numbers: the first layer of an encoder of counts, grey levels or measurements."""
+
+    def __init__(self, loc: float | Tensor = 0.0, scale: float | Tensor = 1.0):
+        super().__init__()
+        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()))
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(self.scale.dtype) - self.loc) / self.scale
+
+
+class OneHot(nn.Module):
+    """Categories 0, 1, ... as one-hot vectors (..., categories): the first layer of an encoder of labels."""
+
+    def __init__(self, categories: int):
+        super().__init__()
+        self.register_buffer("eye", torch.eye(categories))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.eye[x.long()]
+
+
+class Batched(nn.Module):
+    """A network that wants exactly one leading axis, applied under any number of them; see `batched`."""
+
+    def __init__(self, net: nn.Module, event_dims: int):
+        super().__init__()
+        self.net, self.event_dims = net, event_dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        lead = x.shape[: x.dim() - self.event_dims]
+        out = self.net(x.reshape(-1, *x.shape[x.dim() - self.event_dims :]))
+        return out.reshape(*lead, *out.shape[1:])
+
+
+def batched(net: nn.Module, event_dims: int = 1) -> Batched:
+    """Wraps a network that wants one leading axis, such as a convolution, so that it takes (..., *event).
+
+    Example:
+        >>> decoder = batched(nn.Sequential(nn.Linear(2, 9), nn.Unflatten(1, (1, 3, 3)), nn.Conv2d(1, 1, 3)))
+        >>> decoder(torch.zeros(5, 4, 2)).shape
+        torch.Size([5, 4, 1, 1, 1])
+    """
+    return Batched(net, event_dims)
+
+
+class NormalHead(nn.Module):
+    """h (..., size) -> diagonal normal with event (dim,)."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(size, 2 * dim)
+
+    def forward(self, h: Tensor) -> Distribution:
+        loc, raw = self.linear(h).chunk(2, -1)
+        return dist.Normal(loc, softplus(raw) + SMALLEST).to_event(1)
+
+
+class LaplaceHead(nn.Module):
+    """h (..., size) -> diagonal Laplace with event (dim,)."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(size, 2 * dim)
+
+    def forward(self, h: Tensor) -> Distribution:
+        loc, raw = self.linear(h).chunk(2, -1)
+        return dist.Laplace(loc, softplus(raw) + SMALLEST).to_event(1)
+
+
+def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Sequential:
+    """An encoder of flat data: x (..., sizes[0]) -> q(z | x) with event (dim,).
+
+    Example:
+        >>> encoder(784, 256, dim=16)(torch.zeros(5, 784)).event_shape
+        torch.Size([16])
+    """
+    return nn.Sequential(Standardize(), mlp(*sizes), nn.ReLU(), head(sizes[-1], dim))
+
+
+def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128) -> nn.Sequential:
+    """A trunk for pictures (row, channel, height, width) of any size -> (row, size); each stage halves the picture."""
+    layers: list[nn.Module] = [Standardize()]
+    inner, height, width = shape
+    for outer in channels:
+        layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.ReLU()]
+        inner, height, width = outer, (height + 1) // 2, (width + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inner * height * width, size), nn.ReLU())
+
+
+def conv_encoder(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128, *, dim: int) -> nn.Sequential:
+    """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,)."""
+    return nn.Sequential(conv_trunk(shape, channels, size), NormalHead(size, dim))
+
+
+def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 32), size: int = 128) -> Batched:
+    """A network z (..., dim) -> (..., channel, height, width) for a likelihood head; each stage doubles the picture."""
+    outer, height, width = shape
+    step = 2 ** len(channels)
+    small = (channels[0], -(-height // step), -(-width // step))
+    layers: list[nn.Module] = [nn.Linear(dim, size), nn.ReLU(), nn.Linear(size, small[0] * small[1] * small[2])]
+    layers += [nn.ReLU(), nn.Unflatten(1, small)]
+    widths = [*channels, outer]
+    for inner, after in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.ConvTranspose2d(inner, after, 4, stride=2, padding=1), nn.ReLU()]
+    return batched(nn.Sequential(*layers[:-1], Crop(height, width)))
+
+
+class Crop(nn.Module):
+    """The upper left (..., height, width) of a picture."""
+
+    def __init__(self, height: int, width: int):
+        super().__init__()
+        self.height, self.width = height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., : self.height, : self.width]

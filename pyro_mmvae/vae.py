@@ -1,0 +1,303 @@
+"""The two programs: the generative model and the amortised guide, as Pyro sees them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import Distribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK, effectful
+from torch import Tensor, nn
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.distributions import Rows, feasible, mapped, masked
+from pyro_mmvae.fusion import Fusion
+from pyro_mmvae.modality import Experts, Modality, Seen
+
+
+class View(NamedTuple):
+    """One way of looking at a batch.
+
+    Attributes:
+        given: the modalities that the guide sees; None = all that were observed.
+        targets: the modalities that the model explains; None = all that were observed.
+    """
+
+    given: Collection[str] | None = None
+    targets: Collection[str] | None = None
+
+
+EVERYTHING = View()
+
+
+class Program(nn.Module):
+    """A model or a guide as a module, so that `ELBO()(model, guide).parameters()` finds its parameters.
+
+    When it runs under a Pyro handler it announces them, one "param" site each, without a word to Pyro's parameter
+    store: stock SVI trains what it sees, two models never share a name, and nothing is left behind.
+    """
+
+    def __init__(self, vae: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.vae, self.function = vae, function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if _PYRO_STACK and not getattr(self.vae, "_silent", False):
+            announce(self.vae)
+        return self.function(self.vae, *args, **kwargs)
+
+
+class program:
+    """Makes a method of a module one of its Pyro programs; see `Program`."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, vae: nn.Module | None, owner: type | None = None) -> Any:
+        return self if vae is None else Program(vae, self.function)
+
+
+@effectful(type="param")
+def _parameter(value: Tensor, constraint: object = None) -> Tensor:
+    return value
+
+
+class _Alias:
+    """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
+
+    def __init__(self, parameter: Tensor):
+        self.parameter = parameter
+
+    def unconstrained(self) -> Tensor:
+        return self.parameter
+
+
+def announce(module: nn.Module) -> None:
+    """One "param" site for every parameter of the module that takes gradients."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            alias = parameter.view_as(parameter)
+            alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
+            _parameter(alias, constraint=torch.distributions.constraints.real, name=f"vae{id(module):x}.{name}")
+
+
+@contextmanager
+def silent(*programs: object) -> Iterator[None]:
+    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser."""
+    vaes = [p.vae for p in programs if isinstance(p, Program)]
+    for vae in vaes:
+        vae._silent = True
+    try:
+        yield
+    finally:
+        for vae in vaes:
+            vae._silent = False
+
+
+class scaled(Messenger):
+    """Multiplies the scale of named sites: KL and likelihood weights of any program, zero included.
+
+    Args:
+        factors: site name -> factor.
+    """
+
+    def __init__(self, factors: Mapping[str, float]):
+        super().__init__()
+        self.factors = factors
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.factors:
+            msg["scale"] = msg["scale"] * self.factors[msg["name"]]
+
+
+def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) -> None:
+    """The likelihood plate of one modality: scores what was seen of it, or draws it if there is no data at all.
+
+    Only the rows with an observed entry are decoded; their log-probabilities stand in the batch of all rows.
+
+    Args:
+        latent: (..., row, 1, dim), [z, w].
+        seen: the data, or None to draw one entry a row.
+    """
+    if seen is None:
+        with pyro.plate(f"{name}_plate", 1, dim=-1):
+            pyro.sample(name, _decode(name, modality, latent))
+        return
+    rows, repeats = seen.entries.shape
+    at = slice(None) if seen.rows is None else seen.rows
+    if seen.rows is not None:
+        latent = latent.index_select(-3, seen.rows)
+    p = _decode(name, modality, latent)
+    if p.event_shape != seen.x.shape[2:]:
+        raise ValueError(
+            f"modality {name!r} has entries of shape {tuple(seen.x.shape[2:])}, its decoder gives"
+            f" {tuple(p.event_shape)}; reshape the data, or mend the decoder's last layer"
+        )
+    p = p.expand((*p.batch_shape[:-1], repeats))
+    x = seen.x
+    if seen.elements is not None:
+        fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
+        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        p = masked(p, seen.elements[at], seen.elements.dim() - 2)
+    elif repeats > 1 and not seen.whole:
+        fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
+        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        p = masked(p, seen.entries[at])
+    if seen.rows is not None:
+        p = Rows(p, seen.rows, rows)
+    weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
+    with pyro.plate(f"{name}_plate", repeats, dim=-1), weight:
+        pyro.sample(name, p, obs=x)
+
+
+def _decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
+    p = modality.decoder(latent)
+    if not isinstance(p, Distribution):
+        raise TypeError(f"the decoder of {name!r} returned {type(p).__name__}; it must return a Pyro distribution")
+    if p.batch_shape != latent.shape[:-1]:
+        raise ValueError(
+            f"the decoder of {name!r} has batch {tuple(p.batch_shape)} and event {tuple(p.event_shape)} for codes"
+            f" {tuple(latent.shape)}; it must have batch {tuple(latent.shape[:-1])}: add .to_event(k), or wrap the"
+            " network in mm.batched"
+        )
+    return p
+
+
+class MultimodalVAE(nn.Module):
+    """A multimodal variational autoencoder p(z) prod_m p(x_m | z, w_m) with its guide q(z | x_S) prod_m q(w_m | x_m).
+
+    `model` and `guide` are Pyro programs `(x, mask, view)`; with them stock Pyro does the rest:
+    `SVI(vae.model, vae.guide, optim, Trace_ELBO())`, `Predictive(vae.model, ...)`, `AutoNormal(vae.model)`, `NUTS`.
+
+    Args:
+        modalities: name -> `Modality`. A name becomes a site, so it may not be "z" or "data".
+        prior: of z: a module experts -> distribution with event (dim,), or any function, of the experts or of nothing.
+        fusion: how the experts of the given modalities become one posterior.
+        private_prior: name -> prior of w_m, where a modality has a private code; N(0, I) of its size by default.
+
+    Raises:
+        ValueError: no modality, or a name that is taken.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
+        >>> vae = MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        >>> vae.posterior({"a": torch.zeros(5, 3)}).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality],
+        prior: Callable[..., Distribution],
+        fusion: Fusion | Callable[[Experts], Distribution],
+        private_prior: Mapping[str, Callable[..., Distribution]] | None = None,
+    ):
+        super().__init__()
+        if not modalities:
+            raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
+        for name, modality in modalities.items():
+            if name in ("z", "data") or "." in name:
+                raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
+            if modality.private is not None and name not in (private_prior or {}):
+                raise ValueError(f"modality {name!r} has a private code but no prior; give private_prior={{{name!r}: ...}}")
+        self.modalities = nn.ModuleDict(modalities)
+        self.prior, self.fusion = _of_experts(prior), fusion
+        self.private_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (private_prior or {}).items()})
+
+    @program
+    def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
+        """p(z) prod_m p(x_m | z, w_m): scores the observed entries of x; without x it draws one row of everything.
+
+        Args:
+            x: name -> (row, *event), or (row, repeat, *event) if repeated. A name it lacks is missing on every row.
+            mask: name -> bool, True = observed.
+            view: what the guide saw (for priors that depend on the data) and what is to be explained.
+
+        Returns:
+            z, (..., row, 1, dim).
+        """
+        batch, seen = self._open(x, mask)
+        with pyro.plate("data", batch.rows, dim=-2):
+            z = pyro.sample("z", self.prior(self._experts(batch, seen, view)))
+            for name, modality in self._explained(x, seen, view):
+                latent = z
+                if modality.private is not None:
+                    w = pyro.sample(f"{name}.w", self.private_prior[name](None))
+                    latent = torch.cat([z.expand(*w.shape[:-1], z.shape[-1]), w], -1)
+                observe(name, modality, latent, seen.get(name))
+        return z
+
+    @program
+    def guide(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
+        """q(z | x_S) prod_m q(w_m | x_m), S = the observed modalities of each row, or those of them in `view.given`.
+
+        Args and Returns: as `model`.
+        """
+        batch, seen = self._open(x, mask)
+        experts = self._experts(batch, seen, view)
+        with pyro.plate("data", batch.rows, dim=-2):
+            z = pyro.sample("z", self.fusion(experts))
+            for name, modality in self._explained(x, seen, view):
+                if modality.private is not None:
+                    pyro.sample(f"{name}.w", experts.private(name, self.private_prior[name](None)))
+        return z
+
+    def posterior(
+        self, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None
+    ) -> Distribution:
+        """q(z | x_S), batch (row,), event (dim,).
+
+        Args:
+            x, mask: as in `model`.
+            given: S, the modalities to look at; None = all that are observed.
+        """
+        batch, seen = self._open(x, mask)
+        self.check_names(given or ())
+        q = self.fusion(self._experts(batch, seen, View(given)))
+        return mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raises ValueError for a name that is no modality of this model."""
+        for name in names:
+            if name not in self.modalities:
+                raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
+
+    def _open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
+        """The checked batch, and of each modality with anything observed in it what was seen."""
+        batch = Batch.of(x, mask)
+        self.check_names(batch)
+        if batch.seen is None:
+            parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
+            batch.seen = {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
+        return batch, batch.seen
+
+    def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
+        return Experts(self.modalities, seen, batch.rows, lambda: self.prior(None), view.given)
+
+    def _explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
+        """The modalities that are scored, or drawn if there is no data."""
+        names = self.modalities if x is None else seen
+        return [(k, m) for k, m in self.modalities.items() if k in names and (view.targets is None or k in view.targets)]
+
+
+class Function(nn.Module):
+    """A plain function as a module: a prior that takes the experts, or nothing."""
+
+    def __init__(self, function: Callable[..., Distribution]):
+        super().__init__()
+        self.function = function
+        self.bare = not inspect.signature(function).parameters
+
+    def forward(self, experts: Experts | None = None) -> Distribution:
+        return self.function() if self.bare else self.function(experts)
+
+
+def _of_experts(prior: Callable[..., Distribution]) -> nn.Module:
+    return prior if isinstance(prior, nn.Module) else Function(prior)
