@@ -26,6 +26,7 @@ class Batch(Mapping[str, Tensor]):
     def __init__(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
         self.seen: dict[str, Any] | None = None  # a VAE keeps its own layout of the batch here
+        self.checked = False  # and whether it has looked at the values
 
     def __getitem__(self, name: str) -> Tensor:
         return self._x[name]
@@ -68,22 +69,26 @@ class Batch(Mapping[str, Tensor]):
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
         x = {name: value[index] for name, value in self._x.items()}
-        return Batch(x, {name: value[index] for name, value in self.mask.items()}, len(index), self.complete)
+        mask = {name: value[index] for name, value in self.mask.items()}
+        return self._derived(x, mask, len(index), self.complete)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
         """On another device; real-valued tensors in another precision."""
-        x = {
-            name: value.to(device=device, dtype=dtype if value.is_floating_point() else value.dtype)
-            for name, value in self._x.items()
-        }
-        mask = {name: value.to(device=device) for name, value in self.mask.items()}
-        return Batch(x, mask, self.rows, self.complete)
+        x = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else v.dtype) for k, v in self._x.items()}
+        if all(x[k] is v for k, v in self._x.items()):
+            return self
+        return self._derived(x, {k: v.to(device=device) for k, v in self.mask.items()}, self.rows, self.complete)
 
     def only(self, names: object) -> Batch:
         """With every modality but the named ones hidden; their tensors stay for their shape."""
         keep = set(names)  # type: ignore[call-overload]
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
-        return Batch(self._x, mask, self.rows, self.complete & keep)
+        return self._derived(self._x, mask, self.rows, self.complete & keep)
+
+    def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
+        new = Batch(x, mask, rows, complete)
+        new.checked = self.checked
+        return new
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import Distribution
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK, effectful
+from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Rows, feasible, mapped, masked
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
+from pyro_mmvae.programs import program, scaled
 
 
 class View(NamedTuple):
@@ -33,87 +33,6 @@ class View(NamedTuple):
 
 
 EVERYTHING = View()
-
-
-class Program(nn.Module):
-    """A model or a guide as a module, so that `ELBO()(model, guide).parameters()` finds its parameters.
-
-    When it runs under a Pyro handler it announces them, one "param" site each, without a word to Pyro's parameter
-    store: stock SVI trains what it sees, two models never share a name, and nothing is left behind.
-    """
-
-    def __init__(self, vae: nn.Module, function: Callable[..., Any]):
-        super().__init__()
-        self.vae, self.function = vae, function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if _PYRO_STACK and not getattr(self.vae, "_silent", False):
-            announce(self.vae)
-        return self.function(self.vae, *args, **kwargs)
-
-
-class program:
-    """Makes a method of a module one of its Pyro programs; see `Program`."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, vae: nn.Module | None, owner: type | None = None) -> Any:
-        return self if vae is None else Program(vae, self.function)
-
-
-@effectful(type="param")
-def _parameter(value: Tensor, constraint: object = None) -> Tensor:
-    return value
-
-
-class _Alias:
-    """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
-
-    def __init__(self, parameter: Tensor):
-        self.parameter = parameter
-
-    def unconstrained(self) -> Tensor:
-        return self.parameter
-
-
-def announce(module: nn.Module) -> None:
-    """One "param" site for every parameter of the module that takes gradients."""
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            alias = parameter.view_as(parameter)
-            alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
-            _parameter(alias, constraint=torch.distributions.constraints.real, name=f"vae{id(module):x}.{name}")
-
-
-@contextmanager
-def silent(*programs: object) -> Iterator[None]:
-    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser."""
-    vaes = [p.vae for p in programs if isinstance(p, Program)]
-    for vae in vaes:
-        vae._silent = True
-    try:
-        yield
-    finally:
-        for vae in vaes:
-            vae._silent = False
-
-
-class scaled(Messenger):
-    """Multiplies the scale of named sites: KL and likelihood weights of any program, zero included.
-
-    Args:
-        factors: site name -> factor.
-    """
-
-    def __init__(self, factors: Mapping[str, float]):
-        super().__init__()
-        self.factors = factors
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self.factors:
-            msg["scale"] = msg["scale"] * self.factors[msg["name"]]
 
 
 def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) -> None:
@@ -263,11 +182,52 @@ class MultimodalVAE(nn.Module):
         q = self.fusion(self._experts(batch, seen, View(given)))
         return mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
 
+    def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
+        """The batch that the tools work on: checked against the decoders, in the precision and on the device of the model.
+
+        Raises:
+            ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the support
+                of its likelihood.
+        """
+        batch = Batch.of(x, mask)
+        self.check_names(batch)
+        some = next((p for p in self.parameters() if p.is_floating_point()), None)
+        if some is not None:
+            batch = batch.to(some.dtype, some.device)
+        if not batch.checked:
+            with torch.no_grad():
+                for name, p in self.likelihoods().items():
+                    if name in batch:
+                        _check_values(name, batch, p, self.modalities[name].repeated)
+            batch.checked = True
+        return batch
+
+    def likelihoods(self) -> dict[str, Distribution]:
+        """p(x_m | z, w_m) of one row at one draw from the prior, batch (1, 1): for shapes and supports."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                z = self._one_code().expand((1, 1)).sample()
+                found = {}
+                for name, modality in self.modalities.items():
+                    w = self.private_prior[name](None).expand((1, 1)).sample() if modality.private is not None else z[..., :0]
+                    found[name] = _decode(name, modality, torch.cat([z, w], -1))
+                return found
+        finally:
+            self.train(training)
+
     def check_names(self, names: Collection[str]) -> None:
         """Raises ValueError for a name that is no modality of this model."""
         for name in names:
             if name not in self.modalities:
                 raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
+
+    def _one_code(self) -> Distribution:
+        """Something to draw one z from: the prior, or N(0, I) of the right size for a prior that needs data."""
+        if not isinstance(self.prior, Fusion):
+            return self.prior(None)
+        raise ValueError("a prior that depends on the data cannot be drawn from without; give the model another prior")
 
     def _open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
         """The checked batch, and of each modality with anything observed in it what was seen."""
@@ -285,6 +245,34 @@ class MultimodalVAE(nn.Module):
         """The modalities that are scored, or drawn if there is no data."""
         names = self.modalities if x is None else seen
         return [(k, m) for k, m in self.modalities.items() if k in names and (view.targets is None or k in view.targets)]
+
+
+def _check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:
+    x, mask = batch[name], batch.mask[name]
+    event = x.shape[2 if repeated else 1 :]
+    if event != p.event_shape:
+        raise ValueError(
+            f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
+            " reshape the data, or mend the decoder's last layer"
+        )
+    support = p.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    try:
+        fits = support.check(x)
+    except (NotImplementedError, ValueError):  # a support that cannot be asked
+        return
+    fine = mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
+    if not bool((fits | ~fine).all()):
+        where = (~fits & fine).nonzero()[0].tolist()
+        raise ValueError(
+            f"modality {name!r} has the value {x[tuple(where)].item():g} in row {where[0]}, off the support of its"
+            f" likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood"
+        )
+
+
+def _family(p: Distribution) -> str:
+    return type(p.base_dist if isinstance(p, Independent) else p).__name__
 
 
 class Function(nn.Module):

@@ -1,0 +1,235 @@
+"""Questions to a trained model: draw, fill in, translate, and how likely is this row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Categorical, Distribution, Independent
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.programs import silent
+from pyro_mmvae.psis import smooth
+from pyro_mmvae.weights import draw, nesting, opened, row_axis, size_of, value_of
+
+NUMBERS_AT_ONCE = 2**24  # 64 MB of float32: what one chunk of draws may take
+
+
+class LogLikelihood(NamedTuple):
+    """log p(x_S) of every row by importance sampling from the guide.
+
+    Attributes:
+        value: (row,), in nats; a lower bound in expectation.
+        se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is good.
+        khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`.
+    """
+
+    value: Tensor
+    se: Tensor
+    khat: Tensor
+
+
+@torch.no_grad()
+def log_likelihood(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    num_particles: int = 1000,
+    given: Collection[str] | None = None,
+    targets: Collection[str] | None = None,
+) -> LogLikelihood:
+    """log p(x_S), S = what is observed in each row (or `targets` of it), in chunks that keep memory bounded.
+
+    log p(x_S) ~ log 1/K sum_k p(x_S, z_k) / q(z_k | x_S), z_k ~ q(z | x_S).
+
+    Args:
+        vae: a `MultimodalVAE` or a `Pair`.
+        x, mask: as in `vae.model`.
+        num_particles: K.
+        given: what the guide may look at, when the proposal is to differ from the targets.
+        targets: the modalities whose likelihood is asked for; None = all that are observed.
+
+    Returns:
+        `LogLikelihood`; modality weights do not enter it.
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
+    """
+    batch, found = opened(vae, x, mask), []
+    look = targets if given is None else given
+    depth = nesting(vae, batch)
+    for part, sizes in chunks(vae, batch, num_particles):
+        logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
+        weights = torch.cat(logs)
+        value = weights.logsumexp(0) - math.log(num_particles)
+        spread = (weights - value).exp().std(0, correction=1 if num_particles > 1 else 0)
+        found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
+    return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
+
+
+def chunks(vae: Any, batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
+    """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds."""
+    size = size_of(vae, batch)
+    rows = max(1, NUMBERS_AT_ONCE // (size * num_draws))
+    most = max(1, NUMBERS_AT_ONCE // size)
+    sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
+    for index in torch.arange(batch.rows).split(rows):
+        yield batch.take(index), sizes
+
+
+@torch.no_grad()
+def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
+    """New rows from the model's own prior.
+
+    Args:
+        num_draws: how many.
+
+    Returns:
+        name -> (draw, *event), one entry of every modality.
+
+    Raises:
+        ValueError: the model's prior depends on data.
+    """
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+        depth = nesting_of_model(vae)
+        with pyro.plate("draws", num_draws, dim=-1 - depth):
+            trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
+    found = {}
+    for name, site in trace.nodes.items():
+        if row_axis(site) is not None and name != "z" and not name.endswith(".w"):
+            found[name] = value_of(site, num_draws, 1).squeeze(1)
+    return found
+
+
+def nesting_of_model(vae: Any) -> int:
+    """How many axes the model's plates take when it runs without data."""
+    with torch.random.fork_rng():
+        trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
+    return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
+
+
+@torch.no_grad()
+def impute(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    num_draws: int = 1,
+    given: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Draws of every missing entry from p(x_missing | x_S), with z ~ q(z | x_S); observed entries come back untouched.
+
+    Args:
+        x, mask: as in `vae.model`; modalities that x lacks are drawn on every row.
+        num_draws: draws a row.
+        given: what the guide may look at; None = all that is observed.
+
+    Returns:
+        name -> (draw, row, *event), for every modality of the model.
+    """
+    batch = opened(vae, x, mask)
+    drawn = _explain(vae, batch, num_draws, given, lambda site, n, rows: value_of(site, n, rows))
+    found = {}
+    for name, value in drawn.items():
+        if name in batch:
+            fine = batch.mask[name].reshape(*batch.mask[name].shape, *[1] * (batch[name].dim() - batch.mask[name].dim()))
+            value = torch.where(fine, batch[name].to(value.dtype), value.reshape(num_draws, *batch[name].shape))
+        found[name] = value
+    return found
+
+
+@torch.no_grad()
+def predict(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    num_draws: int = 30,
+    given: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Posterior predictive means E[x_m | x_S] over draws of z ~ q(z | x_S), observed entries predicted as well.
+
+    Args and Raises: as `impute`.
+
+    Returns:
+        name -> (row, *event); for a categorical modality the probabilities (row, *event, categories).
+    """
+    batch = opened(vae, x, mask)
+    return {k: v.mean(0) for k, v in _explain(vae, batch, num_draws, given, _mean_of).items()}
+
+
+@torch.no_grad()
+def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_draws: int = 1) -> Tensor:
+    """Draws of one modality given others: sound in, picture out.
+
+    Args:
+        x, mask: the given modalities.
+        to: the modality to draw; what x may hold of it is not looked at.
+        num_draws: draws a row.
+
+    Returns:
+        (draw, row, *event).
+
+    Raises:
+        ValueError: `to` is no modality of the model.
+    """
+    if hasattr(vae, "check_names"):
+        vae.check_names([to])
+    batch = opened(vae, x, mask)
+    given = [name for name in batch if name != to]
+    return _explain(vae, batch, num_draws, given, value_of, only=[to])[to]
+
+
+def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
+    p: Distribution = site["fn"]
+    base = p.base_dist if isinstance(p, Independent) else p
+    value = base.probs if isinstance(base, Categorical) else p.mean
+    extra = value.dim() - len(p.batch_shape)
+    shape = value.shape[value.dim() - extra :]
+    value = value.reshape(*p.batch_shape, *shape)
+    repeats = value.shape[2] if len(p.batch_shape) == 3 else 1
+    value = value.expand(num_draws, rows, *value.shape[2:]) if len(p.batch_shape) == 3 else value.expand(num_draws, rows, *shape)
+    return value.squeeze(2) if repeats == 1 and len(p.batch_shape) == 3 else value
+
+
+def _explain(
+    vae: Any,
+    batch: Batch,
+    num_draws: int,
+    given: Collection[str] | None,
+    read: Callable[[Any, int, int], Tensor],
+    only: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
+    if given is not None and hasattr(vae, "check_names"):
+        vae.check_names(given)
+    depth, parts = nesting(vae, batch), []
+    rows = max(1, NUMBERS_AT_ONCE // (size_of(vae, batch) * num_draws))
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+        for index in torch.arange(batch.rows).split(rows):
+            part = batch.take(index)
+            seen, full = part if given is None else part.only(given), _complete(vae, part, only)
+            with pyro.plate("draws", num_draws, dim=-1 - depth):
+                guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+                model = poutine.replay(poutine.uncondition(vae.model), guide)
+                trace = poutine.trace(model).get_trace(full, full.mask)
+            parts.append({name: read(trace.nodes[name], num_draws, part.rows) for name in full if name in trace.nodes})
+    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+
+
+def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
+    """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
+    x = {name: batch[name] for name in batch if only is None or name in only}
+    if hasattr(vae, "likelihoods"):
+        for name, p in vae.likelihoods().items():
+            if name not in x and (only is None or name in only):
+                repeat = [1] if vae.modalities[name].repeated else []
+                x[name] = torch.zeros(batch.rows, *repeat, *p.event_shape)
+    mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
+    return Batch(x, mask, batch.rows, frozenset(x))

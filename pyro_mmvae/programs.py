@@ -1,0 +1,109 @@
+"""Pyro programs as modules: how parameters are announced, how sites are weighted, and pairs of programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK, effectful
+from torch import Tensor, nn
+
+
+class Pair(NamedTuple):
+    """Any model and guide that keep the contract, for every tool that takes a `MultimodalVAE`.
+
+    Both are callables `(x, mask)` that share a plate "data"; the model samples latent sites and one observed site a
+    modality, named after it; the guide samples the latent sites.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> Pair(model=print, guide=print).guide is print
+        True
+    """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+
+
+class Program(nn.Module):
+    """A model or a guide as a module, so that `ELBO()(model, guide).parameters()` finds its parameters.
+
+    When it runs under a Pyro handler it announces them, one "param" site each, without a word to Pyro's parameter
+    store: stock SVI trains what it sees, two models never share a name, and nothing is left behind.
+    """
+
+    def __init__(self, vae: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.vae, self.function = vae, function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if _PYRO_STACK and not getattr(self.vae, "_silent", False):
+            announce(self.vae)
+        return self.function(self.vae, *args, **kwargs)
+
+
+class program:
+    """Makes a method of a module one of its Pyro programs; see `Program`."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, vae: nn.Module | None, owner: type | None = None) -> Any:
+        return self if vae is None else Program(vae, self.function)
+
+
+@effectful(type="param")
+def _parameter(value: Tensor, constraint: object = None) -> Tensor:
+    return value
+
+
+class _Alias:
+    """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
+
+    def __init__(self, parameter: Tensor):
+        self.parameter = parameter
+
+    def unconstrained(self) -> Tensor:
+        return self.parameter
+
+
+def announce(module: nn.Module) -> None:
+    """One "param" site for every parameter of the module that takes gradients."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            alias = parameter.view_as(parameter)
+            alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
+            _parameter(alias, constraint=torch.distributions.constraints.real, name=f"vae{id(module):x}.{name}")
+
+
+@contextmanager
+def silent(*programs: object) -> Iterator[None]:
+    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser."""
+    vaes = [p.vae for p in programs if isinstance(p, Program)]
+    for vae in vaes:
+        vae._silent = True
+    try:
+        yield
+    finally:
+        for vae in vaes:
+            vae._silent = False
+
+
+class scaled(Messenger):
+    """Multiplies the scale of named sites: KL and likelihood weights of any program, zero included.
+
+    Args:
+        factors: site name -> factor.
+    """
+
+    def __init__(self, factors: Mapping[str, float]):
+        super().__init__()
+        self.factors = factors
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.factors:
+            msg["scale"] = msg["scale"] * self.factors[msg["name"]]

@@ -1,0 +1,130 @@
+"""Importance weights of a guide, per row: what log-likelihoods, k-hat and every certificate are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.programs import silent
+
+
+class Draws(NamedTuple):
+    """Draws of the latent sites from a guide, and how the model weighs them.
+
+    Attributes:
+        latents: site -> (draw, row, *event), the axis of repeats taken out.
+        log_weights: log p(x, z) - log q(z | x), (draw, row), in nats.
+        log_likelihood: name -> log p(x_m | z), (draw, row), in nats, zero where nothing was observed.
+        model: the trace of the model, for whoever needs more.
+    """
+
+    latents: dict[str, Tensor]
+    log_weights: Tensor
+    log_likelihood: dict[str, Tensor]
+    model: Trace
+
+
+def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None) -> Batch:
+    """The checked batch of a `MultimodalVAE`, or of any other pair."""
+    return vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
+
+
+def nesting(vae: Any, batch: Batch) -> int:
+    """How many axes the plates of the two programs take."""
+    one = batch.take(torch.arange(1, device=_device(batch))) if len(batch) else batch
+    with torch.random.fork_rng(), torch.no_grad(), silent(vae.model, vae.guide):
+        guide = poutine.trace(vae.guide).get_trace(one, one.mask)
+        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
+    frames = [f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized]
+    return max((-f.dim for f in frames), default=0)
+
+
+def draw(
+    vae: Any,
+    batch: Batch,
+    num_draws: int,
+    *,
+    given: Collection[str] | None = None,
+    targets: Collection[str] | None = None,
+    depth: int | None = None,
+) -> Draws:
+    """Draws from the guide, which sees `given`, weighted by the model, which explains `targets`.
+
+    Sites outside the plate "data" (global ones of a user's model) are drawn, and not weighted: a row's weight is
+    conditional on them.
+
+    Args:
+        batch: checked data.
+        num_draws: how many draws a row, all at once.
+        given, targets: modalities; None = all that are observed.
+        depth: what `nesting` says, if the caller knows it.
+    """
+    seen = batch if given is None else batch.only(given)
+    explained = batch if targets is None else batch.only(targets)
+    depth = nesting(vae, batch) if depth is None else depth
+    with pyro.validation_enabled(False), silent(vae.model, vae.guide):
+        with pyro.plate("draws", num_draws, dim=-1 - depth):
+            guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+            model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
+    shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
+    observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
+    likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
+    log_weights = sum(likelihood.values(), torch.zeros(num_draws, batch.rows, device=_device(batch)))
+    for name in shared:
+        log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
+        log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
+    names = [n for t in (guide, model) for n in t.stochastic_nodes if row_axis(t.nodes[n])]
+    latents = {name: value_of(model.nodes.get(name, guide.nodes.get(name)), num_draws, batch.rows) for name in names}
+    return Draws(latents, log_weights, likelihood, model)
+
+
+def row_axis(site: Any) -> int | None:
+    """The axis of the plate "data" at a sample site, counted from the right of its batch; None outside of it."""
+    if site["type"] != "sample" or site_is_subsample(site):
+        return None
+    return next((f.dim for f in site["cond_indep_stack"] if f.name == "data"), None)
+
+
+def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
+    """The site's log-probability (draw, row), in nats: masks count, weights and KL scales do not."""
+    axis = row_axis(site)
+    assert axis is not None
+    log_prob = site["fn"].log_prob(site["value"])
+    mask = site["mask"]
+    if mask is not None and mask is not True:
+        log_prob = torch.where(torch.as_tensor(mask), log_prob, 0) if isinstance(mask, Tensor) else log_prob * float(mask)
+    right = -axis - 1
+    if log_prob.dim() > right:
+        log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1) if right else log_prob
+    while log_prob.dim() > 2:  # plates between the draws and the rows
+        log_prob = log_prob.sum(1)
+    return log_prob.expand(num_draws, rows)
+
+
+def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
+    """The site's value, (draw, row, *event), without the axis of repeats where that is one."""
+    axis, events = row_axis(site), len(site["fn"].event_shape)
+    value = site["value"]
+    assert axis is not None
+    event = value.shape[value.dim() - events :]
+    right = value.shape[value.dim() - events + axis + 1 : value.dim() - events]
+    value = value.expand(num_draws, *([1] * max(0, value.dim() - 2 - len(right) - events)), rows, *right, *event)
+    keep = [] if all(size == 1 for size in right) else list(right)
+    return value.reshape(num_draws, rows, *keep, *event)
+
+
+def size_of(vae: Any, batch: Batch) -> int:
+    """How many numbers one draw of one row takes, about: for the size of chunks."""
+    return 512 + sum(value[0].numel() for value in batch.values())
+
+
+def _device(batch: Batch) -> torch.device | None:
+    return next((value.device for value in batch.values()), None)

@@ -1,0 +1,124 @@
+"""The oracle: a linear-Gaussian model, whose every log p(x_S) and p(z | x_S) is known in closed form.
+
+    z ~ N(0, I),   x_m | z ~ N(W_m z + b_m, noise_m^2 I)
+
+With orthogonal columns of every W_m all posteriors are diagonal, and the product of experts is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+import pyro_mmvae as mm
+
+
+class LinearGaussian:
+    """The truth, and a `MultimodalVAE` that holds it.
+
+    Args:
+        sizes: name -> number of features.
+        dim: of z.
+        orthogonal: whether the columns of each W_m are orthogonal, so that every posterior is diagonal.
+        repeated: the names that are measured several times a row.
+    """
+
+    def __init__(self, sizes: dict[str, int] | None = None, dim: int = 2, orthogonal: bool = True, seed: int = 0, repeated=()):
+        generator = torch.Generator().manual_seed(seed)
+        self.dim, self.names, self.repeated = dim, list(sizes or {"a": 4, "b": 3, "c": 5}), tuple(repeated)
+        self.loading, self.offset, self.noise = {}, {}, {}
+        for position, (name, size) in enumerate((sizes or {"a": 4, "b": 3, "c": 5}).items()):
+            w = torch.randn(size, dim, generator=generator)
+            if orthogonal:
+                w = torch.linalg.qr(w)[0] * (0.8 + 0.5 * torch.rand(dim, generator=generator))
+            self.loading[name] = w
+            self.offset[name] = torch.randn(size, generator=generator)
+            self.noise[name] = 0.7 + 0.2 * position
+
+    def simulate(self, rows: int, seed: int = 1, repeats: int = 1) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.randn(rows, self.dim, generator=generator)
+        x = {}
+        for name in self.names:
+            loc = z @ self.loading[name].T + self.offset[name]
+            if name in self.repeated:
+                loc = loc.unsqueeze(1).expand(-1, repeats, -1)
+            x[name] = loc + self.noise[name] * torch.randn(loc.shape, generator=generator)
+        return x
+
+    def _parts(self, x: dict[str, Tensor], mask: dict[str, Tensor], row: int, subset: Iterable[str]):
+        """Loading, residual and noise of everything observed in one row, one after the other."""
+        loadings, values, noises = [], [], []
+        for name in subset:
+            value, seen = x[name][row], mask[name][row]
+            loading, offset = self.loading[name], self.offset[name]
+            if name in self.repeated:
+                seen = seen.reshape(*seen.shape, *[1] * (value.dim() - seen.dim())).expand(value.shape)
+                for v, s in zip(value, seen):
+                    loadings.append(loading[s]), values.append((v - offset)[s])
+                    noises.append(torch.full((int(s.sum()),), self.noise[name]))
+            else:
+                seen = seen.expand(value.shape)
+                loadings.append(loading[seen]), values.append((value - offset)[seen])
+                noises.append(torch.full((int(seen.sum()),), self.noise[name]))
+        if not loadings:
+            return torch.zeros(0, self.dim), torch.zeros(0), torch.zeros(0)
+        return torch.cat(loadings), torch.cat(values), torch.cat(noises)
+
+    def masks(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.ones(len(value), dtype=torch.bool) for name, value in x.items()}
+
+    def log_prob(self, x, mask=None, subset=None) -> Tensor:
+        """log p(x_S) of each row, (row,), in nats; S = what is observed of `subset`."""
+        mask, rows = {**self.masks(x), **(mask or {})}, len(next(iter(x.values())))
+        found = torch.zeros(rows)
+        for row in range(rows):
+            loading, value, noise = self._parts(x, mask, row, subset or x)
+            if len(value):
+                covariance = loading @ loading.T + torch.diag(noise**2)
+                found[row] = dist.MultivariateNormal(torch.zeros(len(value)), covariance).log_prob(value)
+        return found
+
+    def posterior(self, x, mask=None, subset=None) -> tuple[Tensor, Tensor]:
+        """Mean (row, dim) and covariance (row, dim, dim) of p(z | x_S)."""
+        mask, rows = {**self.masks(x), **(mask or {})}, len(next(iter(x.values())))
+        means, covariances = [], []
+        for row in range(rows):
+            loading, value, noise = self._parts(x, mask, row, subset if subset is not None else x)
+            precision = torch.eye(self.dim) + loading.T @ (loading / noise.unsqueeze(1) ** 2)
+            covariances.append(torch.linalg.inv(precision))
+            means.append(covariances[-1] @ (loading.T @ (value / noise**2)))
+        return torch.stack(means), torch.stack(covariances)
+
+    def vae(self, fusion=None, prior=None, expert: str = "factor") -> mm.MultimodalVAE:
+        """A VAE whose decoders are the truth. Experts: "factor" ~ p(x_m | z), for a product with the prior;
+        "posterior" = p(z | x_m), for a mixture."""
+        modalities = {}
+        for name in self.names:
+            decoder = nn.Linear(self.dim, len(self.loading[name]))
+            decoder.weight.data, decoder.bias.data = self.loading[name].clone(), self.offset[name].clone()
+            modalities[name] = mm.Modality(
+                mm.NormalLikelihood(decoder, scale=self.noise[name]),
+                ExactExpert(self, name, expert == "posterior"),
+                repeated=name in self.repeated,
+            )
+        return mm.MultimodalVAE(modalities, prior or mm.StandardNormal(self.dim), fusion or mm.PoE())
+
+
+class ExactExpert(nn.Module):
+    """The likelihood of z as a normal, or the unimodal posterior; exact if the columns of W are orthogonal."""
+
+    def __init__(self, truth: LinearGaussian, name: str, with_prior: bool):
+        super().__init__()
+        loading, noise = truth.loading[name], truth.noise[name]
+        precision = (loading**2).sum(0) / noise**2 + float(with_prior)
+        self.register_buffer("offset", truth.offset[name])
+        self.register_buffer("gain", loading / noise**2 / precision)
+        self.register_buffer("scale", precision.rsqrt())
+        self.dummy = nn.Parameter(torch.zeros(truth.dim))
+
+    def forward(self, x: Tensor) -> dist.Distribution:
+        return dist.Normal((x - self.offset) @ self.gain + self.dummy, self.scale.expand(len(x), -1)).to_event(1)
