@@ -181,7 +181,8 @@ class _Run:
             value = float(loss.detach())
             if not math.isfinite(value):
                 return value
-            (loss / batch.rows).backward()
+            if loss.requires_grad:  # a batch in which nothing was observed teaches nothing
+                (loss / batch.rows).backward()
         else:  # Renyi and score-function ELBOs of Pyro run backward themselves
             value = float(self._weighted(self.loss.loss_and_grads, batch))
             if not math.isfinite(value):

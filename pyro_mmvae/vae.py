@@ -258,6 +258,8 @@ def _check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> N
     support = p.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
+    if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
+        x, mask = x.unsqueeze(1), mask.unsqueeze(1)
     try:
         fits = support.check(x)
     except (NotImplementedError, ValueError):  # a support that cannot be asked
