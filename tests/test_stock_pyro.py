@@ -1,0 +1,141 @@
+"""Stock Pyro, unchanged, on the two programs."""
+
+import importlib.util
+
+import pyro
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from exact import LinearGaussian
+from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+
+ROWS = 30
+
+
+def gained(vae, step, steps=60):
+    """How far the loss falls, on average over the first and last steps."""
+    losses = [step() for _ in range(steps)]
+    return sum(losses[:10]) / 10 - sum(losses[-10:]) / 10
+
+
+OPTIMISERS = {"Adam": lambda: pyro.optim.Adam({"lr": 1e-2}), "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2})}
+LOSSES = {
+    "Trace_ELBO": lambda: Trace_ELBO(),
+    "Trace_ELBO vectorised": lambda: Trace_ELBO(num_particles=3, vectorize_particles=True),
+    "TraceMeanField_ELBO": lambda: TraceMeanField_ELBO(),
+    "TraceGraph_ELBO": lambda: TraceGraph_ELBO(),
+    "RenyiELBO": lambda: RenyiELBO(alpha=0.0, num_particles=3, vectorize_particles=True),
+}
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("fusion", ["PoE", "MoE", "MoPoE"])
+def test_svi_trains_every_parameter(loss, optimiser, fusion):
+    vae, x, mask = three(fusion=fusion), three_rows(ROWS), three_holes(ROWS)
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    svi = SVI(vae.model, vae.guide, OPTIMISERS[optimiser](), LOSSES[loss]())
+    assert gained(vae, lambda: svi.step(x, mask)) > 10
+    assert all(not torch.equal(before[name], p) for name, p in vae.named_parameters())
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_a_second_model_trains_and_leaves_the_first_alone():
+    first, x = three(), three_rows(ROWS)
+    SVI(first.model, first.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x)
+    kept = {k: v.clone() for k, v in first.state_dict().items()}
+    second = three()
+    svi = SVI(second.model, second.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    assert gained(second, lambda: svi.step(x)) > 10
+    assert all(torch.equal(kept[k], v) for k, v in first.state_dict().items())
+
+
+def test_a_model_whose_state_was_just_loaded_trains():
+    source, vae, x = three(), three(), three_rows(ROWS)
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    svi.step(x)
+    vae.load_state_dict(source.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), vae.parameters()))
+    assert gained(vae, lambda: svi.step(x)) > 10
+
+
+def test_frozen_parameters_stay():
+    vae, x = three(), three_rows(ROWS)
+    vae.modalities["body"].requires_grad_(False)
+    kept = {k: v.clone() for k, v in vae.modalities["body"].state_dict().items()}
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    assert gained(vae, lambda: svi.step(x)) > 5
+    assert all(torch.equal(kept[k], v) for k, v in vae.modalities["body"].state_dict().items())
+
+
+def test_a_hundred_models_leave_the_parameter_store_as_it_was():
+    x = three_rows(3)
+    for _ in range(100):
+        vae = three()
+        SVI(vae.model, vae.guide, pyro.optim.SGD({"lr": 1e-6}), Trace_ELBO()).step(x)
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_the_elbo_module_style_with_a_torch_optimiser():
+    vae, x, mask = three(), three_rows(ROWS), three_holes(ROWS)
+    elbo = Trace_ELBO()(vae.model, vae.guide)
+    assert {id(p) for p in elbo.parameters()} == {id(p) for p in vae.parameters()}
+    optim = torch.optim.Adam(elbo.parameters(), lr=1e-2)
+
+    def step():
+        optim.zero_grad()
+        loss = elbo(x, mask)
+        loss.backward()
+        optim.step()
+        return loss.item()
+
+    assert gained(vae, step) > 10
+
+
+def test_predictive_in_parallel_and_in_a_loop():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(4)
+    parallel = Predictive(vae.model, guide=vae.guide, num_samples=3000, parallel=True)(x)
+    assert parallel["z"].shape == (3000, 4, 1, 2)
+    mean, _ = truth.posterior(x)
+    assert (parallel["z"].mean(0).squeeze(1) - mean).abs().max() < 0.06
+    assert Predictive(vae.model, guide=vae.guide, num_samples=5)(x)["z"].shape == (5, 4, 1, 2)
+    free = Predictive(vae.model, num_samples=20_000, parallel=True)()
+    assert free["a"].shape == (20_000, 1, 1, 4)
+    assert (free["a"].mean((0, 1, 2)) - truth.offset["a"]).abs().max() < 0.05
+
+
+def test_nuts_on_z_finds_the_posterior():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(4)
+    vae.requires_grad_(False)
+    kernel = NUTS(vae.model, jit_compile=False)
+    mcmc = MCMC(kernel, num_samples=400, warmup_steps=200, disable_progbar=True)
+    mcmc.run(x)
+    z = mcmc.get_samples()["z"].squeeze(2)
+    mean, covariance = truth.posterior(x)
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((z.mean(0) - mean).abs() < 0.3 * sd).all()
+    torch.testing.assert_close(z.std(0), sd, rtol=0.3, atol=0)
+
+
+def test_autonormal_of_the_model_finds_the_posterior():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(4)
+    vae.requires_grad_(False)
+    guide = AutoNormal(vae.model)
+    svi = SVI(vae.model, guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.995}), Trace_ELBO(num_particles=8, vectorize_particles=True))
+    for _ in range(800):
+        svi.step(x)
+    mean, covariance = truth.posterior(x)
+    assert (guide.locs.z.squeeze(1) - mean).abs().max() < 0.05
+    torch.testing.assert_close(guide.scales.z.squeeze(1), covariance.diagonal(dim1=1, dim2=2).sqrt(), rtol=0.1, atol=0)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("graphviz") is None, reason="the extra graphviz is not installed")
+def test_render_model_shows_every_site_and_plate():
+    vae, x = three(), three_rows(3)
+    graph = pyro.render_model(vae.model, model_args=(x,))
+    for word in ("z", "body", "label", "counts", "data", "body_plate"):
+        assert word in graph.source
