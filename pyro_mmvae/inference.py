@@ -62,6 +62,7 @@ def log_likelihood(
         Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
     """
     batch, found = opened(vae, x, mask), []
+    _known(vae, [*(given or ()), *(targets or ())])
     look = targets if given is None else given
     depth = nesting(vae, batch)
     for part, sizes in chunks(vae, batch, num_particles):
@@ -179,11 +180,15 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
     Raises:
         ValueError: `to` is no modality of the model.
     """
-    if hasattr(vae, "check_names"):
-        vae.check_names([to])
+    _known(vae, [to])
     batch = opened(vae, x, mask)
     given = [name for name in batch if name != to]
     return _explain(vae, batch, num_draws, given, value_of, only=[to])[to]
+
+
+def _known(vae: Any, names: Collection[str]) -> None:
+    if hasattr(vae, "check_names"):
+        vae.check_names(names)
 
 
 def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
@@ -207,8 +212,7 @@ def _explain(
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
-    if given is not None and hasattr(vae, "check_names"):
-        vae.check_names(given)
+    _known(vae, given or ())
     depth, parts = nesting(vae, batch), []
     rows = max(1, NUMBERS_AT_ONCE // (size_of(vae, batch) * num_draws))
     with silent(vae.model, vae.guide), pyro.validation_enabled(False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,7 +104,8 @@ def fit(
     held_out = None if validation is None else _open(vae, *_pair(validation))
     loss = Trace_ELBO() if loss is None else loss
     history = History()
-    with torch.random.fork_rng(), pyro.validation_enabled(False), _training(vae) as modules:
+    with torch.random.fork_rng(), pyro.validation_enabled(False), _training(vae) as modules, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
         torch.manual_seed(seed)
         parameters, latents = _inventory(vae, data.first())
         make = optimizer or _adam
@@ -111,7 +113,7 @@ def fit(
         run = _Run(vae, loss, optim, parameters, clip, {name: 1.0 for name in latents})
         state = _Snapshot(parameters, modules)
         best, kept, started = math.inf, state, time.perf_counter()
-        bar = tqdm(range(epochs), disable=not progress, unit="epoch")
+        bar = tqdm(range(epochs), disable=not progress, unit="epoch", mininterval=0.5)
         for epoch in bar:
             total, rows = 0.0, 0
             for step, batch in enumerate(data):
@@ -140,7 +142,7 @@ def fit(
                     best, kept, history.best_epoch = history.validation[-1], state, epoch
                 elif patience is not None and epoch - (history.best_epoch or 0) >= patience:
                     break
-            bar.set_postfix_str(f"loss {shown} nats a row")
+            bar.set_postfix_str(f"loss {shown} nats a row", refresh=False)
         bar.close()
         if held_out is not None:
             kept.restore()

@@ -59,7 +59,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
             f" {tuple(p.event_shape)}; reshape the data, or mend the decoder's last layer"
         )
     p = p.expand((*p.batch_shape[:-1], repeats))
-    x = seen.x
+    x = seen.x if seen.x.is_floating_point() else seen.x.to(latent.dtype)  # not every log_prob takes integers
     if seen.elements is not None:
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
         x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))

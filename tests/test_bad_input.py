@@ -1,0 +1,140 @@
+"""Bad input: one line that names the modality, what was found and what to do, raised before anything is changed."""
+
+import numpy as np
+import pytest
+import torch
+from cases import three, three_rows
+
+import pyro_mmvae as mm
+
+ROWS = 6
+
+
+def with_(**changes):
+    return {**three_rows(ROWS), **changes}
+
+
+INPUTS = {
+    "unknown modality": (lambda: with_(taste=torch.zeros(ROWS, 2)), None, "unknown modality 'taste'.*body, label, counts"),
+    "different row counts": (lambda: with_(counts=torch.zeros(5, 3)), None, "'counts' has 5 rows where 'body' has 6"),
+    "wrong event shape": (lambda: with_(body=torch.zeros(ROWS, 4)), None, r"'body' has entries of shape \(4,\).*\(3,\)"),
+    "wrong dtype": (lambda: with_(body=np.array([["a"] * 3] * ROWS)), None, "'body' is of dtype <U1"),
+    "complex": (lambda: with_(body=torch.zeros(ROWS, 3, dtype=torch.complex64)), None, "'body' is of dtype torch.complex64"),
+    "mask not bool": (three_rows, {"body": torch.ones(ROWS)}, "mask of 'body' is of dtype .*give bool"),
+    "mask of wrong shape": (three_rows, {"body": torch.ones(4, dtype=torch.bool)}, r"mask of 'body' has shape \(4,\)"),
+    "mask of unknown": (three_rows, {"taste": torch.ones(ROWS, dtype=torch.bool)}, "mask names 'taste'"),
+    "infinity": (lambda: with_(body=torch.full((ROWS, 3), torch.inf)), None, "'body' has an infinity in row 0"),
+    "NaN called observed": (
+        lambda: with_(body=torch.full((ROWS, 3), torch.nan)),
+        {"body": torch.ones(ROWS, dtype=torch.bool)},
+        "'body' has NaN in row 0",
+    ),
+    "off the support": (
+        lambda: with_(counts=torch.tensor([[1, 2, 3]] * 4 + [[1, -2, 3]] * 2)),
+        None,
+        "'counts' has the value -2 in row 4, off the support of its likelihood Poisson",
+    ),
+    "no such category": (lambda: with_(label=torch.tensor([0, 1, 2, 3, 9, 0])), None, "'label' has the value 9 in row 4"),
+    "empty data": (lambda: with_(body=torch.zeros(0, 3), label=torch.zeros(0), counts=torch.zeros(0, 3)), None, "'body' is empty"),
+    "no modality": (dict, None, "no modality"),
+    "one number": (lambda: {"label": torch.tensor(1.0)}, None, "'label' is a single number"),
+}
+
+DOORS = {
+    "fit": lambda vae, x, mask: mm.fit(vae, x, mask, epochs=1, progress=False),
+    "impute": lambda vae, x, mask: mm.impute(vae, x, mask),
+    "predict": lambda vae, x, mask: mm.predict(vae, x, mask),
+    "translate": lambda vae, x, mask: mm.translate(vae, x, mask, to="label"),
+    "log_likelihood": lambda vae, x, mask: mm.log_likelihood(vae, x, mask, num_particles=2),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("case", INPUTS)
+def test_one_line_and_nothing_changed(case, door):
+    make, mask, message = INPUTS[case]
+    vae = three()
+    x = make(ROWS) if make is three_rows else make()
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        DOORS[door](vae, x, mask)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("case", ["unknown modality", "different row counts", "mask not bool", "infinity", "no modality"])
+def test_the_programs_say_it_too(case):
+    make, mask, message = INPUTS[case]
+    vae, x = three(), make(ROWS) if make is three_rows else make()
+    for program in (vae.model, vae.guide, vae.posterior):
+        with pytest.raises(ValueError, match=message):
+            program(x, mask)
+
+
+def test_a_wrong_event_shape_in_the_model_names_the_modality():
+    with pytest.raises(ValueError, match=r"'body' has entries of shape \(4,\)"):
+        vae = three()
+        vae.modalities["body"].encoder = None
+        vae.model({"body": torch.zeros(3, 4)})
+
+
+def test_names_that_sites_need_are_refused():
+    for name in ("z", "data", "a.b"):
+        with pytest.raises(ValueError, match=repr(name)):
+            mm.MultimodalVAE({name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)))}, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="no modality"):
+        mm.MultimodalVAE({}, mm.StandardNormal(2), mm.PoE())
+
+
+def test_unknown_names_in_questions():
+    vae, x = three(), three_rows(3)
+    for ask in (
+        lambda: vae.posterior(x, given=["taste"]),
+        lambda: mm.impute(vae, x, given=["taste"]),
+        lambda: mm.translate(vae, x, to="taste"),
+        lambda: mm.log_likelihood(vae, x, given=["taste"]),
+    ):
+        with pytest.raises(ValueError, match="unknown modality 'taste'"):
+            ask()
+
+
+def test_nan_without_a_mask_is_missing():
+    vae, x = three(), three_rows(ROWS)
+    holes = {**x, "body": x["body"].clone()}
+    holes["body"][2] = torch.nan
+    holes["body"][3, 1] = torch.nan
+    mask = torch.ones(ROWS, 3, dtype=torch.bool)
+    mask[2], mask[3, 1] = False, False
+    z = torch.randn(ROWS, 2)
+    assert torch.equal(vae.posterior(holes).log_prob(z), vae.posterior(x, {"body": mask}).log_prob(z))
+    found, masks = mm.from_nan(holes)
+    assert torch.equal(masks["body"], mask) and masks["label"].all() and not found["body"].isnan().any()
+
+
+def test_inputs_are_never_changed():
+    vae, x = three(), three_rows(ROWS)
+    x["body"][2] = torch.nan
+    kept = {k: v.clone() for k, v in x.items()}
+    mm.fit(vae, x, epochs=1, progress=False), mm.impute(vae, x), mm.log_likelihood(vae, x, num_particles=2)
+    assert all(torch.equal(torch.nan_to_num(kept[k]), torch.nan_to_num(v)) for k, v in x.items())
+    assert x["body"][2].isnan().all()
+
+
+def test_a_network_that_returns_no_distribution_is_named():
+    parts = {"a": mm.Modality(mm.mlp(2, 3), mm.encoder(3, 4, dim=2))}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(TypeError, match="decoder of 'a' returned Tensor"):
+        vae.model({"a": torch.zeros(2, 3)})
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.mlp(3, 2))}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(TypeError, match="encoder of 'a' returned Tensor"):
+        vae.guide({"a": torch.zeros(2, 3)})
+
+
+def test_experts_that_are_no_normals_are_named():
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=2, head=mm.LaplaceHead))}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(TypeError, match="expert of 'a' is Laplace"):
+        vae.guide({"a": torch.zeros(2, 3)})
+    mixed = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.MoE())
+    assert mixed.posterior({"a": torch.zeros(2, 3)}).mean.shape == (2, 2)

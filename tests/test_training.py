@@ -1,0 +1,225 @@
+"""`fit`: what it learns, what it keeps, when it stops."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from exact import LinearGaussian
+from pyro.infer import RenyiELBO, Trace_ELBO
+from torch import nn
+
+import pyro_mmvae as mm
+
+
+def learning_gap(share):
+    """The gap of the learnt decoder's exact test likelihood to the oracle's, nats a row."""
+    torch.set_default_dtype(torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    loadings = [0.8 * torch.randn(10, 3, generator=generator) for _ in range(3)]
+
+    def draw(rows):
+        z = torch.randn(rows, 3, generator=generator)
+        return {f"m{i}": z @ w.T + torch.randn(rows, 10, generator=generator) for i, w in enumerate(loadings)}
+
+    def nll(loading, offset, x):
+        w, b = torch.cat(loading).double(), torch.cat(offset).double()
+        p = torch.distributions.MultivariateNormal(b, w @ w.T + torch.eye(30).double())
+        return -p.log_prob(torch.cat(list(x.values()), 1).double()).mean()
+
+    x, test = draw(2000), draw(1000)
+    parts = {name: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), scale=1.0), mm.encoder(10, 512, dim=3)) for name in x}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE())
+    mask = None if not share else {name: torch.rand(2000, generator=generator) > share for name in x}
+    mm.fit(vae, x, mask, epochs=200, batch_size=128, lr=5e-3, progress=False)
+    nets = [part.decoder.net for part in vae.modalities.values()]
+    learnt = nll([net.weight.detach() for net in nets], [net.bias.detach() for net in nets], test)
+    return (learnt - nll(loadings, [torch.zeros(10)] * 3, test)).item()
+
+
+def test_it_learns_the_truth_from_complete_data():
+    assert learning_gap(0.0) <= 0.06
+
+
+def test_it_learns_the_truth_from_half_of_the_data():
+    assert learning_gap(0.5) <= 0.10
+
+
+def trained(seed=0, **options):
+    torch.manual_seed(5)
+    vae, x, mask = three(), three_rows(50), three_holes(50)
+    history = mm.fit(vae, x, mask, epochs=4, batch_size=16, lr=1e-2, seed=seed, progress=False, **options)
+    return vae, history
+
+
+def test_one_seed_gives_one_result_and_leaves_the_generator_alone():
+    before = torch.get_rng_state()
+    first, history = trained()
+    torch.set_rng_state(before)
+    second, again = trained()
+    assert history.loss == again.loss
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+    assert trained(seed=1)[1].loss != history.loss
+    state = torch.get_rng_state()
+    mm.fit(three(), three_rows(5), epochs=1, progress=False)  # building the model draws, fitting does not
+    torch.set_rng_state(state)
+    vae = three()
+    state = torch.get_rng_state()
+    mm.fit(vae, {"body": torch.zeros(5, 3)}, epochs=1, progress=False)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_history_is_the_loss_in_nats_a_row():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(64)
+    history = mm.fit(vae, x, epochs=1, lr=0.0, batch_size=20, progress=False)
+    assert history.loss[0] == pytest.approx(-truth.log_prob(x).mean().item(), abs=1e-9)
+    assert len(history.lr) == len(history.seconds) == 1
+
+
+def test_mapping_with_nan_pair_and_loader_are_the_same_data():
+    x, mask = three_rows(40), {"body": torch.rand(40) > 0.5, "label": torch.ones(40, dtype=torch.bool), "counts": torch.rand(40) > 0.5}
+    holes = {k: torch.where(mask[k].reshape(-1, *[1] * (v.dim() - 1)), v.double(), torch.nan) for k, v in x.items()}
+    losses = []
+    for data in (holes, (x, mask), [(x, mask)], [(holes, None)]):
+        torch.manual_seed(5)
+        losses.append(mm.fit(three(), data, epochs=1, batch_size=40, lr=0.0, progress=False).loss[0])
+    # the same rows in another order meet other draws: equal within the Monte-Carlo error of the ELBO
+    assert losses[2] == losses[3]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert losses[0] == pytest.approx(losses[2], rel=0.1)
+
+
+def test_a_data_loader_is_walked_once_an_epoch():
+    x = three_rows(40)
+    rows = [({k: v[i : i + 10] for k, v in x.items()}, None) for i in range(0, 40, 10)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=None)
+    history = mm.fit(three(), loader, epochs=30, lr=1e-2, progress=False)
+    assert len(history.loss) == 30 and history.loss[-1] < history.loss[0] - 0.3
+    with pytest.raises(ValueError, match="gave none"):
+        mm.fit(three(), iter([]), epochs=1, progress=False)
+
+
+def test_the_weights_of_the_best_epoch_are_kept_and_patience_stops():
+    torch.manual_seed(0)
+    x = three_rows(12)
+    held_out = three_rows(60)
+    vae = three()
+    history = mm.fit(vae, x, validation=held_out, patience=5, epochs=400, lr=3e-2, progress=False)
+    best = history.best_epoch
+    assert history.validation[best] == min(history.validation)
+    assert len(history.validation) == best + 6 < 400
+    again = mm.fit(vae, x, validation=held_out, epochs=1, lr=0.0, progress=False)
+    assert again.validation[0] == pytest.approx(history.validation[best], rel=1e-12)
+
+
+def test_warmup_weights_the_kl_from_zero():
+    """With lr 0 the loss of an epoch is reconstruction + beta KL, beta the epoch's share of the warm-up."""
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(500)
+    kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).mean().item()
+    history = mm.fit(vae, x, epochs=5, warmup=4, lr=0.0, batch_size=500, progress=False)
+    full = -truth.log_prob(x).mean().item()
+    for epoch, loss in enumerate(history.loss):
+        assert loss == pytest.approx(full - (1 - min(1, epoch / 4)) * kl, abs=0.25)
+    assert history.loss[4] == pytest.approx(full, abs=1e-9)
+
+
+def test_clipping_bounds_the_step():
+    vae, x = three(), three_rows(20)
+    before = [p.detach().clone() for p in vae.parameters()]
+    make = lambda parameters, lr: torch.optim.SGD(parameters, lr=lr)  # noqa: E731
+    mm.fit(vae, x, epochs=1, batch_size=20, lr=1.0, clip=0.01, optimizer=make, progress=False)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in zip(before, vae.parameters())]).norm().item()
+    assert moved == pytest.approx(0.01, rel=1e-6)
+
+
+def test_the_schedule_is_a_cosine_unless_told_otherwise():
+    vae, x = three(), three_rows(40)
+    history = mm.fit(vae, x, epochs=8, batch_size=10, lr=1.0, optimizer=lambda p, lr: torch.optim.SGD([p[0]], lr=lr), clip=1e-9, progress=False)
+    expected = [0.5 * (1 + math.cos(math.pi * (epoch + 0.75) / 8)) for epoch in range(8)]
+    assert history.lr == pytest.approx(expected)
+    history = mm.fit(vae, x, epochs=2, lr=0.5, schedule=mm.constant, clip=1e-9, progress=False)
+    assert history.lr == [0.5, 0.5]
+
+
+class Explodes(nn.Module):
+    """A network that gives infinity once it is armed."""
+
+    def __init__(self, net, after):
+        super().__init__()
+        self.net, self.after, self.calls = net, after, 0
+
+    def forward(self, z):
+        self.calls += self.training
+        return self.net(z) / (0.0 if self.calls > self.after else 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_modality_and_keeps_the_last_good_weights():
+    x = three_rows(40)
+    vae = three()
+    vae.modalities["counts"].decoder.net = Explodes(vae.modalities["counts"].decoder.net, after=11)
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 2, from modality 'counts'"):
+        mm.fit(vae, x, epochs=9, batch_size=10, lr=1e-2, progress=False)
+    assert all(p.isfinite().all() for p in vae.parameters())
+    assert not vae.training
+
+
+def test_bad_input_changes_nothing():
+    vae = three()
+    before = {k: v.clone() for k, v in vae.state_dict().items()}
+    with pytest.raises(ValueError, match="'body'"):
+        mm.fit(vae, {"body": torch.zeros(4, 7)}, progress=False)
+    with pytest.raises(ValueError, match="nothing to train"):
+        mm.fit(vae.requires_grad_(False), three_rows(4), progress=False)
+    assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
+
+
+def test_losses_without_a_differentiable_form_train_too():
+    vae, x = three(fusion="MoE"), three_rows(60)
+    loss = RenyiELBO(alpha=0.0, num_particles=4, vectorize_particles=True)
+    history = mm.fit(vae, x, epochs=40, lr=1e-2, loss=loss, progress=False)
+    assert history.loss[-1] < history.loss[0] - 0.5
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_a_batch_in_which_nothing_was_seen_teaches_nothing():
+    vae, x = three(), three_rows(4)
+    nothing = {name: torch.zeros(4, dtype=torch.bool) for name in x}
+    before = [p.detach().clone() for p in vae.parameters()]
+    assert mm.fit(vae, x, nothing, epochs=1, progress=False).loss == [0.0]
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters()))
+
+
+def test_an_own_model_and_an_own_guide_train():
+    """A model function with a global parameter, on our guide; then our model with a guide of plain pyro.param."""
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(200)
+
+    def model(x, mask):
+        shift = pyro.param("shift", torch.zeros(4))
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("a_plate", 1, dim=-1):
+                loc = z @ truth.loading["a"].T + shift
+                pyro.sample("a", pyro.distributions.Normal(loc, truth.noise["a"]).to_event(1), obs=x["a"].unsqueeze(1))
+
+    x = {"a": x["a"]}
+    mm.fit(mm.Pair(model, vae.guide), x, epochs=150, lr=5e-2, progress=False)
+    assert (pyro.param("shift") - x["a"].mean(0)).abs().max() < 0.1
+
+    def guide(x, mask):
+        loc = pyro.param("loc", torch.zeros(200, 1, 2))
+        scale = pyro.param("scale", torch.ones(2), constraint=torch.distributions.constraints.positive)
+        with pyro.plate("data", 200, dim=-2):
+            pyro.sample("z", pyro.distributions.Normal(loc, scale).to_event(1))
+
+    vae.requires_grad_(False)
+    many = Trace_ELBO(num_particles=16, vectorize_particles=True)
+    mm.fit(mm.Pair(vae.model, guide), [(x, None)], epochs=400, lr=5e-2, loss=many, progress=False)
+    mean, covariance = truth.posterior(x)
+    assert (pyro.param("loc").detach().squeeze(1) - mean).abs().max() < 0.1
+    sd = covariance[0].diagonal().sqrt()
+    torch.testing.assert_close(pyro.param("scale").detach(), sd, rtol=0.05, atol=0)
+    assert -Trace_ELBO().loss(vae.model, guide, x, None) == pytest.approx(truth.log_prob(x).sum().item(), abs=3.0)
