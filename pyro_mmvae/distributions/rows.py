@@ -1,0 +1,113 @@
+"""Distributions that differ from row to row: another one here, none there, hidden entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Distribution, Independent
+from torch import Tensor
+from torch.distributions import constraints, transform_to
+
+from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
+from pyro_mmvae.distributions.columns import Columnwise
+
+
+class Switch(Frozen):
+    """One distribution where `condition` holds and another elsewhere, row by row.
+
+    Args:
+        condition: bool, of the batch shape (row, 1).
+        yes, no: distributions that broadcast to that batch shape.
+    """
+
+    def __init__(self, condition: Tensor, yes: Distribution, no: Distribution):
+        self.condition = condition
+        self.yes, self.no = yes.expand(condition.shape), no.expand(condition.shape)
+        super().__init__(condition.shape, yes.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.yes.support
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.yes.has_rsample and self.no.has_rsample
+
+    def mapped(self, function: Mapped) -> Switch:
+        return Switch(function(self.condition, 0), mapped(self.yes, function), mapped(self.no, function))
+
+    def _choose(self, yes: Tensor, no: Tensor, event_dims: int) -> Tensor:
+        return torch.where(self.condition.reshape(*self.condition.shape, *[1] * event_dims), yes, no)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size([*sample_shape, *self.batch_shape[: len(self.batch_shape) - self.condition.dim()]])
+        return self._choose(self.yes(shape), self.no(shape), len(self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._choose(self.yes.log_prob(value), self.no.log_prob(value), 0)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._choose(self.yes.mean, self.no.mean, len(self.event_shape))
+
+    @property
+    def variance(self) -> Tensor:
+        return self._choose(self.yes.variance, self.no.variance, len(self.event_shape))
+
+
+class Rows(Frozen):
+    """The likelihood of a few rows, scored in the batch of all of them: zero on the rows that were not observed.
+
+    Args:
+        base: batch (..., observed, repeat).
+        index: which rows they are, (observed,).
+        rows: the number of all rows.
+    """
+
+    def __init__(self, base: Distribution, index: Tensor, rows: int):
+        self.base, self.index = base, index
+        super().__init__((*base.batch_shape[:-2], rows, base.batch_shape[-1]), base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.base.support
+
+    has_rsample = False
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        raise NotImplementedError("a partly observed modality is scored, not drawn; draw it with mm.impute")
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = value.index_select(-2 - len(self.event_shape), self.index)
+        seen = self.base.log_prob(value)
+        return seen.new_zeros(*seen.shape[:-2], *self.batch_shape[-2:]).index_copy(-2, self.index, seen)
+
+
+def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Distribution:
+    """The distribution with entries of its batch hidden, or of its event: `event_dims` axes of the mask belong to that.
+
+    Raises:
+        TypeError: the mask is finer than the entries that the distribution calls independent.
+    """
+    if event_dims == 0:
+        return distribution.mask(mask)
+    if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims < event_dims:
+        raise TypeError(f"{type(distribution).__name__} has no independent entries to hide one by one; mask whole rows")
+    whole = distribution.reinterpreted_batch_ndims
+    mask = mask.reshape(*mask.shape, *[1] * (whole - event_dims))
+    return distribution.base_dist.mask(mask).to_event(whole)
+
+
+def feasible(distribution: Distribution) -> Tensor | float:
+    """A value on the support, to stand where an observation is hidden."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, Columnwise):
+        return torch.tensor([float(feasible(part)) for part in distribution.parts])
+    support = distribution.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support.is_discrete:
+        return float(getattr(support, "lower_bound", 0))
+    return transform_to(support)(torch.zeros(()))

@@ -1,0 +1,140 @@
+"""Mixtures, pools and columns against quadrature and closed forms."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch.distributions import kl_divergence
+
+from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, stacked
+
+
+def normals(*batch, dim=2):
+    return dist.Normal(torch.randn(*batch, dim), 0.3 + torch.rand(*batch, dim)).to_event(1)
+
+
+def test_implicit_gradients_of_a_mixture_are_unbiased_weights_included():
+    """Gradient of E[f(z)] to weights, means and scales, against quadrature on a grid of two dimensions."""
+    logits, loc = torch.tensor([0.3, -0.4, 0.1]), torch.tensor([[-1.0, 0.5], [0.7, -0.3], [0.2, 1.2]])
+    log_scale = torch.tensor([[0.1, -0.5], [-0.3, 0.2], [-0.6, -0.1]])
+    parameters = [t.requires_grad_() for t in (logits, loc, log_scale)]
+
+    def f(z):
+        return (z[..., 0] * z[..., 1] + torch.sin(2 * z[..., 0] - z[..., 1])).tanh()
+
+    mixture = Mixture(dist.Normal(loc, log_scale.exp()).to_event(1), logits.softmax(0))
+    axis = torch.linspace(-8, 8, 801)
+    grid = torch.cartesian_prod(axis, axis)
+    exact = torch.autograd.grad((mixture.log_prob(grid).exp() * f(grid)).sum() * 0.02**2, parameters)
+    found = []
+    for _ in range(50):
+        mixture = Mixture(dist.Normal(loc, log_scale.exp()).to_event(1), logits.softmax(0))
+        found.append(torch.autograd.grad(f(mixture.rsample((2000,))).mean(), parameters))
+    for position, value in enumerate(exact):
+        estimates = torch.stack([g[position] for g in found])
+        se = estimates.std(0) / 50**0.5
+        assert ((estimates.mean(0) - value).abs() < 4.5 * se).all()
+        assert (se < 0.01).all()
+
+
+def test_a_mixture_with_learned_weights_draws_what_it_scores():
+    logits = torch.tensor([0.5, -1.0]).requires_grad_()
+    mixture = Mixture(dist.Normal(torch.tensor([[-9.0], [9.0]]), 1.0).to_event(1), logits.softmax(0))
+    draws = 40_000
+    share = (mixture.rsample((draws,)) > 0).double().mean()
+    expected = logits.softmax(0)[1].detach()
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / draws) ** 0.5
+
+
+def test_a_component_of_weight_zero_brings_no_nan():
+    weights = torch.tensor([0.0, 0.4, 0.6]).requires_grad_()
+    loc = torch.tensor([[torch.inf], [0.0], [1.0]])
+    mixture = Mixture(dist.Normal(loc.nan_to_num(posinf=1e9), 1.0).to_event(1), weights)
+    z = mixture.rsample((5,))
+    (gradient,) = torch.autograd.grad((mixture.log_prob(z) + z.sum(-1)).sum(), weights)
+    assert gradient.isfinite().all() and gradient[0] == 0
+
+
+def test_learned_weights_of_other_families_fall_back_on_the_score_function():
+    parts, weights = dist.Laplace(torch.zeros(2, 1), 1.0).to_event(1), torch.full((2,), 0.5)
+    assert Mixture(parts, weights).has_rsample
+    assert not Mixture(parts, weights.clone().requires_grad_()).has_rsample
+
+
+def test_a_mixture_of_mixtures_is_the_flat_one():
+    inner, weights = normals(3, 4, 2), torch.rand(4, 2)
+    weights = weights / weights.sum(0)
+    nested = Mixture(Mixture(inner, torch.full((3, 4, 2), 1 / 3)), weights)
+    flat = Mixture(
+        dist.Normal(inner.base_dist.loc.flatten(0, 1), inner.base_dist.scale.flatten(0, 1)).to_event(1),
+        (weights / 3).repeat(3, 1),
+    )
+    z = torch.randn(7, 2, 2)
+    torch.testing.assert_close(nested.log_prob(z), flat.log_prob(z))
+    torch.testing.assert_close(nested.mean, flat.mean)
+    draws = nested.sample((40_000,))
+    se = (flat.variance / 40_000).sqrt()
+    assert ((draws.mean(0) - flat.mean).abs() < 4.5 * se).all()
+
+
+@pytest.mark.parametrize("powers", [(0.5, 0.3, 0.2), (1.0, 0.0, 0.0), (0.4, 0.1, 0.1)])
+def test_a_pool_is_a_sum_of_divergences(powers):
+    """E_q[log q - log pool] = sum_j b_j KL(q || r_j) + (1 - B) E_q[log q], registered and by definition."""
+    q, parts = normals(6, 1), [normals(6, 1) for _ in range(3)]
+    pool = LogPool(parts, [torch.full((6, 1), p) for p in powers])
+    expected = sum(p * kl_divergence(q, r) for p, r in zip(powers, parts)) - (1 - sum(powers)) * q.entropy()
+    torch.testing.assert_close(kl_divergence(q, pool), expected)
+    z = q.sample((100_000,))
+    terms = q.log_prob(z) - pool.log_prob(z)
+    assert ((terms.mean(0) - expected).abs() < 4.5 * terms.std(0) / 100_000**0.5 + 1e-12).all()
+
+
+def test_mean_field_elbo_scores_a_pool_with_its_own_divergence():
+    q, parts = normals(6, 1), [normals(6, 1) for _ in range(3)]
+    weights = [torch.full((6, 1), p) for p in (0.2, 0.7, 0.1)]
+
+    def program(d):
+        def run():
+            with pyro.plate("data", 6, dim=-2):
+                pyro.sample("z", d)
+
+        return run
+
+    loss = TraceMeanField_ELBO().loss(program(LogPool(parts, weights)), program(q))
+    expected = sum((w * kl_divergence(q, r)).sum() for w, r in zip(weights, parts))
+    assert loss == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_a_pool_of_normals_is_drawn_from_its_normalised_density():
+    parts = [normals(4, 1) for _ in range(2)]
+    pool = LogPool(parts, [torch.full((4, 1), 0.3), torch.full((4, 1), 0.7)])
+    z = torch.randn(9, 4, 1, 2)
+    difference = pool.log_prob(z) - pool.normalized().log_prob(z)
+    torch.testing.assert_close(difference, difference[:1].expand_as(difference))
+    other = LogPool([parts[0], dist.Laplace(torch.zeros(4, 1, 2), 1.0).to_event(1)], pool.weights)
+    with pytest.raises(NotImplementedError, match="Laplace can be scored, not drawn"):
+        other.rsample()
+
+
+def test_columns_are_scored_each_by_its_own_family():
+    parts = [dist.Normal(torch.randn(5), 1.0), dist.Poisson(torch.rand(5)), dist.Categorical(torch.ones(5, 3))]
+    table = Columnwise(parts)
+    x = torch.stack([torch.randn(5), torch.randint(0, 4, (5,)), torch.randint(0, 3, (5,))], -1)
+    expected = torch.stack([p.log_prob(x[:, k]) for k, p in enumerate(parts)], -1)
+    assert torch.equal(table.log_prob(x), expected)
+    mask = torch.rand(5, 3) > 0.5
+    torch.testing.assert_close(masked(table.to_event(1), mask, 1).log_prob(x), (expected * mask).sum(-1))
+    assert table.support.check(x).all() and table.support.check(feasible(table).expand(5, 3)).all()
+    bad = torch.tensor([0.3, -1.0, 7.0]).expand(5, 3)
+    assert table.support.check(bad).tolist() == [[True, False, False]] * 5
+    draws = table.to_event(1).expand((20_000, 5)).sample()
+    assert ((draws[..., 1].mean(0) - parts[1].mean).abs() < 5 * (parts[1].mean / 20_000).sqrt()).all()
+    assert table.expand((2, 5, 3)).batch_shape == (2, 5, 3)
+
+
+def test_families_side_by_side_score_as_they_do_alone():
+    parts = [normals(3, 1), dist.Laplace(torch.zeros(3, 1, 2), 1.0).to_event(1)]
+    z = torch.randn(4, 1, 3, 1, 2)
+    both = stacked(parts).log_prob(z)
+    assert torch.equal(both[:, 0], parts[0].log_prob(z[:, 0])) and torch.equal(both[:, 1], parts[1].log_prob(z[:, 0]))
