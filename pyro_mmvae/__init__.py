@@ -3,6 +3,8 @@
 The names below are grouped by kind; `mm.recipes` holds the published methods.
 """
 
+__version__ = "0.1.0"
+
 # The model
 from pyro_mmvae.data import Batch, from_nan, hide
 
@@ -11,6 +13,8 @@ from pyro_mmvae.distributions import Mixture, Rows, Stacked, Switch
 
 # Fusions: how experts become a posterior
 from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
+
+from pyro_mmvae.guess import guess_modalities
 
 # Questions to a trained model
 from pyro_mmvae.inference import LogLikelihood, generate, impute, log_likelihood, predict, translate
@@ -102,6 +106,7 @@ __all__ = [
     "fit",
     "from_nan",
     "generate",
+    "guess_modalities",
     "hide",
     "impute",
     "khat_limit",

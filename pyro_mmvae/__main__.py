@@ -1,0 +1,123 @@
+"""`python -m pyro_mmvae`: train on written, spoken and named digits, or on arrays of your own, and report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_mmvae import __version__, demo
+from pyro_mmvae.data import Batch, hide
+from pyro_mmvae.datasets import digits_and_voices
+from pyro_mmvae.demo_figure import cross_modal_figure
+from pyro_mmvae.export import to_arviz
+from pyro_mmvae.guess import guess_modalities
+from pyro_mmvae.training import fit
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyro_mmvae",
+        description="Trains a multimodal VAE on written, spoken and named digits (or on your arrays), prints how likely"
+        " held-out rows are for every subset of the modalities and how far to trust that, and writes a folder with"
+        " figure.png, posterior.nc, model.pt and report.json.",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FILE.npz", help="arrays by modality name, rows first, NaN = missing")
+    add("--prior", choices=demo.PRIORS, default="mixture", help="prior of the shared code (default: %(default)s)")
+    add("--fusion", choices=demo.FUSIONS, default="mopoe", help="how experts are combined (default: %(default)s)")
+    add("--epochs", type=int, default=100, help="passes over the data (default: %(default)s)")
+    add("--hide", type=float, default=0.3, help="share of the modalities hidden in training (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    add("--out", type=Path, default=Path("pyro_mmvae_out"), help="folder to write (default: %(default)s)")
+    options = parser.parse_args(argv)
+    if not 0 <= options.hide < 1:
+        parser.error(f"--hide is {options.hide}; give a share from 0 to below 1")
+    if options.epochs < 1:
+        parser.error(f"--epochs is {options.epochs}; give 1 or more")
+    return options
+
+
+def read(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of a file, checked."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from None
+    batch = Batch.of({k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in found.items()})
+    return {name: torch.where(_fine(batch, name), batch[name].float(), torch.nan) for name in batch}
+
+
+def _fine(batch: Batch, name: str) -> torch.Tensor:
+    mask = batch.mask[name]
+    return mask.reshape(*mask.shape, *[1] * (batch[name].dim() - mask.dim()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the demonstration; returns the exit status."""
+    options = arguments(argv)
+    try:
+        return run(options)
+    except (ValueError, ImportError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains, measures, prints and writes."""
+    started = time.perf_counter()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    own = options.data is not None
+    train, test = demo.split(read(options.data), options.seed) if own else digits_and_voices(seed=options.seed)
+    modalities = guess_modalities(train, demo.DIM) if own else demo.digit_modalities()
+    vae = demo.build(modalities, options.prior, options.fusion)
+    x, mask = hide(train, share=options.hide, seed=options.seed)
+    history = fit(vae, x, mask, epochs=options.epochs, lr=2e-3, seed=options.seed)
+    torch.manual_seed(options.seed)
+    table = demo.subset_table(vae, test, num_particles=1000)
+    digits = {} if own else demo.digit_report(vae, train, test)
+    show(table, digits, len(next(iter(test.values()))))
+    few = {name: value[:100] for name, value in test.items()}
+    report: dict[str, Any] = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "subsets": [row._asdict() for row in table],
+        "digits": digits,
+        "loss": history.loss,
+    }
+    torch.save(vae.state_dict(), options.out / "model.pt")
+    to_arviz(vae, few).to_netcdf(str(options.out / "posterior.nc"))
+    cross_modal_figure(vae, few, options.out / "figure.png")
+    report["seconds"] = time.perf_counter() - started
+    (options.out / "report.json").write_text(json.dumps(report, indent=2))
+    print(f"\nWrote figure.png, posterior.nc, model.pt and report.json to {options.out} ({report['seconds']:.0f} s).")
+    return 0
+
+
+def show(table: list[demo.SubsetRow], digits: dict[str, float], rows: int) -> None:
+    """Prints the two tables."""
+    width = max(len(" + ".join(row.given)) for row in table)
+    print(f"\nHeld-out log-likelihood of {rows} rows, nats a row (importance sampling, 1000 draws; +- one standard error")
+    print("over rows), and the share of rows whose k-hat says that the guide can be trusted for it:\n")
+    print(f"  {'observed':{width}}  {'log p(x_S)':>10}  {'+-':>5}  good k-hat")
+    for row in table:
+        given = " + ".join(row.given)
+        print(f"  {given:{width}}  {row.log_likelihood:10.2f}  {row.se:5.2f}  {row.good_khat:10.0%}")
+    if digits:
+        print("\nHeld-out pictures, and voices never heard in training:\n")
+        for name, value in digits.items():
+            print(f"  {name:52} {value:6.1%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The demonstration: digits that are written, spoken and named. Its model, its measurements and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
+from pyro_mmvae.inference import log_likelihood, predict
+from pyro_mmvae.likelihoods import BinomialLikelihood, CategoricalLikelihood
+from pyro_mmvae.modality import Modality
+from pyro_mmvae.networks import OneHot, Standardize, encoder, mlp
+from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
+from pyro_mmvae.psis import khat_limit
+from pyro_mmvae.vae import MultimodalVAE
+
+DIM = 16
+FUSIONS: dict[str, Callable[[], Fusion]] = {"mopoe": MoPoE, "poe": PoE, "moe": MoE}
+PRIORS: dict[str, Callable[[int], nn.Module]] = {
+    "mixture": lambda dim: GaussianMixture(dim, components=20),
+    "learned": LearnedNormal,
+    "normal": StandardNormal,
+}
+
+
+def digit_modalities(dim: int = DIM, hidden: int = 256) -> dict[str, Modality]:
+    """Image (8, 8) counts 0..16, speech (32, 32) grey levels 0..15, label 0..9.
+
+    Speech has 16 times the entries of the picture; its weight of 0.3 keeps it from owning the code.
+    """
+
+    def picture(side: int, top: int, weight: float = 1.0) -> Modality:
+        net = nn.Sequential(mlp(dim, hidden, side * side), nn.Unflatten(-1, (side, side)))
+        look = nn.Sequential(Standardize(top / 2, top / 2), nn.Flatten(), encoder(side * side, hidden, hidden, dim=dim))
+        return Modality(BinomialLikelihood(net, top), look, weight=weight)
+
+    label = Modality(CategoricalLikelihood(mlp(dim, 64, 10)), nn.Sequential(OneHot(10), encoder(10, 64, dim=dim)))
+    return {"image": picture(8, 16), "speech": picture(32, 15, weight=0.3), "label": label}
+
+
+class SubsetRow(NamedTuple):
+    """One line of the table: held-out log p(x_S) a row and its standard error over rows, and how far to trust it."""
+
+    given: tuple[str, ...]
+    log_likelihood: float
+    se: float
+    good_khat: float
+
+
+def subset_table(vae: Any, x: dict[str, Tensor], num_particles: int) -> list[SubsetRow]:
+    """log p(x_S) for every subset S of the modalities, (nats a row)."""
+    rows, limit = [], khat_limit(num_particles)
+    for given in subsets(list(x)):
+        found = log_likelihood(vae, {name: x[name] for name in given}, num_particles=num_particles)
+        spread = found.value.std() / len(found.value) ** 0.5
+        good = (found.khat < limit).float().mean()
+        rows.append(SubsetRow(given, found.value.mean().item(), spread.item(), good.item()))
+    return rows
+
+
+def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset, the smaller ones first; for more than five names the single ones and all."""
+    if len(names) > 5:
+        return [*((name,) for name in names), tuple(names)]
+    return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
+
+
+def accuracy(vae: Any, x: dict[str, Tensor], given: Sequence[str], target: str) -> float:
+    """How often the most probable category of `target` given the others is the true one."""
+    probabilities = predict(vae, {name: x[name] for name in given})[target]
+    return (probabilities.argmax(-1) == x[target]).float().mean().item()
+
+
+def picture_judge(images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """An independent classifier of pictures (row, 8, 8), trained on real ones."""
+    from sklearn.svm import SVC
+
+    judge = SVC(gamma=0.001).fit(images.flatten(1).numpy(), labels.numpy())
+    return lambda pictures: torch.as_tensor(judge.predict(pictures.flatten(1).numpy()))
+
+
+def digit_report(vae: Any, train: dict[str, Tensor], test: dict[str, Tensor]) -> dict[str, float]:
+    """Names from pictures and voices, pictures from voices: shares of held-out rows that come out right."""
+    judge = picture_judge(train["image"], train["label"])
+    drawn = predict(vae, {"speech": test["speech"]}, num_draws=1)["image"]
+    return {
+        "label from image": accuracy(vae, test, ["image"], "label"),
+        "label from an unheard voice": accuracy(vae, test, ["speech"], "label"),
+        "label from both": accuracy(vae, test, ["image", "speech"], "label"),
+        "image from an unheard voice, judged by a classifier": (judge(drawn) == test["label"]).float().mean().item(),
+        "the classifier on real held-out images": (judge(test["image"]) == test["label"]).float().mean().item(),
+    }
+
+
+def split(x: dict[str, Tensor], seed: int, share: float = 0.2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rows to learn from and rows held out, by chance."""
+    rows = len(next(iter(x.values())))
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    cut = max(1, int(rows * share))
+    return {k: v[order[cut:]] for k, v in x.items()}, {k: v[order[:cut]] for k, v in x.items()}
+
+
+def build(modalities: dict[str, Modality], prior: str, fusion: str, dim: int = DIM) -> MultimodalVAE:
+    """A model of the named parts."""
+    return MultimodalVAE(modalities, PRIORS[prior](dim), FUSIONS[fusion]())

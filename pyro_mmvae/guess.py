@@ -1,0 +1,100 @@
+"""Modalities for arrays that come without a description: a place to start from, and to change."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.likelihoods import (
+    BernoulliLikelihood,
+    BinomialLikelihood,
+    CategoricalLikelihood,
+    LearnedScale,
+    NegativeBinomialLikelihood,
+    NormalLikelihood,
+)
+from pyro_mmvae.modality import Modality
+from pyro_mmvae.networks import OneHot, Standardize, encoder, mlp
+
+GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a row, are taken for grey levels
+
+
+class Unstandardize(nn.Module):
+    """value * scale + loc: the last layer of a decoder of measurements."""
+
+    def __init__(self, loc: Tensor, scale: Tensor):
+        super().__init__()
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+
+    def forward(self, value: Tensor) -> Tensor:
+        return value * self.scale + self.loc
+
+
+class Log(nn.Module):
+    """log(1 + x) as real numbers: the first layer of an encoder of counts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.get_default_dtype()).log1p()
+
+
+def guess_modalities(x: Arrays, dim: int, hidden: int = 128) -> dict[str, Modality]:
+    """A modality for every array, guessed from its values; multilayer perceptrons on both sides.
+
+    One whole number a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays such as
+    pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is normal
+    with one learnt scale a feature, in the units of the data.
+
+    Args:
+        x: name -> array (row, *event), NaN = missing.
+        dim: of z.
+        hidden: width of the hidden layers.
+
+    Example:
+        >>> import torch
+        >>> parts = guess_modalities({"size": torch.randn(50, 3), "species": torch.randint(0, 3, (50,))}, dim=2)
+        >>> [type(part.decoder).__name__ for part in parts.values()]
+        ['NormalLikelihood', 'CategoricalLikelihood']
+    """
+    batch = Batch.of(x)
+    return {name: _guess(batch[name], batch.mask[name], dim, hidden) for name in batch}
+
+
+def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int) -> Modality:
+    event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
+    shown = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
+    seen = x[shown].to(torch.get_default_dtype())
+    whole = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
+    top = int(seen.max()) if whole and len(seen) else 0
+    flatten: list[nn.Module] = [nn.Flatten()] if len(event) > 1 else [nn.Unflatten(0, (-1, 1))] if not event else []
+    net: nn.Module = mlp(dim, hidden, size)
+    shaped = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
+    if whole and not event:
+        look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim))
+        return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
+    if whole and top <= 1:
+        return Modality(BernoulliLikelihood(shaped), nn.Sequential(*flatten, encoder(size, hidden, dim=dim)))
+    if whole and top < GREY_LEVELS and len(event) > 1:
+        first = Standardize(top / 2, top / 2)
+        return Modality(BinomialLikelihood(shaped, top), nn.Sequential(first, *flatten, encoder(size, hidden, dim=dim)))
+    if whole:
+        look = nn.Sequential(Log(), *flatten, encoder(size, hidden, dim=dim))
+        return Modality(NegativeBinomialLikelihood(shaped, LearnedScale(*event)), look)
+    return _measurements(x, shown, shaped, flatten, size, dim, hidden)
+
+
+def _measurements(
+    x: Tensor, shown: Tensor, net: nn.Module, flatten: list[nn.Module], size: int, dim: int, hidden: int
+) -> Modality:
+    count = shown.sum(0).clamp(min=1)
+    loc = (x * shown).sum(0) / count
+    scale = ((((x - loc) * shown) ** 2).sum(0) / count).sqrt()
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale)).to(torch.get_default_dtype())
+    loc = loc.to(torch.get_default_dtype())
+    learnt = LearnedScale(*x.shape[1:])
+    learnt.log.data = scale.log()
+    decoder = NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt)
+    return Modality(decoder, nn.Sequential(Standardize(loc, scale), *flatten, encoder(size, hidden, dim=dim)))
