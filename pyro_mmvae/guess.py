@@ -25,6 +25,9 @@ GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a r
 class Unstandardize(nn.Module):
     """value * scale + loc: the last layer of a decoder of measurements."""
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, loc: Tensor, scale: Tensor):
         super().__init__()
         self.register_buffer("loc", loc)

@@ -45,6 +45,8 @@ class Positive(nn.Module):
 class Fixed(nn.Module):
     """A positive number or tensor that stays as it is."""
 
+    value: Tensor
+
     def __init__(self, value: float | Tensor):
         super().__init__()
         self.register_buffer("value", torch.as_tensor(value, dtype=torch.get_default_dtype()))

@@ -37,6 +37,9 @@ def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 class Standardize(nn.Module):
     """(x - loc) / scale as real numbers: the first layer of an encoder of counts, grey levels or measurements."""
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, loc: float | Tensor = 0.0, scale: float | Tensor = 1.0):
         super().__init__()
         self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()))
@@ -48,6 +51,8 @@ class Standardize(nn.Module):
 
 class OneHot(nn.Module):
     """Categories 0, 1, ... as one-hot vectors (..., categories): the first layer of an encoder of labels."""
+
+    eye: Tensor
 
     def __init__(self, categories: int):
         super().__init__()

@@ -11,7 +11,7 @@ import math
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture
 from pyro_mmvae.modality import Experts
@@ -24,6 +24,8 @@ class StandardNormal(nn.Module):
         >>> StandardNormal(16)().event_shape
         torch.Size([16])
     """
+
+    loc: Tensor
 
     def __init__(self, dim: int):
         super().__init__()

@@ -83,7 +83,7 @@ def announce(module: nn.Module) -> None:
 @contextmanager
 def silent(*programs: object) -> Iterator[None]:
     """Inside, our own programs announce no parameters: for loops that hold a torch optimiser."""
-    vaes = [p.vae for p in programs if isinstance(p, Program)]
+    vaes: list[Any] = [p.vae for p in programs if isinstance(p, Program)]
     for vae in vaes:
         vae._silent = True
     try:

@@ -126,7 +126,7 @@ class MultimodalVAE(nn.Module):
                 raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
             if modality.private is not None and name not in (private_prior or {}):
                 raise ValueError(f"modality {name!r} has a private code but no prior; give private_prior={{{name!r}: ...}}")
-        self.modalities = nn.ModuleDict(modalities)
+        self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         self.prior, self.fusion = _of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (private_prior or {}).items()})
 
