@@ -1,0 +1,24 @@
+"""Fusions: from the experts q(z | x_m) of the seen modalities to one posterior q(z | x_S).
+
+A fusion is a module experts -> distribution, batch (row, 1), event (dim,). A prior has the same type, so every fusion
+can be a prior that depends on the data. To write one, subclass `Fusion` and give `fuse`.
+"""
+
+from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.means import Hellinger, HoelderMixture, WassersteinMean
+from pyro_mmvae.fusion.products import GeneralizedPoE, GeometricMean, MoE, PoE
+from pyro_mmvae.fusion.subsets import CoDE, MixtureOfWasserstein, MoPoE
+
+__all__ = [
+    "CoDE",
+    "Fusion",
+    "GeneralizedPoE",
+    "GeometricMean",
+    "Hellinger",
+    "HoelderMixture",
+    "MixtureOfWasserstein",
+    "MoE",
+    "MoPoE",
+    "PoE",
+    "WassersteinMean",
+]

@@ -1,0 +1,79 @@
+"""What every fusion is, and the natural parameters that most of them work on."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from pyro_mmvae.modality import Experts, is_normal, otherwise
+
+
+class Fusion(nn.Module):
+    """Abstract: how the experts of a row are combined. A row with nothing given gets the model's own prior."""
+
+    def forward(self, experts: Experts | None) -> Distribution:
+        if experts is None:
+            raise ValueError(
+                f"{type(self).__name__}() as a prior depends on the data and cannot be drawn from without; give x, or"
+                f" use mm.DynamicPrior(mm.{type(self).__name__}(), otherwise=mm.StandardNormal(dim))"
+            )
+        if not experts.given:
+            return experts.prior
+        where = experts.any()
+        fused = self.fuse(experts)
+        return fused if bool(where.all()) else otherwise(where, fused, experts.prior)
+
+    def fuse(self, experts: Experts) -> Distribution:
+        """The posterior of the rows with something given; what it returns for the others is not used.
+
+        Args:
+            experts: at least one; batch (row, repeat), event (dim,).
+
+        Returns:
+            A distribution with batch (row, 1), event (dim,), valid on every row.
+        """
+        raise NotImplementedError
+
+
+def product(precision: Tensor, shift: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
+    """loc and scale of a product of normals from precisions and precision-weighted means along an axis."""
+    total = precision.sum(axis)
+    return shift.sum(axis) / total, total.rsqrt()
+
+
+def natural(experts: Experts) -> tuple[Tensor, Tensor, Tensor]:
+    """Precision and precision-weighted mean of the given experts, (expert, row, 1, dim), zero where not given, and
+    `given` (expert, row, 1)."""
+    stack = experts.stack()
+    precision = torch.where(stack.given.unsqueeze(-1), stack.scale**-2, 0)
+    return precision, precision * stack.loc, stack.given
+
+
+def prior_normal(experts: Experts) -> Distribution:
+    """The prior as a factor of a product, batch (row, 1): the model's if it is normal, else N(0, I)."""
+    prior = experts.prior
+    if is_normal(prior):
+        return prior
+    shape = (*prior.batch_shape, *prior.event_shape)
+    first = experts[next(iter(experts))].base_dist.loc  # for dtype and device
+    return dist.Normal(first.new_zeros(shape), first.new_ones(shape)).to_event(1)
+
+
+def with_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Precisions and shifts (expert, row, 1, dim) with those of the prior in front."""
+    prior = prior_normal(experts).base_dist
+    own = prior.scale**-2
+    return torch.cat([own.unsqueeze(0), precision]), torch.cat([(own * prior.loc).unsqueeze(0), shift])
+
+
+def even(given: Tensor) -> Tensor:
+    """Equal weights for the components that are given, (component, row, 1); for all of them where none is."""
+    there = torch.where(given.any(0), given, True).double()
+    return there / there.sum(0)
+
+
+def filled(precision: Tensor, given: Tensor) -> Tensor:
+    """Precision one on rows without any expert: the prior replaces them, and until then nothing may divide by zero."""
+    return torch.where(given.any(0).unsqueeze(-1), precision, 1)

@@ -1,0 +1,115 @@
+"""Pools that are neither products nor mixtures: the Wasserstein barycentre and Hoelder pooling."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+
+from pyro_mmvae.distributions import Mixture
+from pyro_mmvae.fusion.base import Fusion, prior_normal
+from pyro_mmvae.modality import Experts
+
+
+class WassersteinMean(Fusion):
+    """Wasserstein barycentre of diagonal normals: locations and scales are averaged over the given experts.
+
+    Args:
+        prior_expert: whether the prior is one of the experts.
+
+    Reference:
+        Qiu et al., 2025, Multimodal Variational Autoencoder: a Barycentric View, https://arxiv.org/abs/2412.20487
+    """
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        loc, scale, given = side_by_side(experts, self.prior_expert)
+        seen = given.unsqueeze(-1).to(loc)
+        count = seen.sum(0).clamp(min=1)
+        scale = torch.where(given.any(0).unsqueeze(-1), (seen * scale).sum(0) / count, 1)
+        return dist.Normal((seen * loc).sum(0) / count, scale).to_event(1)
+
+
+class HoelderMixture(Fusion):
+    """Hoelder pooling with exponent one half: q(z | x_S) ~ (sum_m sqrt q_m(z | x_m))^2, exactly.
+
+    The square is a mixture of the experts and of the normalised geometric means of all pairs of them, which weigh
+    twice their Bhattacharyya coefficient. The weights depend on the experts, and the draws carry that gradient, see
+    `Mixture`. n experts make n (n + 1) / 2 components.
+
+    Args:
+        prior_expert: whether the prior is one of the experts.
+
+    Reference:
+        Vo, Martinez-Garcia and Valera, 2026, Hoelder++: Improving the Quality-Coherence Trade-off in Multimodal VAEs,
+        https://arxiv.org/abs/2606.13381
+    """
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        return hoelder(*side_by_side(experts, self.prior_expert))
+
+
+class Hellinger(Fusion):
+    """The diagonal normal with the mean and the variances of `HoelderMixture`.
+
+    The moments are those of the pool of the whole vectors z, pairs weighing by the Bhattacharyya coefficient over all
+    dimensions together.
+
+    Args:
+        prior_expert: whether the prior is one of the experts.
+
+    Reference:
+        Vo and Valera, 2026, Hellinger Multimodal Variational Autoencoders, https://arxiv.org/abs/2601.06572
+    """
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        pool = hoelder(*side_by_side(experts, self.prior_expert))
+        return dist.Normal(pool.mean, pool.variance.sqrt()).to_event(1)
+
+
+def side_by_side(experts: Experts, prior_expert: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """loc and scale (expert, row, 1, dim) and given (expert, row, 1), with the prior in front if it is asked for."""
+    stack = experts.stack()
+    if not prior_expert:
+        return stack.loc, stack.scale, stack.given
+    prior = prior_normal(experts).base_dist
+    loc = torch.cat([prior.loc.unsqueeze(0), stack.loc])
+    scale = torch.cat([prior.scale.unsqueeze(0), stack.scale])
+    return loc, scale, torch.cat([torch.ones_like(stack.given[:1]), stack.given])
+
+
+def hoelder(loc: Tensor, scale: Tensor, given: Tensor) -> Mixture:
+    """The normalised square of the sum of the square roots of normals (expert, row, 1, dim)."""
+    experts = len(loc)
+    pairs = torch.tensor(list(combinations(range(experts), 2)), dtype=torch.long, device=loc.device).reshape(-1, 2).T
+    precision = scale**-2
+    both = (precision[pairs[0]] + precision[pairs[1]]) / 2
+    middle = (precision[pairs[0]] * loc[pairs[0]] + precision[pairs[1]] * loc[pairs[1]]) / (2 * both)
+    parts = dist.Normal(torch.cat([loc, middle]), torch.cat([scale, both.rsqrt()])).to_event(1)
+    there = torch.cat([given, given[pairs[0]] & given[pairs[1]]])
+    there = torch.where(given.any(0), there, True)
+    alone = loc.new_zeros(experts, *loc.shape[1:3])
+    logits = torch.cat(
+        [alone, overlap(loc[pairs[0]], scale[pairs[0]], loc[pairs[1]], scale[pairs[1]]) + alone.new_tensor(2.0).log()]
+    )
+    return Mixture(parts, logits.masked_fill(~there, -torch.inf).softmax(0))
+
+
+def overlap(loc: Tensor, scale: Tensor, other_loc: Tensor, other_scale: Tensor) -> Tensor:
+    """Logarithm of the Bhattacharyya coefficient of diagonal normals, summed over the last axis."""
+    total = scale**2 + other_scale**2
+    return (0.5 * (2 * scale * other_scale / total).log() - (loc - other_loc) ** 2 / (4 * total)).sum(-1)

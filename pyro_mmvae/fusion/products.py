@@ -1,0 +1,135 @@
+"""Products and mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+
+from pyro_mmvae.distributions import Mixture, mapped, stacked
+from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, with_prior
+from pyro_mmvae.modality import Experts
+
+
+class PoE(Fusion):
+    """Product of experts: q(z | x_S) ~ p(z) prod_m q_m(z | x_m), a normal. With a linear-Gaussian model it is exact.
+
+    Args:
+        prior_expert: whether the prior stands in the product, once (the model's own if it is normal, else N(0, I)).
+
+    Reference:
+        Wu and Goodman, 2018, Multimodal Generative Models for Scalable Weakly-Supervised Learning,
+        https://arxiv.org/abs/1802.05335
+    """
+
+    def __init__(self, prior_expert: bool = True):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        precision, shift, given = natural(experts)
+        if self.prior_expert:
+            precision, shift = with_prior(experts, precision, shift)
+        else:
+            precision = filled(precision, given)
+        loc, scale = product(precision, shift)
+        return dist.Normal(loc, scale).to_event(1)
+
+
+class GeneralizedPoE(Fusion):
+    """Product of experts to the powers of learnt weights, one for each modality and dimension.
+
+    q(z | x_S) ~ prod_m q_m(z | x_m)^(w_m), the w_m summing to one over what is given; they start even, as
+    `GeometricMean`.
+
+    Args:
+        names: the modalities.
+        dim: of z.
+        prior_expert: whether the prior is one of the experts, with weights of its own.
+
+    Reference:
+        Cao and Fleet, 2014, Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process
+        Predictions, https://arxiv.org/abs/1410.7827
+    """
+
+    def __init__(self, names: Collection[str], dim: int, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+        self.logits = nn.ParameterDict({name: nn.Parameter(torch.zeros(dim)) for name in sorted(names)})
+        self.prior_logits = nn.Parameter(torch.zeros(dim)) if prior_expert else None
+
+    def fuse(self, experts: Experts) -> Distribution:
+        precision, shift, given = natural(experts)
+        logits = torch.stack([self._logits(name) for name in experts])[experts.stack().modality]
+        logits = logits.unsqueeze(1).unsqueeze(1)
+        if self.prior_logits is not None:
+            precision, shift = with_prior(experts, precision, shift)
+            logits = torch.cat([self.prior_logits.expand(1, 1, 1, -1), logits])
+            given = torch.cat([torch.ones_like(given[:1]), given])
+        weights = torch.where(given.unsqueeze(-1), logits.exp(), 0)
+        weights = weights / filled(weights, given).sum(0)
+        loc, scale = product(filled(weights * precision, given), weights * shift)
+        return dist.Normal(loc, scale).to_event(1)
+
+    def _logits(self, name: str) -> Tensor:
+        if name not in self.logits:
+            raise ValueError(f"modality {name!r} has no weights in GeneralizedPoE; add it to names")
+        return self.logits[name]
+
+
+class GeometricMean(Fusion):
+    """Normalised geometric mean of the experts: precisions and precision-weighted means are averaged.
+
+    As a prior it is mmJSD's, `DynamicPrior(GeometricMean(prior_expert=True), otherwise=...)`.
+
+    Args:
+        prior_expert: whether the prior is one of the experts.
+
+    Reference:
+        Sutter, Daunhawer and Vogt, 2020, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence,
+        https://arxiv.org/abs/2006.08242
+    """
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        precision, shift, given = natural(experts)
+        count = given.sum(0).clamp(min=1).unsqueeze(-1) + float(self.prior_expert)
+        if self.prior_expert:
+            precision, shift = with_prior(experts, precision, shift)
+        else:
+            precision = filled(precision, given)
+        loc, scale = product(precision, shift)
+        return dist.Normal(loc, scale * count.sqrt()).to_event(1)
+
+
+class MoE(Fusion):
+    """Mixture of experts: q(z | x_S) = 1/|S| sum_m q_m(z | x_m), each draw from an expert of its own.
+
+    Args:
+        prior_expert: whether the model's prior is one of the experts, as in mmJSD.
+
+    Reference:
+        Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
+        Generative Models, https://arxiv.org/abs/1911.03393
+    """
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
+
+    def fuse(self, experts: Experts) -> Distribution:
+        parts, given = [], []
+        for name, seen in experts.given.items():
+            for repeat in range(seen.shape[1]):
+                parts.append(mapped(experts[name], lambda value, _, r=repeat: value[:, r : r + 1]))
+                given.append(seen[:, repeat : repeat + 1])
+        if self.prior_expert:
+            parts.append(experts.prior)
+            given.append(torch.ones_like(given[0]))
+        return Mixture(stacked(parts), even(torch.stack(given)))
