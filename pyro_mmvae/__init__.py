@@ -9,11 +9,27 @@ __version__ = "0.1.0"
 from pyro_mmvae.data import Batch, from_nan, hide
 
 # Distributions
-from pyro_mmvae.distributions import Mixture, Rows, Stacked, Switch
+from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
+from pyro_mmvae.flows import ZukoTransform
 
 # Fusions: how experts become a posterior
-from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
-
+from pyro_mmvae.fusion import (
+    Attention,
+    CoDE,
+    DeepSets,
+    Flow,
+    Fusion,
+    GeneralizedPoE,
+    GeometricMean,
+    Hellinger,
+    HoelderMixture,
+    JointEncoder,
+    MixtureOfWasserstein,
+    MoE,
+    MoPoE,
+    PoE,
+    WassersteinMean,
+)
 from pyro_mmvae.guess import guess_modalities
 
 # Questions to a trained model
@@ -48,6 +64,7 @@ from pyro_mmvae.networks import (
     encoder,
     mlp,
 )
+from pyro_mmvae.optim import optim
 
 # Priors of the shared code
 from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
@@ -62,21 +79,33 @@ from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 
 __all__ = [
     "EVERYTHING",
+    "Attention",
     "Batch",
     "BernoulliLikelihood",
     "BinomialLikelihood",
     "CategoricalLikelihood",
+    "CoDE",
+    "Columnwise",
+    "DeepSets",
     "Experts",
     "Fixed",
+    "Flow",
     "Fusion",
     "GaussianMixture",
+    "GeneralizedPoE",
+    "GeometricMean",
+    "Hellinger",
     "History",
+    "HoelderMixture",
+    "JointEncoder",
     "LaplaceHead",
     "LaplaceLikelihood",
     "LearnedNormal",
     "LearnedScale",
     "LogLikelihood",
+    "LogPool",
     "Mixture",
+    "MixtureOfWasserstein",
     "MoE",
     "MoPoE",
     "Modality",
@@ -96,6 +125,8 @@ __all__ = [
     "StudentTLikelihood",
     "Switch",
     "View",
+    "WassersteinMean",
+    "ZukoTransform",
     "batched",
     "constant",
     "conv_decoder",
@@ -112,6 +143,7 @@ __all__ = [
     "khat_limit",
     "log_likelihood",
     "mlp",
+    "optim",
     "predict",
     "scaled",
     "translate",

@@ -113,14 +113,19 @@ class Experts(Mapping[str, Distribution]):
         self.seen = {k: v for k, v in seen.items() if names is None or k in names}
         self.given = {k: v.entries for k, v in self.seen.items() if modalities[k].encoder is not None}
         self._features: dict[str, Tensor] = {}
-        self._experts: dict[str, Distribution] = {}
+        self._entries: dict[str, Distribution] = {}
 
     def __getitem__(self, name: str) -> Distribution:
-        if name not in self._experts:
+        seen = self.seen[name]
+        return mapped(self.entries(name), lambda value, event_dims: _scatter(value, seen))
+
+    def entries(self, name: str) -> Distribution:
+        """q(z | x_m) of the seen entries alone, batch (entry,)."""
+        if name not in self._entries:
             encoder = self.modalities[name].encoder
             assert encoder is not None, name
-            self._experts[name] = self._encode(name, encoder)
-        return self._experts[name]
+            self._entries[name] = self._encode(name, encoder)
+        return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.given)
@@ -149,7 +154,13 @@ class Experts(Mapping[str, Distribution]):
         assert head is not None, name
         if self.modalities[name].repeated:
             raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
-        return otherwise(self.seen[name].entries, self._encode(name, head), prior)
+        seen = self.seen[name]
+        q = mapped(self._encode(name, head), lambda value, event_dims: _scatter(value, seen))
+        return otherwise(seen.entries, q, prior)
+
+    def everywhere(self) -> bool:
+        """Whether the guide saw something in every row."""
+        return any(self.seen[name].rows is None for name in self.given) or bool(self.any().all())
 
     def any(self) -> Tensor:
         """Where the guide saw anything, bool (row, 1)."""
@@ -164,20 +175,19 @@ class Experts(Mapping[str, Distribution]):
         """
         locs, scales, given, which = [], [], [], []
         for position, (name, seen) in enumerate(self.given.items()):
-            expert = self[name]
+            expert, data = self.entries(name), self.seen[name]
             if not is_normal(expert):
                 raise TypeError(
                     f"the expert of {name!r} is {_title(expert)}, but this fusion multiplies normals;"
                     " give the encoder a NormalHead, or use MoE()"
                 )
-            locs.append(expert.base_dist.loc.movedim(1, 0).unsqueeze(2))
-            scales.append(expert.base_dist.scale.movedim(1, 0).unsqueeze(2))
+            locs.append(_scatter(expert.base_dist.loc, data).movedim(1, 0).unsqueeze(2))
+            scales.append(_scatter(expert.base_dist.scale, data).movedim(1, 0).unsqueeze(2))
             given.append(seen.movedim(1, 0).unsqueeze(2))
             which += [position] * seen.shape[1]
         return Stack(torch.cat(locs), torch.cat(scales), torch.cat(given), torch.tensor(which, device=given[0].device))
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
-        seen = self.seen[name]
         q = head(self.features(name))
         if not isinstance(q, Distribution):
             raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
@@ -186,7 +196,7 @@ class Experts(Mapping[str, Distribution]):
                 f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for entries {tuple(self.features(name).shape)};"
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
-        return mapped(q, lambda value, event_dims: _scatter(value, seen))
+        return q
 
 
 def _scatter(value: Tensor, seen: Seen) -> Tensor:

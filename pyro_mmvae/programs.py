@@ -72,12 +72,20 @@ class _Alias:
 
 
 def announce(module: nn.Module) -> None:
-    """One "param" site for every parameter of the module that takes gradients."""
+    """One "param" site for every parameter of the module that takes gradients.
+
+    Where the trace of a whole SVI step has them already, one is enough to say that there is something to train.
+    """
+    steps = [handler.trace.nodes for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
+            site = f"vae{id(module):x}.{name}"
+            known = bool(steps) and all(site in nodes for nodes in steps)
             alias = parameter.view_as(parameter)
             alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
-            _parameter(alias, constraint=torch.distributions.constraints.real, name=f"vae{id(module):x}.{name}")
+            _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
+            if known:
+                return
 
 
 @contextmanager

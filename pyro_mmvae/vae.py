@@ -58,7 +58,8 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
             f"modality {name!r} has entries of shape {tuple(seen.x.shape[2:])}, its decoder gives"
             f" {tuple(p.event_shape)}; reshape the data, or mend the decoder's last layer"
         )
-    p = p.expand((*p.batch_shape[:-1], repeats))
+    if repeats > 1:
+        p = p.expand((*p.batch_shape[:-1], repeats))
     x = seen.x if seen.x.is_floating_point() else seen.x.to(latent.dtype)  # not every log_prob takes integers
     if seen.elements is not None:
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))

@@ -9,7 +9,7 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"distributions", "networks", "data", "programs", "psis", "datasets"},
+    {"distributions", "networks", "data", "programs", "psis", "datasets", "optim"},
     {"modality", "likelihoods", "weights"},
     {"fusion", "priors", "guess"},
     {"vae"},

@@ -21,9 +21,8 @@ class Fusion(nn.Module):
             )
         if not experts.given:
             return experts.prior
-        where = experts.any()
         fused = self.fuse(experts)
-        return fused if bool(where.all()) else otherwise(where, fused, experts.prior)
+        return fused if experts.everywhere() else otherwise(experts.any(), fused, experts.prior)
 
     def fuse(self, experts: Experts) -> Distribution:
         """The posterior of the rows with something given; what it returns for the others is not used.

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that print ratios and assert nothing about time."""
