@@ -133,6 +133,9 @@ class Experts(Mapping[str, Distribution]):
     def __len__(self) -> int:
         return len(self.given)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.given  # without encoding it
+
     @property
     def prior(self) -> Distribution:
         """The model's own prior, batch (row, 1)."""

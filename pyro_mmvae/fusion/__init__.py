@@ -5,17 +5,23 @@ can be a prior that depends on the data. To write one, subclass `Fusion` and giv
 """
 
 from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.flow import Flow
+from pyro_mmvae.fusion.learned import Attention, DeepSets, JointEncoder
 from pyro_mmvae.fusion.means import Hellinger, HoelderMixture, WassersteinMean
 from pyro_mmvae.fusion.products import GeneralizedPoE, GeometricMean, MoE, PoE
 from pyro_mmvae.fusion.subsets import CoDE, MixtureOfWasserstein, MoPoE
 
 __all__ = [
+    "Attention",
     "CoDE",
+    "DeepSets",
+    "Flow",
     "Fusion",
     "GeneralizedPoE",
     "GeometricMean",
     "Hellinger",
     "HoelderMixture",
+    "JointEncoder",
     "MixtureOfWasserstein",
     "MoE",
     "MoPoE",
