@@ -67,7 +67,17 @@ from pyro_mmvae.networks import (
 from pyro_mmvae.optim import optim
 
 # Priors of the shared code
-from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
+from pyro_mmvae.priors import (
+    DynamicPrior,
+    FlowPrior,
+    GaussianMixture,
+    HierarchicalNormal,
+    Laplace,
+    LearnedNormal,
+    Pooled,
+    StandardNormal,
+    VampPrior,
+)
 from pyro_mmvae.programs import Pair, scaled
 
 # Certificates
@@ -87,17 +97,21 @@ __all__ = [
     "CoDE",
     "Columnwise",
     "DeepSets",
+    "DynamicPrior",
     "Experts",
     "Fixed",
     "Flow",
+    "FlowPrior",
     "Fusion",
     "GaussianMixture",
     "GeneralizedPoE",
     "GeometricMean",
     "Hellinger",
+    "HierarchicalNormal",
     "History",
     "HoelderMixture",
     "JointEncoder",
+    "Laplace",
     "LaplaceHead",
     "LaplaceLikelihood",
     "LearnedNormal",
@@ -117,6 +131,7 @@ __all__ = [
     "Pair",
     "PoE",
     "PoissonLikelihood",
+    "Pooled",
     "Positive",
     "Rows",
     "Stacked",
@@ -124,6 +139,7 @@ __all__ = [
     "Standardize",
     "StudentTLikelihood",
     "Switch",
+    "VampPrior",
     "View",
     "WassersteinMean",
     "ZukoTransform",

@@ -12,9 +12,27 @@ from pyro.distributions import Distribution, TransformedDistribution
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
+from pyro_mmvae.distributions.base import Mapped, mapped
+
+
+class Pushed(TransformedDistribution):
+    """A transformed distribution whose `sample` leaves nothing behind.
+
+    Pyro's transforms remember the last draw with its inverse. After `rsample` that saves an inverse; after `sample` it
+    would cut the gradient that `log_prob` of the same draw has on the transforms.
+    """
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        value = super().sample(torch.Size(sample_shape))
+        self.clear_cache()
+        return value
+
+    def mapped(self, function: Mapped) -> Pushed:
+        return Pushed(mapped(self.base_dist, function), self.transforms)
+
 
 class Transforms(nn.Module):
-    """A row of transforms, whose parameters are found if they have any; shared by `Flow` and `FlowPrior`.
+    """A row of transforms, whose parameters are found if they have any; what `Flow` and `FlowPrior` share.
 
     Args:
         transforms: applied in this order, each with event (dim,): Pyro's, such as
@@ -25,19 +43,23 @@ class Transforms(nn.Module):
         super().__init__()
         self.transforms = list(transforms)
         self.learnt = nn.ModuleList([t for t in transforms if isinstance(t, nn.Module)])
+        self._state: list[tuple[int, int]] = []
 
     def forward(self, base: Distribution) -> Distribution:
         """The distribution of what the transforms make of a draw from `base`."""
-        pushed = TransformedDistribution(base, self.transforms)
-        pushed.clear_cache()  # Pyro's transforms remember the last inverse, also across a step of the optimiser
+        pushed = Pushed(base, self.transforms)
+        state = [(p._version, p.data_ptr()) for p in self.parameters()]
+        if state != self._state:  # an inverse from before a step of the optimiser is another transform's
+            pushed.clear_cache()
+            self._state = state
         return pushed
 
 
 class ZukoTransform(dist.TransformModule):
     """A flow of the optional package zuko as a Pyro transform, from the flow's base to its data side.
 
-    Drawing uses the flow's inverse and scoring its forward direction; prefer coupling flows (`passes=2`), which are fast
-    both ways.
+    Drawing uses the flow's inverse and scoring its forward direction; prefer coupling flows (`passes=2`), which are
+    fast both ways.
 
     Args:
         build: takes the module zuko and returns an unconditional flow: zuko is imported in here, because its import

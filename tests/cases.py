@@ -10,18 +10,84 @@ import pyro_mmvae as mm
 
 DIM = 2
 
+
+def _embed(sizes: dict[str, int]) -> dict[str, nn.Module]:
+    return {name: nn.Sequential(Entries(size), nn.Linear(size, 8), nn.Tanh()) for name, size in sizes.items()}
+
+
+class Entries(nn.Module):
+    """Entries of any shape as real vectors."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, self.size).double()
+
+
+class SinhArcsinh(dist.TransformModule):
+    """A smooth transform with learnt skewness and tails, one of each a dimension."""
+
+    bijective = True
+    domain = codomain = dist.constraints.real_vector
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.skew, self.log_tail = nn.Parameter(torch.full((dim,), 0.3)), nn.Parameter(torch.full((dim,), -0.1))
+
+    def _call(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sinh(self.log_tail.exp() * torch.asinh(x) + self.skew)
+
+    def _inverse(self, y: torch.Tensor) -> torch.Tensor:
+        return torch.sinh((torch.asinh(y) - self.skew) / self.log_tail.exp())
+
+    def log_abs_det_jacobian(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (self.log_tail + 0.5 * (1 + y**2).log() - 0.5 * (1 + x**2).log()).sum(-1)
+
+
+def _joint(sizes: dict[str, int], dim: int) -> nn.Module:
+    return mm.encoder(sum(sizes.values()) + len(sizes), 8, dim=dim)
+
+
+# name -> (name -> number of features, dim of z) -> fusion
 FUSIONS = {
-    "PoE": lambda: mm.PoE(),
-    "PoE without prior": lambda: mm.PoE(prior_expert=False),
-    "MoE": lambda: mm.MoE(),
-    "MoPoE": lambda: mm.MoPoE(),
-    "MoPoE with prior": lambda: mm.MoPoE(prior_expert=True),
+    "PoE": lambda sizes, dim: mm.PoE(),
+    "PoE without prior": lambda sizes, dim: mm.PoE(prior_expert=False),
+    "GeneralizedPoE": lambda sizes, dim: mm.GeneralizedPoE(sizes, dim),
+    "GeneralizedPoE with prior": lambda sizes, dim: mm.GeneralizedPoE(sizes, dim, prior_expert=True),
+    "GeometricMean": lambda sizes, dim: mm.GeometricMean(),
+    "GeometricMean with prior": lambda sizes, dim: mm.GeometricMean(prior_expert=True),
+    "MoE": lambda sizes, dim: mm.MoE(),
+    "MoE with prior": lambda sizes, dim: mm.MoE(prior_expert=True),
+    "MoPoE": lambda sizes, dim: mm.MoPoE(),
+    "MoPoE with prior": lambda sizes, dim: mm.MoPoE(prior_expert=True),
+    "MixtureOfWasserstein": lambda sizes, dim: mm.MixtureOfWasserstein(),
+    "WassersteinMean": lambda sizes, dim: mm.WassersteinMean(),
+    "WassersteinMean with prior": lambda sizes, dim: mm.WassersteinMean(prior_expert=True),
+    "HoelderMixture": lambda sizes, dim: mm.HoelderMixture(),
+    "HoelderMixture with prior": lambda sizes, dim: mm.HoelderMixture(prior_expert=True),
+    "Hellinger": lambda sizes, dim: mm.Hellinger(),
+    "CoDE": lambda sizes, dim: mm.CoDE(sizes, rho=0.3),
+    "DeepSets": lambda sizes, dim: mm.DeepSets(_embed(sizes), mm.NormalHead(8, dim)),
+    "Attention": lambda sizes, dim: mm.Attention(_embed(sizes), mm.NormalHead(8, dim), 8, heads=2),
+    "JointEncoder": lambda sizes, dim: mm.JointEncoder(_joint(sizes, dim), sizes),
+    "JointEncoder and PoE": lambda sizes, dim: mm.JointEncoder(_joint(sizes, dim), sizes, otherwise=mm.PoE()),
+    "Flow": lambda sizes, dim: mm.Flow(mm.PoE(), [SinhArcsinh(dim)]),
+    "Flow of a mixture": lambda sizes, dim: mm.Flow(mm.MoE(), [SinhArcsinh(dim)]),
 }
+
+# fusions that look at the trunks and never call the unimodal encoders
+WITHOUT_ENCODERS = ("DeepSets", "Attention", "JointEncoder")
 
 PRIORS = {
     "StandardNormal": lambda: mm.StandardNormal(DIM),
     "LearnedNormal": lambda: mm.LearnedNormal(DIM),
     "GaussianMixture": lambda: mm.GaussianMixture(DIM, components=3),
+    "Laplace": lambda: mm.Laplace(DIM),
+    "FlowPrior": lambda: mm.FlowPrior(DIM, [dist.transforms.affine_coupling(DIM, [4]), SinhArcsinh(DIM)]),
+    "DynamicPrior": lambda: mm.DynamicPrior(mm.PoE(prior_expert=False), otherwise=mm.StandardNormal(DIM)),
+    "Pooled": lambda: mm.Pooled(mm.LearnedNormal(DIM), 0.25),
     "function": lambda: lambda: dist.StudentT(5.0, torch.zeros(DIM), 1.0).to_event(1),
     "function of the experts": lambda: lambda experts: dist.Laplace(torch.zeros(DIM), 1.0).to_event(1),
 }
@@ -80,10 +146,22 @@ def data(name: str, rows: int) -> torch.Tensor:
     return LIKELIHOODS[name][2](rows)
 
 
+# priors that look at the experts
+OF_EXPERTS = ("DynamicPrior", "Pooled")
+
+
+def blind(parts: dict[str, mm.Modality], fusion: str, prior: str = "StandardNormal") -> None:
+    """Takes out the encoders that nobody calls."""
+    if fusion in WITHOUT_ENCODERS and prior not in OF_EXPERTS:
+        for part in parts.values():
+            part.encoder = nn.Identity()
+
+
 def three(prior: str = "StandardNormal", fusion: str = "PoE") -> mm.MultimodalVAE:
     """A small model of measurements, a label and counts."""
     parts = {"body": modality("Normal learned"), "label": modality("Categorical"), "counts": modality("Poisson")}
-    return mm.MultimodalVAE(parts, PRIORS[prior](), FUSIONS[fusion]())
+    blind(parts, fusion, prior)
+    return mm.MultimodalVAE(parts, PRIORS[prior](), FUSIONS[fusion](dict(body=3, label=1, counts=3), DIM))
 
 
 def three_rows(rows: int) -> dict[str, torch.Tensor]:

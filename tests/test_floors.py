@@ -10,7 +10,7 @@ import pyro_mmvae
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"distributions", "networks", "data", "programs", "psis", "datasets", "optim"},
-    {"modality", "likelihoods", "weights"},
+    {"modality", "likelihoods", "weights", "flows"},
     {"fusion", "priors", "guess"},
     {"vae"},
     {"objectives"},

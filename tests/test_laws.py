@@ -3,7 +3,7 @@
 import pyro
 import pytest
 import torch
-from cases import DIM, FUSIONS, LIKELIHOODS, PRIORS, data, modality, three, three_holes, three_rows
+from cases import DIM, FUSIONS, LIKELIHOODS, PRIORS, blind, data, modality, three, three_holes, three_rows
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
@@ -93,7 +93,7 @@ def test_all_missing_is_the_prior_and_contributes_zero(fusion, prior):
     nothing = {name: torch.zeros(ROWS, dtype=torch.bool) for name in x}
     loss, gradients = loss_and_gradients(vae, x, nothing)
     assert loss == 0
-    assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
+    assert all(g.abs().max() < 1e-14 for g in gradients)  # zero, but for the order of sums in a flow's backward pass
     z = torch.randn(ROWS, DIM)
     assert torch.equal(vae.posterior(x, nothing).log_prob(z), vae.prior(None).log_prob(z))
     some = {name: mask.clone() for name, mask in nothing.items()}
@@ -125,7 +125,8 @@ def one_dimensional(fusion):
     parts = {
         name: mm.Modality(mm.NormalLikelihood(mm.mlp(1, 4, 2, activation=torch.nn.Tanh), scale=0.8), mm.encoder(2, 4, dim=1)) for name in "abc"
     }
-    return mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion]())
+    blind(parts, fusion)
+    return mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion](dict.fromkeys("abc", 2), 1))
 
 
 def elbo_by_quadrature(vae, x, mask, points=4001):
@@ -168,7 +169,7 @@ def test_draws_choose_experts_as_often_as_stated(fusion):
             return pyro.distributions.Normal(x, 0.01).to_event(1)
 
     parts = {name: mm.Modality(mm.NormalLikelihood(mm.mlp(1, 1)), Far()) for name in "abc"}
-    vae = mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion]())
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion](dict.fromkeys("abc", 1), 1))
     x = {name: torch.full((2, 1), value) for name, value in zip("abc", (-10.0, 0.0, 7.0))}
     mask = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False]), "c": torch.tensor([True, True])}
     draws = 20_000

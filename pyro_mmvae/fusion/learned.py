@@ -96,7 +96,8 @@ class JointEncoder(Fusion):
 
     Example:
         >>> import pyro_mmvae as mm
-        >>> fusion = JointEncoder(mm.encoder(128 + 40 + 2, 256, dim=16), {"image": 128, "sound": 40}, otherwise=mm.PoE())
+        >>> sizes = {"image": 128, "sound": 40}
+        >>> fusion = JointEncoder(mm.encoder(128 + 40 + 2, 256, dim=16), sizes, otherwise=mm.PoE())
     """
 
     def __init__(self, net: nn.Module, sizes: Mapping[str, int], *, otherwise: Fusion | None = None):

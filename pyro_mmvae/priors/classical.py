@@ -1,19 +1,18 @@
-"""Priors of the shared code: modules experts -> distribution with event (dim,).
-
-A classical prior ignores the experts. Any function that returns a distribution is a prior as well, and so is any
-fusion.
-"""
+"""Priors that ignore the experts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyro_mmvae.distributions import Mixture
+from pyro_mmvae.flows import Transforms
 from pyro_mmvae.modality import Experts
 
 
@@ -47,13 +46,28 @@ class LearnedNormal(nn.Module):
         return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 
+class Laplace(nn.Module):
+    """Independent Laplace distributions around zero, whose scales are learnt and start at one.
+
+    As in MMVAE, but for the scales: theirs are a softmax and sum to dim, these are free.
+
+    Reference:
+        Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
+        Generative Models, https://arxiv.org/abs/1911.03393
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, experts: Experts | None = None) -> Distribution:
+        return dist.Laplace(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
+
+
 class GaussianMixture(nn.Module):
     """A mixture of diagonal normals: weights, means and scales are learnt. For clusters, and for better joint samples.
 
     The means start spread, so that components differ from the first step, and the whole has unit variance.
-
-    Limits: a draw from this prior carries no gradient to the weights. Nothing in training needs it: a guide scores
-    the prior, and where it *is* the prior (a row with nothing seen) both sides cancel.
     """
 
     def __init__(self, dim: int, components: int):
@@ -64,3 +78,25 @@ class GaussianMixture(nn.Module):
 
     def forward(self, experts: Experts | None = None) -> Distribution:
         return Mixture(dist.Normal(self.loc, self.log_scale.exp()).to_event(1), self.logits.softmax(0))
+
+
+class FlowPrior(nn.Module):
+    """N(0, I) pushed through learnt transforms.
+
+    The guide's draws are scored by the inverse: choose transforms that have a fast one, such as couplings and splines.
+
+    Args:
+        dim: of z.
+        transforms: applied in this order, see `Transforms`.
+
+    Example:
+        >>> import pyro.distributions.transforms as T
+        >>> prior = FlowPrior(4, [T.affine_coupling(4, [32]), T.permute(4), T.affine_coupling(4, [32])])
+    """
+
+    def __init__(self, dim: int, transforms: Sequence[Transform]):
+        super().__init__()
+        self.base, self.transforms = StandardNormal(dim), Transforms(transforms)
+
+    def forward(self, experts: Experts | None = None) -> Distribution:
+        return self.transforms(self.base())

@@ -1,0 +1,90 @@
+"""A prior with a latent code of its own above z."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pyro
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_mmvae.distributions.base import Frozen
+from pyro_mmvae.modality import Experts
+
+SITE = "z.w"  # as the private codes, so that every tool knows it for a latent one
+
+
+class HierarchicalNormal(nn.Module):
+    """A latent code above z: v ~ top, z | v ~ down(v), with its own guide r(v | z) = up(z).
+
+    In the model it draws the site "z.w" and returns p(z | v); the guide draws v after z. The marginal p(z) has no
+    closed form: without experts, where a tool asks for p(z), it is an `Ancestral` distribution.
+
+    Args:
+        top: the prior of v, any prior that does not depend on data.
+        down: v (..., size of v) -> normal with event (dim,).
+        up: z (..., dim) -> distribution with the event of v.
+
+    Reference:
+        Ranganath, Tran and Blei, 2016, Hierarchical Variational Models, https://arxiv.org/abs/1511.02386
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> prior = HierarchicalNormal(mm.StandardNormal(4), mm.encoder(4, 32, dim=16), mm.encoder(16, 32, dim=4))
+        >>> prior(None).event_shape
+        torch.Size([16])
+    """
+
+    def __init__(self, top: nn.Module, down: nn.Module, up: nn.Module):
+        super().__init__()
+        self.top, self.down, self.up = top, down, up
+
+    def forward(self, experts: Experts | None = None) -> Distribution:
+        if experts is None:
+            return Ancestral(self.top(None), self.down, self.up)
+        return self.down(pyro.sample(SITE, self.top(None).expand((experts.rows, 1))))
+
+    def guide(self, z: Tensor) -> None:
+        """Draws v given z, inside the guide's plate."""
+        pyro.sample(SITE, self.up(z))
+
+
+class Ancestral(Frozen):
+    """The marginal of z in p(v) p(z | v): draws are exact, the density is estimated.
+
+    log_prob = log 1/K sum_k p(v_k) p(z | v_k) / r(v_k | z), v_k ~ r(v | z): a lower bound in expectation, that is exact
+    where r is the posterior of v.
+
+    Args:
+        top: of v.
+        down: v -> p(z | v).
+        up: z -> r(v | z).
+        num_particles: K.
+    """
+
+    def __init__(self, top: Distribution, down: nn.Module, up: nn.Module, num_particles: int = 1):
+        self.top, self.down, self.up, self.num_particles = top, down, up, num_particles
+        with torch.no_grad():
+            event = down(torch.zeros(*top.batch_shape, *top.event_shape)).event_shape
+        super().__init__(top.batch_shape, event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.top.has_rsample
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        v = self.top.expand(self.batch_shape)(torch.Size(sample_shape))
+        return self.down(v).rsample()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        q = self.up(value)
+        v = q(torch.Size((self.num_particles,)))
+        logs = self.top.log_prob(v) + self.down(v).log_prob(value) - q.log_prob(v)
+        return logs.logsumexp(0) - math.log(self.num_particles)

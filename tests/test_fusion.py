@@ -1,0 +1,378 @@
+"""Each fusion against its formula: closed forms, linear algebra and quadrature."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.fusion.subsets import indicator, subsets
+
+GRID = torch.linspace(-15, 15, 6001, dtype=torch.float64)
+STEP = 30 / 6000
+
+
+class Known(nn.Module):
+    """An encoder that reads loc and log scale from the data."""
+
+    def forward(self, x):
+        loc, log_scale = x.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+
+def known(fusion, names="abc", dim=1, prior=None, repeated=()):
+    """A model whose data are the parameters of its experts."""
+    parts = {
+        n: mm.Modality(mm.NormalLikelihood(mm.mlp(dim, 2 * dim), 1.0), Known(), repeated=n in repeated) for n in names
+    }
+    return mm.MultimodalVAE(parts, prior or mm.StandardNormal(dim), fusion)
+
+
+def drawn(rows, names="abc", dim=1):
+    return {name: torch.cat([2 * torch.randn(rows, dim), 0.4 * torch.randn(rows, dim)], -1) for name in names}
+
+
+def densities(x, names, row, dim=0):
+    """The experts' densities on the grid, (expert, point)."""
+    half = next(iter(x.values())).shape[-1] // 2
+    return torch.stack([dist.Normal(x[n][row, dim], x[n][row, half + dim].exp()).log_prob(GRID).exp() for n in names])
+
+
+def assert_density(vae, x, names, row, unnormalised):
+    """The posterior of one row is proportional to a density given on the grid."""
+    q = vae.posterior(x, given=names)
+    found = q.log_prob(GRID.reshape(-1, 1, 1).expand(-1, len(next(iter(x.values()))), 1))[:, row].exp()
+    torch.testing.assert_close(found, unnormalised / (unnormalised.sum() * STEP), rtol=1e-6, atol=1e-9)
+
+
+NORMAL = (-(GRID**2) / 2).exp() / (2 * math.pi) ** 0.5
+POOLS = {  # fusion, and its density from those of the experts (expert, point)
+    "PoE": (lambda: mm.PoE(), lambda p: NORMAL * p.prod(0)),
+    "PoE without prior": (lambda: mm.PoE(prior_expert=False), lambda p: p.prod(0)),
+    "GeneralizedPoE": (lambda: mm.GeneralizedPoE("abc", 1), lambda p: p.log().mean(0).exp()),
+    "GeometricMean": (lambda: mm.GeometricMean(), lambda p: p.log().mean(0).exp()),
+    "GeometricMean with prior": (
+        lambda: mm.GeometricMean(prior_expert=True),
+        lambda p: torch.cat([p, NORMAL.unsqueeze(0)]).log().mean(0).exp(),
+    ),
+    "MoE": (lambda: mm.MoE(), lambda p: p.mean(0)),
+    "MoE with prior": (lambda: mm.MoE(prior_expert=True), lambda p: p.sum(0) + NORMAL),
+    "HoelderMixture": (lambda: mm.HoelderMixture(), lambda p: p.sqrt().sum(0) ** 2),
+    "HoelderMixture with prior": (
+        lambda: mm.HoelderMixture(prior_expert=True),
+        lambda p: (p.sqrt().sum(0) + NORMAL.sqrt()) ** 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("names", ["abc", "ca", "b"])
+def test_pools_have_the_density_of_their_formula(name, names):
+    fusion, formula = POOLS[name]
+    vae, x = known(fusion()), drawn(4)
+    for row in range(4):
+        assert_density(vae, x, names, row, formula(densities(x, names, row)))
+
+
+@pytest.mark.parametrize("names", ["abc", "ca", "b"])
+def test_mopoe_is_the_mean_of_the_products_of_all_subsets(names):
+    vae, x = known(mm.MoPoE()), drawn(3)
+    for row in range(3):
+        p, total = densities(x, names, row), 0
+        for members in indicator(len(names)).bool():
+            product = p[members].prod(0)
+            total = total + product / (product.sum() * STEP)
+        assert_density(vae, x, names, row, total)
+
+
+def test_generalised_weights_are_powers_that_sum_to_one_over_what_is_given():
+    fusion = mm.GeneralizedPoE("abc", 1, prior_expert=True)
+    with torch.no_grad():
+        for k, logit in enumerate(fusion.parameters()):
+            logit.fill_(0.5 * k)
+    logits = {name: fusion.logits[name].item() for name in "abc"}
+    vae, x = known(fusion), drawn(2)
+    for names in ("abc", "bc"):
+        chosen = torch.tensor([*(logits[n] for n in names), fusion.prior_logits.item()]).softmax(0)
+        p = torch.cat([densities(x, names, 1), NORMAL.unsqueeze(0)])
+        assert_density(vae, x, names, 1, (chosen.unsqueeze(-1) * p.log()).sum(0).exp())
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_the_wasserstein_mean_minimises_the_sum_of_squared_distances(prior):
+    """W2^2 of normals = (difference of means)^2 + (difference of scales)^2."""
+    vae, x = known(mm.WassersteinMean(prior_expert=prior), dim=2), drawn(5, dim=2)
+    q = vae.posterior(x, given="ac").base_dist
+    others = [(x[n][:, :2], x[n][:, 2:].exp()) for n in "ac"] + [(torch.zeros(2), torch.ones(2))] * prior
+
+    def distance(loc, scale):
+        return sum((loc - m) ** 2 + (scale - s) ** 2 for m, s in others).sum()
+
+    loc, scale = q.loc.detach().clone().requires_grad_(), q.scale.detach().clone().requires_grad_()
+    for gradient in torch.autograd.grad(distance(loc, scale), (loc, scale)):
+        assert gradient.abs().max() < 1e-12
+
+
+def test_mixture_of_wasserstein_is_the_mean_over_subsets():
+    vae, x = known(mm.MixtureOfWasserstein()), drawn(2)
+    z = torch.randn(2, 1)
+    singles = [known(mm.WassersteinMean()).posterior(x, given=s).log_prob(z) for s in ("a", "c", "ac")]
+    expected = torch.stack(singles).logsumexp(0) - math.log(3)
+    torch.testing.assert_close(vae.posterior(x, given="ac").log_prob(z), expected)
+
+
+def test_hellinger_has_the_moments_of_the_exact_pool():
+    x = drawn(3)
+    q = known(mm.Hellinger()).posterior(x)
+    for row in range(3):
+        pool = densities(x, "abc", row).sqrt().sum(0) ** 2
+        pool = pool / pool.sum()
+        mean = (pool * GRID).sum()
+        torch.testing.assert_close(q.mean[row, 0], mean, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(q.variance[row, 0], (pool * (GRID - mean) ** 2).sum(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_code_is_the_consensus_of_correlated_experts(rho):
+    """Against the covariance matrix of the experts' errors, inverted, for every subset."""
+    fusion = mm.CoDE("abc", rho=rho)
+    with torch.no_grad():
+        fusion.logits.copy_(torch.randn(7))
+    vae, x, z = known(fusion, dim=2), drawn(4, dim=2), torch.randn(4, 2)
+    for names in ("abc", "ca"):
+        there = [all("abc"[m] in names for m in members.nonzero()[:, 0]) for members in indicator(3)]
+        weights = fusion.logits.masked_fill(~torch.tensor(there), -torch.inf).softmax(0)
+        for row in range(4):
+            total = 0
+            for members, weight in zip(indicator(3).bool(), weights):
+                chosen = ["abc"[m] for m in members.nonzero()[:, 0]]
+                if weight == 0:
+                    continue
+                density = 0
+                for d in range(2):
+                    loc = torch.stack([x[n][row, d] for n in chosen])
+                    scale = torch.stack([x[n][row, 2 + d].exp() for n in chosen])
+                    errors = (rho + (1 - rho) * torch.eye(len(chosen))) * scale.outer(scale)
+                    inverse = torch.linalg.inv(errors)
+                    precision = inverse.sum()
+                    density = density + dist.Normal(inverse.sum(0) @ loc / precision, precision.rsqrt()).log_prob(
+                        z[row, d]
+                    )
+                total = total + weight * density.exp()
+            torch.testing.assert_close(vae.posterior(x, given=names).log_prob(z)[row], total.log())
+
+
+def test_code_refuses_what_it_cannot_do():
+    with pytest.raises(ValueError, match="127 subsets"):
+        mm.CoDE("abcdefg")
+    with pytest.raises(ValueError, match="rho is 1"):
+        mm.CoDE("ab", rho=1.0)
+    with pytest.raises(ValueError, match="modality 'c' has no weights"):
+        known(mm.CoDE("ab")).posterior(drawn(2))
+
+
+def test_every_mean_of_equal_experts_is_the_expert():
+    x = drawn(3, dim=2)
+    x = dict.fromkeys("abc", x["a"])
+    z = torch.randn(3, 2)
+    alone = known(mm.MoE(), dim=2).posterior(x).log_prob(z)
+    for fusion in (
+        mm.GeometricMean(),
+        mm.WassersteinMean(),
+        mm.HoelderMixture(),
+        mm.Hellinger(),
+        mm.MixtureOfWasserstein(),
+    ):
+        torch.testing.assert_close(known(fusion, dim=2).posterior(x).log_prob(z), alone)
+
+
+def test_products_are_exact_for_the_linear_gaussian_model_and_their_geometric_mean_is_its_root():
+    truth = LinearGaussian()
+    x = truth.simulate(6)
+    mean, covariance = truth.posterior(x)
+    q = truth.vae(mm.PoE()).posterior(x).base_dist
+    torch.testing.assert_close(q.loc, mean)
+    torch.testing.assert_close(q.scale**2, covariance.diagonal(dim1=-2, dim2=-1))
+    root = truth.vae(mm.GeometricMean(prior_expert=True)).posterior(x).base_dist
+    torch.testing.assert_close(root.loc, mean)
+    torch.testing.assert_close(root.scale, 2 * q.scale)
+    independent = truth.vae(mm.CoDE("abc", rho=0.0), expert="factor")
+    with torch.no_grad():
+        independent.fusion.logits[-1] = 50.0  # the subset of all three
+    full = independent.posterior(x)
+    bare = truth.vae(mm.PoE(prior_expert=False)).posterior(x)
+    torch.testing.assert_close(full.mean, bare.mean, rtol=1e-8, atol=1e-8)
+
+
+REPEATS = {
+    "PoE": lambda names: mm.PoE(),
+    "MoE": lambda names: mm.MoE(),
+    "GeometricMean": lambda names: mm.GeometricMean(),
+    "WassersteinMean": lambda names: mm.WassersteinMean(),
+    "HoelderMixture": lambda names: mm.HoelderMixture(),
+}
+
+
+@pytest.mark.parametrize("name", REPEATS)
+def test_repeats_are_experts_of_their_own(name):
+    """One modality measured three times fuses as three modalities do."""
+    x, z = drawn(5), torch.randn(5, 1)
+    mask = {n: torch.rand(5) > 0.3 for n in "abc"}
+    apart = known(REPEATS[name]("abc")).posterior(x, mask).log_prob(z)
+    together = {"r": torch.stack([x[n] for n in "abc"], 1)}
+    seen = {"r": torch.stack([mask[n] for n in "abc"], 1)}
+    found = known(REPEATS[name]("r"), "r", repeated="r").posterior(together, seen).log_prob(z)
+    torch.testing.assert_close(found, apart)
+
+
+@pytest.mark.parametrize("fusion", [mm.MoPoE(), mm.CoDE("ab", rho=0.0)])
+def test_repeats_enter_a_subset_together(fusion):
+    x, z = drawn(4), torch.randn(4, 1)
+    doubled = {"a": torch.stack([x["a"], x["b"]], 1), "b": x["c"]}
+    found = known(fusion, "ab", repeated="a").posterior(doubled).log_prob(z)
+    bare = known(mm.PoE(prior_expert=False))
+    expected = torch.stack([bare.posterior(x, given=s).log_prob(z) for s in ("ab", "c", "abc")]).logsumexp(0)
+    torch.testing.assert_close(found, expected - math.log(3))
+
+
+def test_subsets_of_rows_with_many_modalities_are_drawn_uniformly():
+    given = torch.ones(4, 20_000, 1, dtype=torch.bool)
+    given[0, 10_000:] = False
+    members, there = subsets(given, 7)
+    code = (members.long() * torch.tensor([1, 2, 4, 8]).reshape(1, 4, 1, 1)).sum(1).squeeze(-1)
+    assert there.all()
+    share = torch.bincount(code[:, :10_000].flatten(), minlength=16).double() / 70_000
+    assert share[0] == 0
+    assert ((share[1:] - 1 / 15).abs() < 4.5 * (1 / 15 / 70_000) ** 0.5).all()
+    assert torch.equal(code[:, 10_000:].sort(0).values, torch.arange(2, 15, 2).unsqueeze(1).expand(-1, 10_000))
+
+
+def test_mopoe_beyond_its_components_is_unbiased_for_the_full_mixture():
+    """E over the drawn subsets of the density is the density of all subsets."""
+    x, z = drawn(1, "abcde"), torch.randn(1, 1)
+    full = known(mm.MoPoE(), "abcde").posterior(x).log_prob(z).exp()
+    rows = 4000
+    many = {name: value.expand(rows, -1) for name, value in x.items()}
+    some = known(mm.MoPoE(components=4), "abcde").posterior(many).log_prob(z.expand(rows, -1)).exp()
+    assert abs(some.mean() - full) < 4.5 * some.std() / rows**0.5
+
+
+def experts(vae, x):
+    """What the programs hand to priors and fusions."""
+    return vae._experts(*vae._open(x, None), mm.EVERYTHING)
+
+
+def test_mopoe_at_twelve_modalities_holds_its_components_and_no_more():
+    names = "abcdefghijkl"
+    vae = known(mm.MoPoE(), names, dim=2)
+    assert vae.fusion(experts(vae, drawn(8, names, dim=2))).components.batch_shape == (63, 8, 1)
+
+
+def test_the_prior_of_mmjsd_is_the_geometric_mean_of_experts_and_prior():
+    """Against precisions and means averaged by hand, and N(0, I) where nothing is given."""
+    prior = mm.DynamicPrior(mm.GeometricMean(prior_expert=True), otherwise=mm.StandardNormal(2))
+    vae, x = known(mm.MoE(prior_expert=True), dim=2, prior=prior), drawn(3, dim=2)
+    found = vae.prior(experts(vae, x)).base_dist
+    precision = {n: x[n][:, 2:].exp() ** -2 for n in "abc"}
+    mean = (1 + sum(precision.values())) / 4
+    torch.testing.assert_close(found.scale.squeeze(1), mean.rsqrt())
+    torch.testing.assert_close(found.loc.squeeze(1), sum(precision[n] * x[n][:, :2] for n in "abc") / 4 / mean)
+    assert torch.equal(vae.prior(None).mean, torch.zeros(2))
+    assert mm.generate(vae, 3)["a"].shape == (3, 4)
+
+
+def learned(names="abc", size=2, dim=1):
+    def embed():
+        return {n: nn.Sequential(nn.Linear(size, 8), nn.Tanh()) for n in names}
+
+    return {
+        "DeepSets": mm.DeepSets(embed(), mm.NormalHead(8, dim)),
+        "Attention": mm.Attention(embed(), mm.NormalHead(8, dim), 8, heads=2, layers=2),
+        "JointEncoder": mm.JointEncoder(mm.encoder(len(names) * (size + 1), 8, dim=dim), dict.fromkeys(names, size)),
+    }
+
+
+@pytest.mark.parametrize("name", ["DeepSets", "Attention", "JointEncoder"])
+def test_learned_fusions_treat_each_row_alone(name):
+    """A row of a batch with holes gets what it gets alone, with only what it has."""
+    vae, x, z = known(learned()[name]), drawn(7), torch.randn(7, 1)
+    mask = {n: torch.rand(7) > 0.4 for n in "abc"}
+    whole = vae.posterior(x, mask).log_prob(z)
+    for row in range(7):
+        seen = {n: v[row : row + 1] for n, v in x.items() if mask[n][row]}
+        expected = vae.posterior(seen).log_prob(z[row : row + 1])[0] if seen else vae.prior(None).log_prob(z[row])
+        torch.testing.assert_close(whole[row], expected)
+
+
+def test_a_joint_encoder_serves_complete_rows_and_the_other_fusion_the_rest():
+    joint = mm.JointEncoder(mm.encoder(9, 8, dim=1), dict.fromkeys("abc", 2), otherwise=mm.PoE())
+    vae, x, z = known(joint), drawn(6), torch.randn(6, 1)
+    mask = {n: torch.ones(6, dtype=torch.bool) for n in "abc"}
+    mask["b"][3:] = False
+    found = vae.posterior(x, mask).log_prob(z)
+    inputs = torch.cat([*x.values(), torch.ones(6, 3)], 1)
+    torch.testing.assert_close(found[:3], joint.net(inputs).log_prob(z)[:3])
+    torch.testing.assert_close(found[3:], known(mm.PoE()).posterior(x, mask).log_prob(z)[3:])
+
+
+def test_learned_fusions_say_what_is_wrong():
+    wrong = mm.JointEncoder(mm.encoder(6, 8, dim=1), {"a": 3, "b": 1})
+    with pytest.raises(ValueError, match="modality 'a' has 2 features, JointEncoder expects 3; mend sizes"):
+        known(wrong).posterior({"a": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="modality 'c' has no network in the fusion"):
+        known(learned("ab")["DeepSets"]).posterior({"c": torch.zeros(2, 2)})
+
+
+@pytest.mark.parametrize("base", [mm.PoE(), mm.MoE()])
+def test_a_flow_has_the_density_of_the_change_of_variables(base):
+    transform = dist.transforms.spline(1, count_bins=4)
+    vae, x = known(mm.Flow(base, [transform, dist.transforms.AffineTransform(0.3, 2.0)])), drawn(2)
+    fine = torch.linspace(-20, 20, 200_001)
+    q = vae.posterior(x)
+    log_prob = q.log_prob(fine.reshape(-1, 1, 1).expand(-1, 2, 1))
+    torch.testing.assert_close((log_prob.exp().sum(0) * (40 / 200_000)), torch.ones(2), rtol=1e-3, atol=0)
+    inner = transform.inv((fine - 0.3).unsqueeze(-1) / 2)
+    expected = known(base).posterior(x).log_prob(inner.unsqueeze(-2).expand(-1, 2, 1))
+    jacobian = transform.log_abs_det_jacobian(inner, None if inner is None else transform(inner))
+    torch.testing.assert_close(log_prob, expected - jacobian.reshape(-1, 1) - math.log(2))
+
+
+def test_a_flow_does_not_score_with_the_parameters_of_the_step_before():
+    transform = dist.transforms.affine_coupling(2, [4])
+    vae, x = known(mm.Flow(mm.PoE(), [transform]), dim=2), drawn(3, dim=2)
+    z = vae.posterior(x).sample()
+    before = vae.posterior(x).log_prob(z)
+    with torch.no_grad():
+        for parameter in transform.parameters():
+            parameter.add_(0.5)
+    after = vae.posterior(x).log_prob(z)
+    assert (after - before).abs().min() > 1e-3
+    torch.testing.assert_close(after, vae.posterior(x).log_prob(z.clone()))
+
+
+def test_zuko_flows_are_transforms_and_importing_zuko_keeps_validation_on():
+    pytest.importorskip("zuko")
+    torch.distributions.Distribution.set_default_validate_args(True)
+    transform = mm.ZukoTransform(lambda zuko: zuko.flows.NSF(2, transforms=2, hidden_features=(8,), passes=2))
+    assert torch.distributions.Distribution._validate_args
+    vae, x = known(mm.Flow(mm.PoE(), [transform]), dim=2), drawn(3, dim=2)
+    q = vae.posterior(x)
+    z = q.rsample((5,))
+    base = known(mm.PoE(), dim=2).posterior(x)
+    inner = transform.inv(z)
+    jacobian = torch.autograd.functional.jacobian(lambda v: transform(v).sum((0, 1)), inner).movedim(0, -2)
+    expected = base.log_prob(inner) - torch.linalg.det(jacobian).abs().log()
+    torch.testing.assert_close(q.log_prob(z.clone()), expected, rtol=1e-5, atol=1e-5)
+    loss = pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(transform.parameters())))
+
+
+def test_a_flow_without_zuko_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "zuko", None)
+    with pytest.raises(ImportError, match=r"install pyro_mmvae\[zuko\]"):
+        mm.ZukoTransform(lambda zuko: zuko.flows.NSF(2))
+    assert torch.distributions.Distribution._validate_args
