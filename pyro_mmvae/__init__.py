@@ -30,6 +30,7 @@ from pyro_mmvae.fusion import (
     PoE,
     WassersteinMean,
 )
+from pyro_mmvae.export import to_arviz
 from pyro_mmvae.guess import guess_modalities
 
 # Questions to a trained model
@@ -162,5 +163,6 @@ __all__ = [
     "optim",
     "predict",
     "scaled",
+    "to_arviz",
     "translate",
 ]

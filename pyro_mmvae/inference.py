@@ -97,15 +97,27 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
     Raises:
         ValueError: the model's prior depends on data.
     """
+    return joint_draws(vae, num_draws)[1]
+
+
+@torch.no_grad()
+def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Codes and the data drawn from them, both name -> (draw, *event); otherwise as `generate`."""
     with silent(vae.model, vae.guide), pyro.validation_enabled(False):
         depth = nesting_of_model(vae)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    found = {}
+    drawn: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     for name, site in trace.nodes.items():
-        if row_axis(site) is not None and name != "z" and not name.endswith(".w"):
-            found[name] = value_of(site, num_draws, 1).squeeze(1)
-    return found
+        if row_axis(site) is not None:
+            drawn[_is_data(vae, name)][name] = value_of(site, num_draws, 1).squeeze(1)
+    return drawn
+
+
+def _is_data(vae: Any, name: str) -> bool:
+    """Whether a site of a model that ran without data is a modality; a model of the user's names its codes z and *.w."""
+    modalities = getattr(getattr(vae.model, "vae", vae), "modalities", None)
+    return name in modalities if modalities is not None else name != "z" and not name.endswith(".w")
 
 
 def nesting_of_model(vae: Any) -> int:
@@ -143,6 +155,19 @@ def impute(
             value = torch.where(fine, batch[name].to(value.dtype), value.reshape(num_draws, *batch[name].shape))
         found[name] = value
     return found
+
+
+@torch.no_grad()
+def predictive_draws(
+    vae: Any,
+    batch: Batch,
+    *,
+    num_draws: int,
+    given: Collection[str] | None = None,
+    only: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """Draws from p(x_m | x_S) of every entry, observed ones as well; name -> (draw, row, *event)."""
+    return _explain(vae, batch, num_draws, given, value_of, only)
 
 
 @torch.no_grad()

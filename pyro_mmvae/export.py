@@ -1,0 +1,117 @@
+"""What a model says of a data set, as named arrays for ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_mmvae.arviz_adapter import Variable, build
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.inference import joint_draws, predictive_draws
+from pyro_mmvae.psis import smooth
+from pyro_mmvae.weights import Draws, draw, nesting, opened
+
+DRAWS = ("chain", "draw")
+
+
+@torch.no_grad()
+def to_arviz(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str] | None = None,
+    num_draws: int = 200,
+    row_names: Sequence[Any] | None = None,
+    feature_names: Mapping[str, Sequence[Any]] | None = None,
+) -> Any:
+    """Draws from the guide, and all that ArviZ has a group for.
+
+    Groups: posterior (z and private codes), sample_stats (log_weight), posterior_predictive, log_likelihood of each
+    modality at every draw, prior and prior_predictive (where the model can be drawn from without data), observed_data
+    and constant_data (k-hat of each row). Dims: chain, draw, row, latent, <modality>_row, <modality>_feature. Each
+    modality has a row dim of its own with its observed rows, so that no row of NaN is written; single hidden entries
+    are NaN.
+
+    Limits: `az.loo` and `az.waic` are wrong on this log_likelihood: z belongs to the row, and both become a harmonic
+    mean. Compare models by `mm.log_likelihood`.
+
+    Args:
+        x, mask, given: as in `mm.log_likelihood`.
+        num_draws: draws a row; also the number of rows drawn from the prior.
+        row_names: labels of the rows, (row,); 0, 1, ... by default.
+        feature_names: name -> labels of the modality's entries, flattened.
+
+    Returns:
+        `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under 1.x; either has `.to_netcdf(path)`.
+
+    Raises:
+        ValueError: bad input, or labels of another number than what they name.
+    """
+    batch = opened(vae, x, mask)
+    found = draw(vae, batch, num_draws, given=given, depth=nesting(vae, batch))
+    predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
+    names = list(range(batch.rows)) if row_names is None else list(row_names)
+    _fits("row_names", names, batch.rows)
+    groups = {**_latents(found), "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}, **_prior(vae, num_draws)}
+    coords: dict[str, Sequence[Any]] = {"row": names}
+    for name in batch:
+        seen = batch.mask[name].reshape(batch.rows, -1).any(-1)
+        if not bool(seen.any()):
+            continue
+        axes = (f"{name}_row", f"{name}_feature")
+        value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
+        drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
+        groups["observed_data"][name] = (axes, value.numpy())
+        groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
+        groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(found.log_likelihood[name][:, seen]))
+        coords[axes[0]] = [row for row, there in zip(names, seen.tolist()) if there]
+        if feature_names and name in feature_names:
+            _fits(f"feature_names[{name!r}]", feature_names[name], value.shape[1])
+            coords[axes[1]] = list(feature_names[name])
+    return build(groups, coords)
+
+
+def _latents(found: Draws) -> dict[str, dict[str, Variable]]:
+    """The groups of the codes and their weights."""
+    return {
+        "posterior": {k: ((*DRAWS, "row", _latent(k)), _chain(v)) for k, v in found.latents.items()},
+        "sample_stats": {"log_weight": ((*DRAWS, "row"), _chain(found.log_weights))},
+        "constant_data": {"khat": (("row",), smooth(found.log_weights).khat.cpu().numpy())},
+    }
+
+
+def _prior(vae: Any, num_draws: int) -> dict[str, dict[str, Variable]]:
+    """The groups of draws from the model alone; none if it cannot be drawn from without data."""
+    try:
+        latents, drawn = joint_draws(vae, num_draws)
+    except (ValueError, TypeError, AttributeError):
+        return {}
+    features = {k: v.reshape(num_draws, -1) for k, v in drawn.items()}
+    return {
+        "prior": {k: ((*DRAWS, _latent(k)), _chain(v)) for k, v in latents.items()},
+        "prior_predictive": {k: ((*DRAWS, f"{k}_feature"), _chain(v)) for k, v in features.items()},
+    }
+
+
+def _latent(name: str) -> str:
+    return "latent" if name == "z" else f"{name}_latent"
+
+
+def _chain(value: Tensor) -> np.ndarray:
+    """(draw, ...) as one chain, (1, draw, ...)."""
+    return value.unsqueeze(0).cpu().numpy()
+
+
+def _fine(batch: Batch, name: str) -> Tensor:
+    mask = batch.mask[name]
+    return mask.reshape(*mask.shape, *[1] * (batch[name].dim() - mask.dim()))
+
+
+def _fits(what: str, labels: Sequence[Any], size: int) -> None:
+    if len(labels) != size:
+        raise ValueError(f"{what} has {len(labels)} labels for {size} entries; give one for each")

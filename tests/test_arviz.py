@@ -1,0 +1,63 @@
+"""The way to ArviZ: groups, dims, labels, values and the round trip through a file."""
+
+import arviz1
+import numpy as np
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+def test_the_adapter_alone():
+    arviz1.round_trip(arviz1.load())
+
+
+def test_groups_dims_and_values_of_the_exact_model():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(6)
+    x["a"][2], x["b"][3, 1] = torch.nan, torch.nan
+    found = mm.to_arviz(vae, x, num_draws=4000, row_names=list("stuvwx"), feature_names={"b": ["p", "q", "r"]})
+    groups = "posterior sample_stats constant_data posterior_predictive log_likelihood observed_data prior prior_predictive"
+    assert set(groups.split()) <= set(found.groups())
+    assert found.posterior["z"].dims == ("chain", "draw", "row", "latent")
+    assert found.posterior_predictive["b"].dims == ("chain", "draw", "b_row", "b_feature")
+    assert found.observed_data["a"].coords["a_row"].values.tolist() == list("stvwx")
+    assert found.observed_data["b"].coords["b_feature"].values.tolist() == ["p", "q", "r"]
+    assert not np.isnan(found.observed_data["a"].values).any()
+    assert np.isnan(found.observed_data["b"].values).sum() == 1
+    row = {k: torch.as_tensor(v[:1]) for k, v in x.items()}
+    mean, covariance = truth.posterior(row)
+    z = found.posterior["z"].values[0, :, 0]
+    assert np.abs(z.mean(0) - mean[0].numpy()).max() < 4 * covariance[0].diagonal().max().sqrt() / 4000**0.5
+    scored = found.log_likelihood["a"].sel(a_row="s").values[0, :5]
+    loc = torch.as_tensor(z[:5]) @ truth.loading["a"].T + truth.offset["a"]
+    expected = torch.distributions.Normal(loc, truth.noise["a"]).log_prob(x["a"][0]).sum(-1)
+    np.testing.assert_allclose(scored, expected.numpy(), rtol=1e-10)
+    weight = found.sample_stats["log_weight"].values[0, :, 0]
+    np.testing.assert_allclose(weight, truth.log_prob(row).item(), rtol=1e-10)  # the guide is exact
+    assert np.abs(found.prior["z"].values.mean()) < 0.06 and found.prior_predictive["c"].shape == (1, 4000, 5)
+
+
+def test_round_trip_of_a_model_with_holes(tmp_path):
+    import xarray
+
+    vae, x, mask = three(), three_rows(8), three_holes(8)
+    found = mm.to_arviz(vae, x, mask, num_draws=20)
+    found.to_netcdf(str(tmp_path / "posterior.nc"))
+    stored = xarray.open_dataset(tmp_path / "posterior.nc", group="posterior")
+    np.testing.assert_array_equal(stored["z"].values, found.posterior["z"].values)
+    labels = xarray.open_dataset(tmp_path / "posterior.nc", group="observed_data")["label"]
+    assert labels.coords["label_row"].values.tolist() == mask["label"].nonzero().squeeze(1).tolist()
+    np.testing.assert_array_equal(labels.values[:, 0], x["label"][mask["label"]])
+
+
+def test_labels_of_another_number_are_refused():
+    vae, x = three(), three_rows(4)
+    with pytest.raises(ValueError, match="row_names has 3 labels for 4"):
+        mm.to_arviz(vae, x, row_names=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"feature_names\['body'\] has 1 labels for 3"):
+        mm.to_arviz(vae, x, feature_names={"body": ["one"]})
