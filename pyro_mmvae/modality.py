@@ -165,6 +165,13 @@ class Experts(Mapping[str, Distribution]):
         """Whether the guide saw something in every row."""
         return any(self.seen[name].rows is None for name in self.given) or bool(self.any().all())
 
+    def apart(self) -> Iterator[tuple[str, Distribution, Tensor]]:
+        """Every expert alone, repeat by repeat: the name, q with batch (row, 1), and where it was given (row, 1)."""
+        for name, seen in self.given.items():
+            for repeat in range(seen.shape[1]):
+                column = slice(repeat, repeat + 1)
+                yield name, _column(self[name], column), seen[:, column]
+
     def any(self) -> Tensor:
         """Where the guide saw anything, bool (row, 1)."""
         seen = [given.any(-1, keepdim=True) for given in self.given.values()]
@@ -200,6 +207,10 @@ class Experts(Mapping[str, Distribution]):
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
         return q
+
+
+def _column(q: Distribution, column: slice) -> Distribution:
+    return mapped(q, lambda value, _: value[:, column])
 
 
 def _scatter(value: Tensor, seen: Seen) -> Tensor:

@@ -164,6 +164,9 @@ class MultimodalVAE(nn.Module):
         experts = self._experts(batch, seen, view)
         with pyro.plate("data", batch.rows, dim=-2):
             z = pyro.sample("z", self.fusion(experts))
+            above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
+            if above is not None:
+                above(z)
             for name, modality in self._explained(x, seen, view):
                 if modality.private is not None:
                     pyro.sample(f"{name}.w", experts.private(name, self.private_prior[name](None)))

@@ -70,7 +70,7 @@ def plain(distribution: Distribution) -> bool:
 class Frozen(TorchDistribution):
     """What the distributions below share: no parameters of their own, and expansion that copies nothing."""
 
-    arg_constraints = {}
+    arg_constraints: dict[str, constraints.Constraint] = {}
 
     def _like(self, batch_shape: torch.Size) -> Frozen:
         new = object.__new__(type(self))

@@ -133,7 +133,8 @@ class JointEncoder(Fusion):
             if name not in self.sizes:
                 raise ValueError(f"modality {name!r} has no size in JointEncoder; add it to sizes")
             features = experts.features(name)
-            features = features.reshape(len(features), -1).to(torch.get_default_dtype())
+            features = features.reshape(len(features), -1)
+            features = features if features.is_floating_point() else features.to(torch.get_default_dtype())
             found, wanted = features.shape[1], self.sizes[name]
             if found != wanted:
                 raise ValueError(f"modality {name!r} has {found} features, JointEncoder expects {wanted}; mend sizes")

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture, mapped, stacked
+from pyro_mmvae.distributions import Mixture, stacked
 from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, with_prior
 from pyro_mmvae.modality import Experts
 
@@ -124,11 +124,7 @@ class MoE(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
-        parts, given = [], []
-        for name, seen in experts.given.items():
-            for repeat in range(seen.shape[1]):
-                parts.append(mapped(experts[name], lambda value, _, r=repeat: value[:, r : r + 1]))
-                given.append(seen[:, repeat : repeat + 1])
+        _, parts, given = (list(column) for column in zip(*experts.apart()))
         if self.prior_expert:
             parts.append(experts.prior)
             given.append(torch.ones_like(given[0]))

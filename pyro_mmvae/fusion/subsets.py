@@ -109,8 +109,7 @@ class CoDE(Fusion):
                 f"CoDE over {len(names)} modalities has {2 ** len(names) - 1} subsets; give six names at most"
             )
         self.names, self.rho = sorted(names), rho
-        self.register_buffer("members", indicator(len(names)).bool())
-        self.logits = nn.Parameter(torch.zeros(len(self.members)))
+        self.logits = nn.Parameter(torch.zeros(2 ** len(names) - 1))
 
     def fuse(self, experts: Experts) -> Distribution:
         stack = experts.stack()
@@ -133,7 +132,7 @@ class CoDE(Fusion):
                 raise ValueError(f"modality {name!r} has no weights in CoDE; add it to names")
         full = given.new_zeros(len(self.names), *given.shape[1:])
         full[[self.names.index(name) for name in names]] = given
-        wanted = self.members.unsqueeze(-1).unsqueeze(-1)
+        wanted = indicator(len(self.names)).to(given.device).bool().unsqueeze(-1).unsqueeze(-1)
         there = (full | ~wanted).all(1)
         columns = wanted[:, [self.names.index(name) for name in names]]
         return columns & there.unsqueeze(1), there

@@ -84,11 +84,10 @@ class Pooled(nn.Module):
         if experts is None or not experts.given:
             return prior if experts is None else prior.expand((experts.rows, 1))
         parts, weights = [], []
-        for name, seen in experts.given.items():
-            share = self._weight(name) / seen.sum(1, keepdim=True).clamp(min=1)
-            for repeat in range(seen.shape[1]):
-                parts.append(mapped(experts[name], lambda value, _, r=repeat: value[:, r : r + 1]))
-                weights.append(seen[:, repeat : repeat + 1] * share.to(torch.get_default_dtype()))
+        for name, expert, given in experts.apart():
+            share = self._weight(name) / experts.given[name].sum(1, keepdim=True).clamp(min=1)
+            parts.append(expert)
+            weights.append(given * share.to(torch.get_default_dtype()))
         rest = 1 - torch.stack(weights).sum(0)
         if bool((rest < -1e-6).any()):
             raise ValueError(
@@ -125,9 +124,11 @@ class VampPrior(nn.Module):
         >>> vae = mm.MultimodalVAE(parts, prior, mm.PoE())
     """
 
+    zero: Tensor
+
     def __init__(self, dim: int, modalities: Mapping[str, Modality], fusion: nn.Module, pseudo: Mapping[str, Tensor]):
         super().__init__()
-        self.dim = dim
+        self.register_buffer("zero", torch.zeros(dim))
         self._borrowed = (dict(modalities), fusion)  # in a tuple, so that they are not registered a second time
         self.pseudo = nn.ParameterDict(
             {k: nn.Parameter(v.detach().clone(), requires_grad=v.is_floating_point()) for k, v in pseudo.items()}
@@ -139,7 +140,7 @@ class VampPrior(nn.Module):
         seen = {name: Seen.of(batch, name, modalities[name].repeated) for name in batch}
         q = fusion(Experts(modalities, seen, batch.rows, self._normal))
         components = mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
-        return Mixture(components, torch.full((batch.rows,), 1 / batch.rows))
+        return Mixture(components, self.zero.new_full((batch.rows,), 1 / batch.rows))
 
     def _normal(self) -> Distribution:
-        return dist.Normal(torch.zeros(self.dim), 1.0).to_event(1)
+        return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)

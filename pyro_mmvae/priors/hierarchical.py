@@ -11,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_mmvae.distributions.base import Frozen
+from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 from pyro_mmvae.modality import Experts
 
 SITE = "z.w"  # as the private codes, so that every tool knows it for a latent one
@@ -24,6 +24,7 @@ class HierarchicalNormal(nn.Module):
     closed form: without experts, where a tool asks for p(z), it is an `Ancestral` distribution.
 
     Args:
+        dim: of z.
         top: the prior of v, any prior that does not depend on data.
         down: v (..., size of v) -> normal with event (dim,).
         up: z (..., dim) -> distribution with the event of v.
@@ -33,18 +34,19 @@ class HierarchicalNormal(nn.Module):
 
     Example:
         >>> import pyro_mmvae as mm
-        >>> prior = HierarchicalNormal(mm.StandardNormal(4), mm.encoder(4, 32, dim=16), mm.encoder(16, 32, dim=4))
+        >>> prior = HierarchicalNormal(16, mm.StandardNormal(4), mm.encoder(4, 32, dim=16), mm.encoder(16, 32, dim=4))
         >>> prior(None).event_shape
         torch.Size([16])
     """
 
-    def __init__(self, top: nn.Module, down: nn.Module, up: nn.Module):
+    def __init__(self, dim: int, top: nn.Module, down: nn.Module, up: nn.Module):
         super().__init__()
+        self.dim = dim
         self.top, self.down, self.up = top, down, up
 
     def forward(self, experts: Experts | None = None) -> Distribution:
         if experts is None:
-            return Ancestral(self.top(None), self.down, self.up)
+            return Ancestral(self.dim, self.top(None), self.down, self.up)
         return self.down(pyro.sample(SITE, self.top(None).expand((experts.rows, 1))))
 
     def guide(self, z: Tensor) -> None:
@@ -59,17 +61,16 @@ class Ancestral(Frozen):
     where r is the posterior of v.
 
     Args:
-        top: of v.
+        dim: of z.
+        top: of v, batch (...).
         down: v -> p(z | v).
         up: z -> r(v | z).
         num_particles: K.
     """
 
-    def __init__(self, top: Distribution, down: nn.Module, up: nn.Module, num_particles: int = 1):
+    def __init__(self, dim: int, top: Distribution, down: nn.Module, up: nn.Module, num_particles: int = 1):
         self.top, self.down, self.up, self.num_particles = top, down, up, num_particles
-        with torch.no_grad():
-            event = down(torch.zeros(*top.batch_shape, *top.event_shape)).event_shape
-        super().__init__(top.batch_shape, event, validate_args=False)
+        super().__init__(top.batch_shape, torch.Size((dim,)), validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -78,6 +79,10 @@ class Ancestral(Frozen):
     @property
     def has_rsample(self) -> bool:
         return self.top.has_rsample
+
+    def mapped(self, function: Mapped) -> Ancestral:
+        top = mapped(self.top.expand(self.batch_shape), function)
+        return Ancestral(self.event_shape[0], top, self.down, self.up, self.num_particles)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         v = self.top.expand(self.batch_shape)(torch.Size(sample_shape))
