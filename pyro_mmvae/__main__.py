@@ -107,7 +107,9 @@ def run(options: argparse.Namespace) -> int:
 def show(table: list[demo.SubsetRow], digits: dict[str, float], rows: int) -> None:
     """Prints the two tables."""
     width = max(len(" + ".join(row.given)) for row in table)
-    print(f"\nHeld-out log-likelihood of {rows} rows, nats a row (importance sampling, 1000 draws; +- one standard error")
+    print(
+        f"\nHeld-out log-likelihood of {rows} rows, nats a row (importance sampling, 1000 draws; +- one standard error"
+    )
     print("over rows), and the share of rows whose k-hat says that the guide can be trusted for it:\n")
     print(f"  {'observed':{width}}  {'log p(x_S)':>10}  {'+-':>5}  good k-hat")
     for row in table:

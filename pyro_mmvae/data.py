@@ -23,7 +23,9 @@ class Batch(Mapping[str, Tensor]):
         complete: the names of which everything is observed.
     """
 
-    def __init__(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()):
+    def __init__(
+        self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()
+    ):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
         self.seen: dict[str, Any] | None = None  # a VAE keeps its own layout of the batch here
         self.checked = False  # and whether it has looked at the values
@@ -147,7 +149,9 @@ def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Te
     if value.is_floating_point() and not bool(value.isfinite().all()):
         row = int((~value.isfinite()).flatten(1 if value.dim() > 1 else 0).reshape(len(value), -1).any(-1).nonzero()[0])
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
-        raise ValueError(f"modality {name!r} has {what} in row {row}, which counts as observed; mask it, or mend the value")
+        raise ValueError(
+            f"modality {name!r} has {what} in row {row}, which counts as observed; mask it, or mend the value"
+        )
     return value, mask
 
 

@@ -39,8 +39,16 @@ def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path, columns: int 
             values = shown[name] if name == given else found[name]
             row = axes[block * len(names) + line]
             title = f"{given}\n(given)" if name == given else f"{name}\nfrom {given}"
-            row[0].text(-0.25, 0.5, title, transform=row[0].transAxes, ha="right", va="center", fontsize=9,
-                        fontweight="bold" if name == given else "normal")
+            row[0].text(
+                -0.25,
+                0.5,
+                title,
+                transform=row[0].transAxes,
+                ha="right",
+                va="center",
+                fontsize=9,
+                fontweight="bold" if name == given else "normal",
+            )
             for ax, value in zip(row, values):
                 _entry(ax, value)
                 colour = "#c44e52" if name == given else "#bbbbbb"
@@ -72,7 +80,20 @@ def _entry(ax: Any, value: Tensor) -> None:
         ax.bar(range(len(value)), value.numpy(), color="#4c72b0")
         if value.min() >= 0 and abs(float(value.sum()) - 1) < 1e-3:
             ax.set_ylim(0, 1.05)
-            ax.text(int(value.argmax()), 0.5, str(int(value.argmax())), ha="center", va="center", fontsize=9, color="white" if len(value) < 4 else "black")
+            ax.text(
+                int(value.argmax()),
+                0.5,
+                str(int(value.argmax())),
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if len(value) < 4 else "black",
+            )
     else:
         picture = value if value.dim() == 2 else value.movedim(0, -1) if value.shape[0] in (1, 3) else value
-        ax.imshow(picture.squeeze().numpy(), cmap="magma" if max(picture.shape) > 16 else "gray_r", origin="upper", aspect="auto")
+        ax.imshow(
+            picture.squeeze().numpy(),
+            cmap="magma" if max(picture.shape) > 16 else "gray_r",
+            origin="upper",
+            aspect="auto",
+        )

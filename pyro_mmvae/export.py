@@ -57,7 +57,13 @@ def to_arviz(
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
     names = list(range(batch.rows)) if row_names is None else list(row_names)
     _fits("row_names", names, batch.rows)
-    groups = {**_latents(found), "posterior_predictive": {}, "log_likelihood": {}, "observed_data": {}, **_prior(vae, num_draws)}
+    groups = {
+        **_latents(found),
+        "posterior_predictive": {},
+        "log_likelihood": {},
+        "observed_data": {},
+        **_prior(vae, num_draws),
+    }
     coords: dict[str, Sequence[Any]] = {"row": names}
     for name in batch:
         seen = batch.mask[name].reshape(batch.rows, -1).any(-1)

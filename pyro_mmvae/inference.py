@@ -151,7 +151,9 @@ def impute(
     found = {}
     for name, value in drawn.items():
         if name in batch:
-            fine = batch.mask[name].reshape(*batch.mask[name].shape, *[1] * (batch[name].dim() - batch.mask[name].dim()))
+            fine = batch.mask[name].reshape(
+                *batch.mask[name].shape, *[1] * (batch[name].dim() - batch.mask[name].dim())
+            )
             value = torch.where(fine, batch[name].to(value.dtype), value.reshape(num_draws, *batch[name].shape))
         found[name] = value
     return found
@@ -224,7 +226,11 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     shape = value.shape[value.dim() - extra :]
     value = value.reshape(*p.batch_shape, *shape)
     repeats = value.shape[2] if len(p.batch_shape) == 3 else 1
-    value = value.expand(num_draws, rows, *value.shape[2:]) if len(p.batch_shape) == 3 else value.expand(num_draws, rows, *shape)
+    value = (
+        value.expand(num_draws, rows, *value.shape[2:])
+        if len(p.batch_shape) == 3
+        else value.expand(num_draws, rows, *shape)
+    )
     return value.squeeze(2) if repeats == 1 and len(p.batch_shape) == 3 else value
 
 

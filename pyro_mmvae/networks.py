@@ -130,7 +130,9 @@ def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: i
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inner * height * width, size), nn.ReLU())
 
 
-def conv_encoder(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128, *, dim: int) -> nn.Sequential:
+def conv_encoder(
+    shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128, *, dim: int
+) -> nn.Sequential:
     """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,)."""
     return nn.Sequential(conv_trunk(shape, channels, size), NormalHead(size, dim))
 

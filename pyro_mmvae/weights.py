@@ -43,7 +43,9 @@ def nesting(vae: Any, batch: Batch) -> int:
     with torch.random.fork_rng(), torch.no_grad(), silent(vae.model, vae.guide):
         guide = poutine.trace(vae.guide).get_trace(one, one.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
-    frames = [f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized]
+    frames = [
+        f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized
+    ]
     return max((-f.dim for f in frames), default=0)
 
 
@@ -100,7 +102,9 @@ def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
     log_prob = site["fn"].log_prob(site["value"])
     mask = site["mask"]
     if mask is not None and mask is not True:
-        log_prob = torch.where(torch.as_tensor(mask), log_prob, 0) if isinstance(mask, Tensor) else log_prob * float(mask)
+        log_prob = (
+            torch.where(torch.as_tensor(mask), log_prob, 0) if isinstance(mask, Tensor) else log_prob * float(mask)
+        )
     right = -axis - 1
     if log_prob.dim() > right:
         log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1) if right else log_prob

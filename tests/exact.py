@@ -26,7 +26,9 @@ class LinearGaussian:
         repeated: the names that are measured several times a row.
     """
 
-    def __init__(self, sizes: dict[str, int] | None = None, dim: int = 2, orthogonal: bool = True, seed: int = 0, repeated=()):
+    def __init__(
+        self, sizes: dict[str, int] | None = None, dim: int = 2, orthogonal: bool = True, seed: int = 0, repeated=()
+    ):
         generator = torch.Generator().manual_seed(seed)
         self.dim, self.names, self.repeated = dim, list(sizes or {"a": 4, "b": 3, "c": 5}), tuple(repeated)
         self.loading, self.offset, self.noise = {}, {}, {}

@@ -21,7 +21,9 @@ def test_groups_dims_and_values_of_the_exact_model():
     vae, x = truth.vae(), truth.simulate(6)
     x["a"][2], x["b"][3, 1] = torch.nan, torch.nan
     found = mm.to_arviz(vae, x, num_draws=4000, row_names=list("stuvwx"), feature_names={"b": ["p", "q", "r"]})
-    groups = "posterior sample_stats constant_data posterior_predictive log_likelihood observed_data prior prior_predictive"
+    groups = (
+        "posterior sample_stats constant_data posterior_predictive log_likelihood observed_data prior prior_predictive"
+    )
     assert set(groups.split()) <= set(found.groups())
     assert found.posterior["z"].dims == ("chain", "draw", "row", "latent")
     assert found.posterior_predictive["b"].dims == ("chain", "draw", "b_row", "b_feature")

@@ -15,11 +15,23 @@ def with_(**changes):
 
 
 INPUTS = {
-    "unknown modality": (lambda: with_(taste=torch.zeros(ROWS, 2)), None, "unknown modality 'taste'.*body, label, counts"),
+    "unknown modality": (
+        lambda: with_(taste=torch.zeros(ROWS, 2)),
+        None,
+        "unknown modality 'taste'.*body, label, counts",
+    ),
     "different row counts": (lambda: with_(counts=torch.zeros(5, 3)), None, "'counts' has 5 rows where 'body' has 6"),
-    "wrong event shape": (lambda: with_(body=torch.zeros(ROWS, 4)), None, r"'body' has entries of shape \(4,\).*\(3,\)"),
+    "wrong event shape": (
+        lambda: with_(body=torch.zeros(ROWS, 4)),
+        None,
+        r"'body' has entries of shape \(4,\).*\(3,\)",
+    ),
     "wrong dtype": (lambda: with_(body=np.array([["a"] * 3] * ROWS)), None, "'body' is of dtype <U1"),
-    "complex": (lambda: with_(body=torch.zeros(ROWS, 3, dtype=torch.complex64)), None, "'body' is of dtype torch.complex64"),
+    "complex": (
+        lambda: with_(body=torch.zeros(ROWS, 3, dtype=torch.complex64)),
+        None,
+        "'body' is of dtype torch.complex64",
+    ),
     "mask not bool": (three_rows, {"body": torch.ones(ROWS)}, "mask of 'body' is of dtype .*give bool"),
     "mask of wrong shape": (three_rows, {"body": torch.ones(4, dtype=torch.bool)}, r"mask of 'body' has shape \(4,\)"),
     "mask of unknown": (three_rows, {"taste": torch.ones(ROWS, dtype=torch.bool)}, "mask names 'taste'"),
@@ -34,8 +46,16 @@ INPUTS = {
         None,
         "'counts' has the value -2 in row 4, off the support of its likelihood Poisson",
     ),
-    "no such category": (lambda: with_(label=torch.tensor([0, 1, 2, 3, 9, 0])), None, "'label' has the value 9 in row 4"),
-    "empty data": (lambda: with_(body=torch.zeros(0, 3), label=torch.zeros(0), counts=torch.zeros(0, 3)), None, "'body' is empty"),
+    "no such category": (
+        lambda: with_(label=torch.tensor([0, 1, 2, 3, 9, 0])),
+        None,
+        "'label' has the value 9 in row 4",
+    ),
+    "empty data": (
+        lambda: with_(body=torch.zeros(0, 3), label=torch.zeros(0), counts=torch.zeros(0, 3)),
+        None,
+        "'body' is empty",
+    ),
     "no modality": (dict, None, "no modality"),
     "one number": (lambda: {"label": torch.tensor(1.0)}, None, "'label' is a single number"),
 }
@@ -62,7 +82,9 @@ def test_one_line_and_nothing_changed(case, door):
     assert all(torch.equal(before[k], v) for k, v in vae.state_dict().items())
 
 
-@pytest.mark.parametrize("case", ["unknown modality", "different row counts", "mask not bool", "infinity", "no modality"])
+@pytest.mark.parametrize(
+    "case", ["unknown modality", "different row counts", "mask not bool", "infinity", "no modality"]
+)
 def test_the_programs_say_it_too(case):
     make, mask, message = INPUTS[case]
     vae, x = three(), make(ROWS) if make is three_rows else make()

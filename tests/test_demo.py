@@ -45,7 +45,9 @@ def test_own_arrays_in_table_and_folder_out(arrays, tmp_path, capsys):
 def test_one_seed_gives_one_report(arrays, tmp_path, capsys):
     reports = []
     for folder in ("a", "b"):
-        assert command.main(["--data", str(arrays), "--epochs", "2", "--seed", "3", "--out", str(tmp_path / folder)]) == 0
+        assert (
+            command.main(["--data", str(arrays), "--epochs", "2", "--seed", "3", "--out", str(tmp_path / folder)]) == 0
+        )
         report = json.loads((tmp_path / folder / "report.json").read_text())
         reports.append((report["subsets"], report["loss"]))
     assert reports[0] == reports[1]
@@ -70,7 +72,10 @@ def test_a_file_that_is_none_is_one_line(tmp_path, capsys):
 def test_a_missing_extra_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert command.main(["--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == "error: the pictures of digits come with scikit-learn: pip install 'pyro_mmvae[demo]'\n"
+    assert (
+        capsys.readouterr().err
+        == "error: the pictures of digits come with scikit-learn: pip install 'pyro_mmvae[demo]'\n"
+    )
 
 
 def test_the_pairs_are_of_one_digit_and_the_test_voices_unheard(single):
@@ -88,7 +93,7 @@ def test_the_pairs_are_of_one_digit_and_the_test_voices_unheard(single):
 
 
 def test_the_digits_are_learnt(single):
-    """A short run, a quarter of the command's epochs: well above chance in every direction, near the full run's figures."""
+    """A quarter of the command's epochs: well above chance, near the full run's figures."""
     torch.manual_seed(0)
     train, test = datasets.digits_and_voices()
     vae = demo.build(demo.digit_modalities(), "mixture", "mopoe")

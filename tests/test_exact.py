@@ -51,7 +51,9 @@ def test_the_elbo_is_log_p_with_holes_and_single_entries_missing():
     truth = LinearGaussian()
     x, vae = truth.simulate(40), truth.vae()
     mask = holes(40, "a", "b", "c")
-    assert -Trace_ELBO().loss(vae.model, vae.guide, x, mask) == pytest.approx(truth.log_prob(x, mask).sum().item(), abs=1e-4)
+    assert -Trace_ELBO().loss(vae.model, vae.guide, x, mask) == pytest.approx(
+        truth.log_prob(x, mask).sum().item(), abs=1e-4
+    )
     mask["b"] = torch.rand(40, 3) > 0.4
     found = mm.log_likelihood(vae, x, mask, num_particles=4000)
     assert (found.value - truth.log_prob(x, mask)).mean().abs() < 0.01

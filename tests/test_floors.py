@@ -59,4 +59,7 @@ def test_optional_packages_are_imported_when_used(part):
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             for name in names:
                 top = name.split(".")[0]
-                assert top not in ("arviz", "matplotlib", "sklearn", "zuko", "lightning", "xarray", "pandas"), (file, name)
+                assert top not in ("arviz", "matplotlib", "sklearn", "zuko", "lightning", "xarray", "pandas"), (
+                    file,
+                    name,
+                )

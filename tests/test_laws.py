@@ -79,9 +79,7 @@ def test_single_entries_add_up_to_the_whole(name):
 def test_a_missing_expert_equals_an_absent_one(fusion):
     vae, x = three(fusion=fusion), three_rows(ROWS)
     never = {"label": torch.zeros(ROWS, dtype=torch.bool)}
-    assert_same(
-        loss_and_gradients(vae, x, never), loss_and_gradients(vae, {k: x[k] for k in ("body", "counts")}, None)
-    )
+    assert_same(loss_and_gradients(vae, x, never), loss_and_gradients(vae, {k: x[k] for k in ("body", "counts")}, None))
     z = torch.randn(ROWS, DIM)
     assert torch.equal(vae.posterior(x, never).log_prob(z), vae.posterior(x, given=["body", "counts"]).log_prob(z))
 
@@ -99,7 +97,9 @@ def test_all_missing_is_the_prior_and_contributes_zero(fusion, prior):
     some = {name: mask.clone() for name, mask in nothing.items()}
     for mask in some.values():
         mask[1] = True
-    torch.testing.assert_close(vae.posterior(x, some).log_prob(z)[0], vae.prior(None).log_prob(z)[0], rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        vae.posterior(x, some).log_prob(z)[0], vae.prior(None).log_prob(z)[0], rtol=1e-14, atol=0
+    )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -123,7 +123,10 @@ def test_every_parameter_gets_a_finite_gradient(fusion, prior):
 def one_dimensional(fusion):
     """A model with a z of one dimension, whose ELBO a grid integrates."""
     parts = {
-        name: mm.Modality(mm.NormalLikelihood(mm.mlp(1, 4, 2, activation=torch.nn.Tanh), scale=0.8), mm.encoder(2, 4, dim=1)) for name in "abc"
+        name: mm.Modality(
+            mm.NormalLikelihood(mm.mlp(1, 4, 2, activation=torch.nn.Tanh), scale=0.8), mm.encoder(2, 4, dim=1)
+        )
+        for name in "abc"
     }
     blind(parts, fusion)
     return mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion](dict.fromkeys("abc", 2), 1))
@@ -144,7 +147,11 @@ def test_gradients_are_unbiased(fusion, particles):
     """|z| < 4 for every parameter's gradient, against quadrature."""
     vae, rows = one_dimensional(fusion), 3
     x = {name: torch.randn(rows, 2) for name in "abc"}
-    mask = {"a": torch.tensor([True, True, False]), "b": torch.tensor([True, False, True]), "c": torch.tensor([True] * 3)}
+    mask = {
+        "a": torch.tensor([True, True, False]),
+        "b": torch.tensor([True, False, True]),
+        "c": torch.tensor([True] * 3),
+    }
     parameters = list(vae.parameters())
     exact = torch.autograd.grad(-elbo_by_quadrature(vae, x, mask), parameters)
     exact = torch.cat([g.flatten() for g in exact])
@@ -197,7 +204,11 @@ class Counter(torch.nn.Module):
 
 def test_networks_see_observed_rows_only():
     vae, x = three(), three_rows(100)
-    mask = {"body": torch.arange(100) < 30, "label": torch.arange(100) >= 80, "counts": torch.zeros(100, dtype=torch.bool)}
+    mask = {
+        "body": torch.arange(100) < 30,
+        "label": torch.arange(100) >= 80,
+        "counts": torch.zeros(100, dtype=torch.bool),
+    }
     for part in vae.modalities.values():
         part.encoder, part.decoder.net = Counter(part.encoder), Counter(part.decoder.net)
     vae.modalities["label"].encoder = vae.modalities["label"].encoder.net  # labels have no feature axis to count by

@@ -19,7 +19,10 @@ def gained(vae, step, steps=60):
     return sum(losses[:10]) / 10 - sum(losses[-10:]) / 10
 
 
-OPTIMISERS = {"Adam": lambda: pyro.optim.Adam({"lr": 1e-2}), "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2})}
+OPTIMISERS = {
+    "Adam": lambda: pyro.optim.Adam({"lr": 1e-2}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 1e-2}),
+}
 LOSSES = {
     "Trace_ELBO": lambda: Trace_ELBO(),
     "Trace_ELBO vectorised": lambda: Trace_ELBO(num_particles=3, vectorize_particles=True),
@@ -125,7 +128,12 @@ def test_autonormal_of_the_model_finds_the_posterior():
     vae, x = truth.vae(), truth.simulate(4)
     vae.requires_grad_(False)
     guide = AutoNormal(vae.model)
-    svi = SVI(vae.model, guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.995}), Trace_ELBO(num_particles=8, vectorize_particles=True))
+    svi = SVI(
+        vae.model,
+        guide,
+        pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.995}),
+        Trace_ELBO(num_particles=8, vectorize_particles=True),
+    )
     for _ in range(800):
         svi.step(x)
     mean, covariance = truth.posterior(x)

@@ -29,7 +29,9 @@ def learning_gap(share):
         return -p.log_prob(torch.cat(list(x.values()), 1).double()).mean()
 
     x, test = draw(2000), draw(1000)
-    parts = {name: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), scale=1.0), mm.encoder(10, 512, dim=3)) for name in x}
+    parts = {
+        name: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), scale=1.0), mm.encoder(10, 512, dim=3)) for name in x
+    }
     vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE())
     mask = None if not share else {name: torch.rand(2000, generator=generator) > share for name in x}
     mm.fit(vae, x, mask, epochs=200, batch_size=128, lr=5e-3, progress=False)
@@ -79,7 +81,10 @@ def test_history_is_the_loss_in_nats_a_row():
 
 
 def test_mapping_with_nan_pair_and_loader_are_the_same_data():
-    x, mask = three_rows(40), {"body": torch.rand(40) > 0.5, "label": torch.ones(40, dtype=torch.bool), "counts": torch.rand(40) > 0.5}
+    x, mask = (
+        three_rows(40),
+        {"body": torch.rand(40) > 0.5, "label": torch.ones(40, dtype=torch.bool), "counts": torch.rand(40) > 0.5},
+    )
     holes = {k: torch.where(mask[k].reshape(-1, *[1] * (v.dim() - 1)), v.double(), torch.nan) for k, v in x.items()}
     losses = []
     for data in (holes, (x, mask), [(x, mask)], [(holes, None)]):
@@ -137,7 +142,16 @@ def test_clipping_bounds_the_step():
 
 def test_the_schedule_is_a_cosine_unless_told_otherwise():
     vae, x = three(), three_rows(40)
-    history = mm.fit(vae, x, epochs=8, batch_size=10, lr=1.0, optimizer=lambda p, lr: torch.optim.SGD([p[0]], lr=lr), clip=1e-9, progress=False)
+    history = mm.fit(
+        vae,
+        x,
+        epochs=8,
+        batch_size=10,
+        lr=1.0,
+        optimizer=lambda p, lr: torch.optim.SGD([p[0]], lr=lr),
+        clip=1e-9,
+        progress=False,
+    )
     expected = [0.5 * (1 + math.cos(math.pi * (epoch + 0.75) / 8)) for epoch in range(8)]
     assert history.lr == pytest.approx(expected)
     history = mm.fit(vae, x, epochs=2, lr=0.5, schedule=mm.constant, clip=1e-9, progress=False)

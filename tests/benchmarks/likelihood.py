@@ -47,10 +47,13 @@ def main():
         for _ in range(rounds):
             whole = seconds(lambda: mm.log_likelihood(vae, x, num_particles=draws))
             ratios.append(whole / seconds(lambda: decode_alone(vae, batch, draws, WORKLOADS[name].dim)))
-        print(f"| log_likelihood / decoding alone, {name}, {rows} rows x {draws} draws | {statistics.median(ratios):.2f} |")
+        print(f"| log_likelihood / decoding, {name}, {rows} rows x {draws} draws | {statistics.median(ratios):.2f} |")
     extra = []
     for _ in range(1 if quick else 5):
-        times = [seconds(lambda m=m: subprocess.run([sys.executable, "-c", f"import {m}"], check=True)) for m in ("pyro", "pyro_mmvae")]
+        times = [
+            seconds(lambda m=m: subprocess.run([sys.executable, "-c", f"import {m}"], check=True))
+            for m in ("pyro", "pyro_mmvae")
+        ]
         extra.append(times[1] - times[0])
     print(f"| import pyro_mmvae - import pyro, seconds | {statistics.median(extra):.2f} |")
 

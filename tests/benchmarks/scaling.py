@@ -16,7 +16,10 @@ import pyro_mmvae as mm
 
 def model(modalities, fusion):
     torch.manual_seed(0)
-    parts = {f"m{i}": mm.Modality(mm.NormalLikelihood(mm.mlp(16, 128, 64), 1.0), mm.encoder(64, 128, dim=16)) for i in range(modalities)}
+    parts = {
+        f"m{i}": mm.Modality(mm.NormalLikelihood(mm.mlp(16, 128, 64), 1.0), mm.encoder(64, 128, dim=16))
+        for i in range(modalities)
+    }
     return mm.MultimodalVAE(parts, mm.StandardNormal(16), fusion)
 
 
@@ -38,7 +41,9 @@ def batch_of(vae, rows):
 
 def kept_for_backward(vae, batch):
     """Bytes that autograd keeps of one forward pass, parameters and data apart."""
-    own = {p.untyped_storage().data_ptr() for p in vae.parameters()} | {v.untyped_storage().data_ptr() for v in batch.values()}
+    own = {p.untyped_storage().data_ptr() for p in vae.parameters()} | {
+        v.untyped_storage().data_ptr() for v in batch.values()
+    }
     kept = {}
 
     def note(tensor):
@@ -75,7 +80,12 @@ def main():
         print(f"| {count} | {statistics.median(ratios):.2f} | {memory:.2f} |", flush=True)
     print("\n| growth of a PoE step | exponent |\n|---|---|")
     sizes = (2, 4, 8, 16)
-    print(f"| modalities {sizes} | {exponent(sizes, [step(v := model(m, mm.PoE()), batch_of(v, 512)) for m in sizes]):.2f} |")
+
+    def product(count):
+        vae = model(count, mm.PoE())
+        return step(vae, batch_of(vae, 512))
+
+    print(f"| modalities {sizes} | {exponent(sizes, [product(m) for m in sizes]):.2f} |")
     vae, sizes = model(3, mm.PoE()), (4, 16, 64)
     print(f"| particles {sizes} | {exponent(sizes, [step(vae, batch_of(vae, 128), k) for k in sizes]):.2f} |")
     sizes = (512, 2048, 8192)

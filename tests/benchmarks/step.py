@@ -85,7 +85,9 @@ def main():
     names = ["small"] if options.quick else [options.only] if options.only else list(WORKLOADS)
     table = {}
     print(f"threads {options.threads}, load {os.getloadavg()[0]:.2f}; median ratio to the floor [quartiles]\n")
-    print("| workload | missing | floor, ms a step | fit | svi + mm.optim | svi + pyro.optim |\n|---|---|---|---|---|---|")
+    print(
+        "| workload | missing | floor, ms a step | fit | svi + mm.optim | svi + pyro.optim |\n|---|---|---|---|---|---|"
+    )
     for name in names:
         for missing in (0.0,) if options.quick else (0.0, 0.5, 0.8):
             epochs = 1 if options.quick or name != "small" else 3

@@ -66,7 +66,10 @@ class Floor:
 
     def __init__(self, vae: mm.MultimodalVAE, lr: float = 1e-3):
         self.parts = vae.modalities
-        self.heads = {k: m.encoder[-1] if not isinstance(m.encoder[-1], nn.Sequential) else m.encoder[-1][-1] for k, m in self.parts.items()}
+        self.heads = {
+            k: m.encoder[-1] if not isinstance(m.encoder[-1], nn.Sequential) else m.encoder[-1][-1]
+            for k, m in self.parts.items()
+        }
         self.optim = torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
 
     def encode(self, key: str, value: Tensor) -> tuple[Tensor, Tensor]:
