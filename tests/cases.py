@@ -146,6 +146,9 @@ def data(name: str, rows: int) -> torch.Tensor:
     return LIKELIHOODS[name][2](rows)
 
 
+# fusions with networks, no good proposals before they are trained
+OF_NETWORKS = (*WITHOUT_ENCODERS, "JointEncoder and PoE", "Flow", "Flow of a mixture")
+
 # priors that look at the experts
 OF_EXPERTS = ("DynamicPrior", "Pooled")
 
