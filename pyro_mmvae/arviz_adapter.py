@@ -43,5 +43,5 @@ def build(groups: Mapping[str, Mapping[str, Variable]], coords: Mapping[str, Seq
             own = {axis: labels.get(axis, np.arange(size)) for axis, size in sizes.items()}
             datasets[group] = xarray.Dataset({k: (list(axes), values) for k, (axes, values) in variables.items()}, own)
     if major(arviz.__version__) == 0:
-        return arviz.InferenceData(**datasets)
+        return arviz.InferenceData(**datasets)  # type: ignore[arg-type]
     return xarray.DataTree.from_dict(datasets)

@@ -115,7 +115,7 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _is_data(vae: Any, name: str) -> bool:
-    """Whether a site of a model that ran without data is a modality; a model of the user's names its codes z and *.w."""
+    """Whether a site of a model that ran without data is a modality; a user's model calls its codes z and *.w."""
     modalities = getattr(getattr(vae.model, "vae", vae), "modalities", None)
     return name in modalities if modalities is not None else name != "z" and not name.endswith(".w")
 

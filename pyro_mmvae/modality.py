@@ -203,7 +203,7 @@ class Experts(Mapping[str, Distribution]):
             raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
         if len(q.batch_shape) != 1:
             raise ValueError(
-                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for entries {tuple(self.features(name).shape)};"
+                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(self.features(name).shape)};"
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
         return q

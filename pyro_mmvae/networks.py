@@ -7,6 +7,7 @@ that returns a Pyro distribution does as well: there is no base class and no reg
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyro.distributions as dist
 import torch
@@ -29,7 +30,7 @@ def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
         )
     """
     layers: list[nn.Module] = []
-    for inner, outer in zip(sizes[:-1], sizes[1:], strict=True):
+    for inner, outer in pairwise(sizes):
         layers += [nn.Linear(inner, outer), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -145,7 +146,7 @@ def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 
     layers: list[nn.Module] = [nn.Linear(dim, size), nn.ReLU(), nn.Linear(size, small[0] * small[1] * small[2])]
     layers += [nn.ReLU(), nn.Unflatten(1, small)]
     widths = [*channels, outer]
-    for inner, after in zip(widths[:-1], widths[1:], strict=True):
+    for inner, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(inner, after, 4, stride=2, padding=1), nn.ReLU()]
     return batched(nn.Sequential(*layers[:-1], Crop(height, width)))
 

@@ -126,7 +126,7 @@ class MultimodalVAE(nn.Module):
             if name in ("z", "data") or "." in name:
                 raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
             if modality.private is not None and name not in (private_prior or {}):
-                raise ValueError(f"modality {name!r} has a private code but no prior; give private_prior={{{name!r}: ...}}")
+                raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         self.prior, self.fusion = _of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (private_prior or {}).items()})
@@ -187,11 +187,11 @@ class MultimodalVAE(nn.Module):
         return mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
 
     def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
-        """The batch that the tools work on: checked against the decoders, in the precision and on the device of the model.
+        """The batch that the tools work on, checked against the decoders, in the precision and on the device of the VAE.
 
         Raises:
-            ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the support
-                of its likelihood.
+            ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the
+                support of its likelihood.
         """
         batch = Batch.of(x, mask)
         self.check_names(batch)
@@ -215,8 +215,10 @@ class MultimodalVAE(nn.Module):
                 z = self._one_code().expand((1, 1)).sample()
                 found = {}
                 for name, modality in self.modalities.items():
-                    w = self.private_prior[name](None).expand((1, 1)).sample() if modality.private is not None else z[..., :0]
-                    found[name] = _decode(name, modality, torch.cat([z, w], -1))
+                    codes = [z]
+                    if modality.private is not None:
+                        codes.append(self.private_prior[name](None).expand((1, 1)).sample())
+                    found[name] = _decode(name, modality, torch.cat(codes, -1))
                 return found
         finally:
             self.train(training)
@@ -248,7 +250,8 @@ class MultimodalVAE(nn.Module):
     def _explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
         """The modalities that are scored, or drawn if there is no data."""
         names = self.modalities if x is None else seen
-        return [(k, m) for k, m in self.modalities.items() if k in names and (view.targets is None or k in view.targets)]
+        wanted = names if view.targets is None else view.targets
+        return [(name, modality) for name, modality in self.modalities.items() if name in names and name in wanted]
 
 
 def _check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:

@@ -72,10 +72,10 @@ def draw(
     seen = batch if given is None else batch.only(given)
     explained = batch if targets is None else batch.only(targets)
     depth = nesting(vae, batch) if depth is None else depth
-    with pyro.validation_enabled(False), silent(vae.model, vae.guide):
-        with pyro.plate("draws", num_draws, dim=-1 - depth):
-            guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-            model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
+    plate = pyro.plate("draws", num_draws, dim=-1 - depth)
+    with pyro.validation_enabled(False), silent(vae.model, vae.guide), plate:
+        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
     observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
     likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
