@@ -10,6 +10,7 @@ from pyro_mmvae.data import Batch, from_nan, hide
 
 # Distributions
 from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
+from pyro_mmvae.export import to_arviz
 from pyro_mmvae.flows import ZukoTransform
 
 # Fusions: how experts become a posterior
@@ -30,8 +31,8 @@ from pyro_mmvae.fusion import (
     PoE,
     WassersteinMean,
 )
-from pyro_mmvae.export import to_arviz
 from pyro_mmvae.guess import guess_modalities
+from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
 
 # Questions to a trained model
 from pyro_mmvae.inference import LogLikelihood, generate, impute, log_likelihood, predict, translate
@@ -57,7 +58,9 @@ from pyro_mmvae.networks import (
     LaplaceHead,
     NormalHead,
     OneHot,
+    SeesHoles,
     Standardize,
+    WithHoles,
     batched,
     conv_decoder,
     conv_encoder,
@@ -83,6 +86,19 @@ from pyro_mmvae.programs import Pair, scaled
 
 # Certificates
 from pyro_mmvae.psis import khat_limit
+from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
+from pyro_mmvae.tables import (
+    CategoryColumn,
+    CountColumn,
+    Last,
+    LogRates,
+    OrdinalColumn,
+    PositiveColumn,
+    RealColumn,
+    TableLikelihood,
+    TableTrunk,
+    outputs_of,
+)
 
 # Training
 from pyro_mmvae.training import History, constant, cosine, fit
@@ -91,12 +107,15 @@ from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 __all__ = [
     "EVERYTHING",
     "Attention",
+    "AttentionTrunk",
     "Batch",
     "BernoulliLikelihood",
     "BinomialLikelihood",
     "CategoricalLikelihood",
+    "CategoryColumn",
     "CoDE",
     "Columnwise",
+    "CountColumn",
     "DeepSets",
     "DynamicPrior",
     "Experts",
@@ -115,10 +134,12 @@ __all__ = [
     "Laplace",
     "LaplaceHead",
     "LaplaceLikelihood",
+    "Last",
     "LearnedNormal",
     "LearnedScale",
     "LogLikelihood",
     "LogPool",
+    "LogRates",
     "Mixture",
     "MixtureOfWasserstein",
     "MoE",
@@ -129,20 +150,29 @@ __all__ = [
     "NormalHead",
     "NormalLikelihood",
     "OneHot",
+    "OrdinalColumn",
     "Pair",
     "PoE",
     "PoissonLikelihood",
     "Pooled",
     "Positive",
+    "PositiveColumn",
+    "RealColumn",
+    "RecurrentTrunk",
     "Rows",
+    "SeesHoles",
     "Stacked",
     "StandardNormal",
     "Standardize",
     "StudentTLikelihood",
     "Switch",
+    "TableLikelihood",
+    "TableTrunk",
+    "TokenDecoder",
     "VampPrior",
     "View",
     "WassersteinMean",
+    "WithHoles",
     "ZukoTransform",
     "batched",
     "constant",
@@ -161,7 +191,11 @@ __all__ = [
     "log_likelihood",
     "mlp",
     "optim",
+    "outputs_of",
     "predict",
+    "residual_decoder",
+    "residual_encoder",
+    "residual_trunk",
     "scaled",
     "to_arviz",
     "translate",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Switch, mapped
+from pyro_mmvae.networks import SeesHoles
 
 
 class Modality(nn.Module):
@@ -23,7 +24,7 @@ class Modality(nn.Module):
         encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
             generated.
         private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own.
-        trunk: x -> h, what encoder and private have in common.
+        trunk: x -> h, what encoder and private have in common; a `SeesHoles` trunk is told which entries were observed.
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
     """
@@ -146,7 +147,10 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.x.flatten(0, 1) if seen.whole else seen.x[seen.entries]
-            self._features[name] = x if trunk is None else trunk(x)
+            if isinstance(trunk, SeesHoles):
+                self._features[name] = trunk(x, _holes(x, seen))
+            else:
+                self._features[name] = x if trunk is None else trunk(x)
         return self._features[name]
 
     def private(self, name: str, prior: Distribution) -> Distribution:
@@ -207,6 +211,14 @@ class Experts(Mapping[str, Distribution]):
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
         return q
+
+
+def _holes(x: Tensor, seen: Seen) -> Tensor:
+    """Which elements of the seen entries x (entry, *event) were observed, bool, of the same shape."""
+    if seen.elements is None:
+        return torch.ones_like(x, dtype=torch.bool)
+    mask = seen.elements[seen.entries]
+    return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
 
 
 def _column(q: Distribution, column: slice) -> Distribution:

@@ -63,6 +63,39 @@ class OneHot(nn.Module):
         return self.eye[x.long()]
 
 
+class SeesHoles(nn.Module):
+    """A trunk that is also told which entries of its modality were observed. Abstract: forward(x, mask) -> h.
+
+    x (entry, *event) is zero where hidden; mask (entry, *event) is bool, True = observed.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class WithHoles(SeesHoles):
+    """Passes [x, mask] to a network: for measurements with single entries missing.
+
+    Args:
+        net: (entry, 2 * features) -> h.
+
+    Example:
+        >>> trunk = WithHoles(mlp(2 * 40, 128))
+        >>> trunk(torch.zeros(5, 40), torch.ones(5, 40, dtype=torch.bool)).shape
+        torch.Size([5, 128])
+    """
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        mask = mask.flatten(1)
+        values = x.flatten(1)
+        values = values if values.is_floating_point() else values.to(torch.get_default_dtype())
+        return self.net(torch.cat([values, mask.to(values.dtype)], -1))
+
+
 class Batched(nn.Module):
     """A network that wants exactly one leading axis, applied under any number of them; see `batched`."""
 

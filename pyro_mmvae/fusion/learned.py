@@ -12,6 +12,7 @@ from pyro_mmvae.distributions import mapped
 from pyro_mmvae.fusion.base import Fusion
 from pyro_mmvae.modality import Experts
 from pyro_mmvae.modality import otherwise as elsewhere
+from pyro_mmvae.sequences import attention_layer
 
 
 class DeepSets(Fusion):
@@ -144,11 +145,6 @@ class JointEncoder(Fusion):
         full = [columns.get(name, like.new_zeros(len(like), size)) for name, size in self.sizes.items()]
         given = torch.stack([self._given(experts, name) for name in self.sizes], 1).to(like)
         return torch.cat([*full, given], 1)
-
-
-def attention_layer(size: int, heads: int) -> nn.TransformerEncoderLayer:
-    """One layer of self-attention without dropout."""
-    return nn.TransformerEncoderLayer(size, heads, 2 * size, dropout=0.0, batch_first=True, norm_first=True)
 
 
 def embedded(embed: nn.ModuleDict, experts: Experts, name: str) -> Tensor:

@@ -1,0 +1,240 @@
+"""Tables with columns of different kinds as one modality, and counts whose total is a thing of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.networks import SMALLEST, SeesHoles, mlp
+
+
+class Column(Protocol):
+    """One kind of column: how it is decoded, and how it is shown to an encoder. Any class with these is a column."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a row the decoder's network gives for it."""
+
+    @property
+    def width(self) -> int:
+        """How many features it is to the encoder."""
+
+    def start(self) -> Tensor:
+        """What it learns besides the network, the same for all rows, (numbers,)."""
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        """From the network's (..., outputs) and what was learnt to the distribution of the entry, batch (...)."""
+
+    def features(self, x: Tensor) -> Tensor:
+        """From (row,), any value where hidden, to (row, width)."""
+
+
+@dataclass(frozen=True)
+class RealColumn:
+    """Real numbers: normal with one learnt scale.
+
+    Args:
+        loc, scale: a typical value, and how far others are from it, in the units of the data.
+    """
+
+    loc: float = 0.0
+    scale: float = 1.0
+    outputs: int = 1
+    width: int = 1
+
+    def start(self) -> Tensor:
+        return torch.zeros(1)
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        return dist.Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)
+
+    def features(self, x: Tensor) -> Tensor:
+        return ((x - self.loc) / self.scale).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class PositiveColumn:
+    """Positive real numbers: log-normal with one learnt scale.
+
+    Args:
+        median: a typical value, in the units of the data.
+    """
+
+    median: float = 1.0
+    outputs: int = 1
+    width: int = 1
+
+    def start(self) -> Tensor:
+        return torch.zeros(1)
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        return dist.LogNormal(math.log(self.median) + out[..., 0], learnt[0].exp() + SMALLEST)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.where(x > 0, x / self.median, 1).log().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class CountColumn:
+    """Counts: negative binomial with one learnt dispersion.
+
+    Args:
+        mean: a typical value.
+    """
+
+    mean: float = 1.0
+    outputs: int = 1
+    width: int = 1
+
+    def start(self) -> Tensor:
+        return torch.zeros(1)
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        return dist.NegativeBinomial(learnt[0].exp(), logits=math.log(self.mean) + out[..., 0] - learnt[0])
+
+    def features(self, x: Tensor) -> Tensor:
+        return (x / self.mean).clamp(min=0).log1p().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class OrdinalColumn:
+    """Ordered levels 0 .. levels - 1: a cumulative logit with learnt thresholds."""
+
+    levels: int
+    outputs: int = 1
+    width: int = 1
+
+    def start(self) -> Tensor:
+        return torch.cat([torch.tensor([(2 - self.levels) / 2]), torch.zeros(self.levels - 2)])
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        thresholds = torch.cat([learnt[:1], learnt[1:].exp()]).cumsum(0)
+        return dist.OrderedLogistic(out[..., 0], thresholds)
+
+    def features(self, x: Tensor) -> Tensor:
+        return (2 * x / (self.levels - 1) - 1).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """Categories 0 .. levels - 1 without an order."""
+
+    levels: int
+
+    @property
+    def outputs(self) -> int:
+        return self.levels
+
+    @property
+    def width(self) -> int:
+        return self.levels
+
+    def start(self) -> Tensor:
+        return torch.zeros(0)
+
+    def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
+        return dist.Categorical(logits=out)
+
+    def features(self, x: Tensor) -> Tensor:
+        return one_hot(x.long(), self.levels).to(x.dtype)
+
+
+class TableLikelihood(nn.Module):
+    """A row of a table: z (..., dim) -> independent columns of different kinds, event (column,).
+
+    The data of such a modality are real numbers (row, column); NaN, or a mask of the same shape, hides single entries.
+
+    Args:
+        net: (..., dim) -> (..., sum of the columns' outputs), see `outputs_of`.
+        columns: what each column holds.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> columns = [RealColumn(), PositiveColumn(), CountColumn(), OrdinalColumn(5), CategoryColumn(3)]
+        >>> part = mm.Modality(
+        ...     TableLikelihood(mm.mlp(2, 16, outputs_of(columns)), columns),
+        ...     mm.NormalHead(16, 2),
+        ...     trunk=TableTrunk(columns, 16),
+        ... )
+        >>> part.decoder(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, net: nn.Module, columns: Sequence[Column]):
+        super().__init__()
+        self.net, self.columns = net, list(columns)
+        self.learnt = nn.Parameter(torch.cat([c.start() for c in columns]))
+
+    def forward(self, z: Tensor) -> Distribution:
+        outs = self.net(z).split([c.outputs for c in self.columns], -1)
+        learnt = self.learnt.split([len(c.start()) for c in self.columns])
+        parts = [c.distribution(o, s) for c, o, s in zip(self.columns, outs, learnt, strict=True)]
+        return Columnwise(parts).to_event(1)
+
+
+def outputs_of(columns: Sequence[Column]) -> int:
+    """How many numbers the network of a `TableLikelihood` gives."""
+    return sum(c.outputs for c in columns)
+
+
+class TableTrunk(SeesHoles):
+    """What an encoder sees of a row with holes: each column in a scale of its own, zero where hidden, and the pattern
+    of what was observed; (row, column) -> (row, size)."""
+
+    def __init__(self, columns: Sequence[Column], size: int):
+        super().__init__()
+        self.columns = list(columns)
+        self.net = nn.Sequential(mlp(sum(c.width for c in columns) + len(columns), size, size), nn.ReLU())
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        seen = mask.unbind(-1)
+        shown = [c.features(v) * s.unsqueeze(-1) for c, v, s in zip(self.columns, x.unbind(-1), seen, strict=True)]
+        return self.net(torch.cat([*shown, mask.to(x.dtype)], -1))
+
+
+class LogRates(nn.Module):
+    """log rates of counts = log total(z) + log softmax(net(z)): how many in all, and in which proportions.
+
+    For `PoissonLikelihood` and `NegativeBinomialLikelihood`. The total ("library size", "sequencing depth") is decoded,
+    so that rows can be drawn, filled in and scored without knowing it, holes included; it is never computed from the
+    row that is being scored. To give it a latent variable of its own, make it the modality's private code (`private=`
+    in `Modality`, of size one) and pass `Last(1)`.
+
+    Args:
+        net: (..., dim) -> (..., features), up to a constant.
+        log_total: (..., dim) -> (..., 1).
+        start: a typical total.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> decoder = mm.PoissonLikelihood(LogRates(mm.mlp(16, 64, 200), mm.mlp(16, 1), start=5000.0))
+        >>> decoder(torch.zeros(3, 16)).event_shape
+        torch.Size([200])
+    """
+
+    def __init__(self, net: nn.Module, log_total: nn.Module, *, start: float = 1.0):
+        super().__init__()
+        self.net, self.log_total, self.start = net, log_total, start
+
+    def forward(self, z: Tensor) -> Tensor:
+        return math.log(self.start) + self.log_total(z) + self.net(z).log_softmax(-1)
+
+
+class Last(nn.Module):
+    """The last few coordinates of a code."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z[..., -self.size :]
