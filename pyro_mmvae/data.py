@@ -71,7 +71,10 @@ class Batch(Mapping[str, Tensor]):
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
         x = {name: value[index] for name, value in self._x.items()}
-        mask = {name: value[index] for name, value in self.mask.items()}
+        mask = {}
+        for name, value in self.mask.items():  # where all is observed any rows of the mask will do
+            whole = name in self.complete and len(index) <= self.rows
+            mask[name] = value[: len(index)] if whole else value[index]
         return self._derived(x, mask, len(index), self.complete)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:

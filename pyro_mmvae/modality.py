@@ -68,7 +68,7 @@ class Seen(NamedTuple):
         elif mask.dim() == 1:
             mask = mask.unsqueeze(1).expand(x.shape[:2])
         if name in batch.complete:
-            return cls(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device), None, None, True)
+            return cls(x, mask.flatten(1)[:, :1].expand(x.shape[:2]), None, None, True)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
         rows = entries.any(-1)
         every = bool(rows.all())
