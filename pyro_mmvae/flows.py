@@ -54,6 +54,16 @@ class Transforms(nn.Module):
             self._state = state
         return pushed
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the transforms remember, which could neither be copied nor saved."""
+        for transform in self.transforms:
+            for key, value in vars(transform).items():
+                if isinstance(value, Tensor) and value.grad_fn is not None:
+                    vars(transform)[key] = None
+                elif isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
+                    vars(transform)[key] = (None, None)
+        return {**vars(self), "_state": []}
+
 
 class ZukoTransform(dist.TransformModule):
     """A flow of the optional package zuko as a Pyro transform, from the flow's base to its data side.

@@ -1,6 +1,8 @@
 """Each fusion against its formula: closed forms, linear algebra and quadrature."""
 
+import copy
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -352,6 +354,29 @@ def test_a_flow_does_not_score_with_the_parameters_of_the_step_before():
     after = vae.posterior(x).log_prob(z)
     assert (after - before).abs().min() > 1e-3
     torch.testing.assert_close(after, vae.posterior(x).log_prob(z.clone()))
+
+
+def test_a_flow_can_be_copied_and_saved_after_a_step():
+    transforms = [dist.transforms.affine_autoregressive(2, [4]), dist.transforms.spline(2), dist.transforms.permute(2)]
+    vae, x, z = known(mm.Flow(mm.PoE(), transforms), dim=2), drawn(3, dim=2), torch.randn(3, 2)
+    pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).backward()
+    for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
+        assert torch.equal(twin.posterior(x).log_prob(z), vae.posterior(x).log_prob(z))
+        with torch.no_grad():
+            next(twin.fusion.parameters()).add_(0.5)
+        assert not torch.equal(twin.posterior(x).log_prob(z), vae.posterior(x).log_prob(z))
+
+
+def test_scoring_a_drawn_sample_reaches_the_transforms():
+    """-log q of a draw of q itself, held fixed: the gradient is that of the density, not of a remembered inverse."""
+    transform = dist.transforms.affine_coupling(2, [4])
+    vae, x = known(mm.Flow(mm.PoE(), [transform]), dim=2), drawn(3, dim=2)
+    q = vae.posterior(x)
+    z = q.sample()
+    found = torch.autograd.grad(q.log_prob(z).sum(), list(transform.parameters()))
+    expected = torch.autograd.grad(vae.posterior(x).log_prob(z.clone()).sum(), list(transform.parameters()))
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b)
 
 
 def test_zuko_flows_are_transforms_and_importing_zuko_keeps_validation_on():

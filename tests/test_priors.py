@@ -217,11 +217,24 @@ def test_a_row_with_nothing_seen_contributes_zero_in_expectation_below_a_hierarc
     guide = pyro.poutine.trace(vae.guide).get_trace(x, mask)
     model = pyro.poutine.trace(pyro.poutine.replay(vae.model, guide)).get_trace(x, mask)
     terms = 0
-    for site in ("z", "z.w"):
+    for site in ("z", "prior.top.w"):
         for trace, sign in ((model, 1), (guide, -1)):
             terms = terms + sign * trace.nodes[site]["fn"].log_prob(trace.nodes[site]["value"])
     assert terms.std() > 0.1
     assert abs(terms.mean()) < 4.5 * terms.std() / rows**0.5
+
+
+def test_autoguides_and_predictive_run_on_a_hierarchical_prior():
+    vae = mm.MultimodalVAE({"x": modality("Normal fixed")}, hierarchical(), mm.PoE())
+    x = {"x": data("Normal fixed", 20)}
+    guide = pyro.infer.autoguide.AutoNormal(vae.model, init_scale=0.1)
+    svi = pyro.infer.SVI(vae.model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    losses = [svi.step(x) for _ in range(100)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    draws = pyro.infer.Predictive(vae.model, num_samples=4000, parallel=True)()
+    given = vae.prior.down(draws["prior.top.w"])
+    terms = (draws["z"] - given.mean) / given.stddev
+    assert abs(terms.mean()) < 4.5 / 8000**0.5 and abs(terms.var() - 1) < 4.5 * (2 / 8000) ** 0.5
 
 
 def test_stock_pyro_trains_a_hierarchical_prior_and_a_likelihood_head_of_each_kind():

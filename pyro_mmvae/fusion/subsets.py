@@ -134,11 +134,10 @@ class CoDE(Fusion):
         full[[self.names.index(name) for name in names]] = given
         wanted = indicator(len(self.names)).to(given.device).bool().unsqueeze(-1).unsqueeze(-1)
         there = (full | ~wanted).all(1)
-        columns = wanted[:, [self.names.index(name) for name in names]]
-        return columns & there.unsqueeze(1), there
+        return wanted[:, [self.names.index(name) for name in names]], there
 
 
-class Pooled(NamedTuple):
+class Sums(NamedTuple):
     """Sums over the repeats of each modality.
 
     Attributes:
@@ -150,14 +149,14 @@ class Pooled(NamedTuple):
     given: Tensor
 
 
-def pooled(experts: Experts, *values: Tensor) -> Pooled:
+def pooled(experts: Experts, *values: Tensor) -> Sums:
     """Values (expert, row, 1, dim), zero where not given, summed over the repeats of each modality."""
     stack = experts.stack()
     if len(experts) == len(stack.modality):
-        return Pooled(list(values), stack.given)
+        return Sums(list(values), stack.given)
     given = torch.stack([seen.any(-1, keepdim=True) for seen in experts.given.values()])
     shape = (len(experts), *values[0].shape[1:-1])
-    return Pooled([v.new_zeros(*shape, v.shape[-1]).index_add(0, stack.modality, v) for v in values], given)
+    return Sums([v.new_zeros(*shape, v.shape[-1]).index_add(0, stack.modality, v) for v in values], given)
 
 
 def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -168,24 +167,28 @@ def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:
         most: of subsets a row.
 
     Returns:
-        members: bool (subset, modality, row, 1), and which subsets are there, (subset, row, 1): the k-th subset of a
-        row takes the modalities of the set bits of k + 1, counted over those that it was given.
+        members: bool (subset, modality, row or 1, 1), and which subsets are there, (subset, row, 1). Values of a subset
+        that is not there are of no use.
     """
+    if 2 ** len(given) - 1 <= most:
+        members = indicator(len(given)).to(given.device).bool().unsqueeze(-1).unsqueeze(-1)
+        return members, (given | ~members).all(1)
     number = 2 ** given.sum(0) - 1
-    ways = min(most, 2 ** len(given) - 1)
-    index = torch.arange(1, ways + 1, device=given.device).reshape(-1, 1, 1).expand(-1, *number.shape)
-    there = index <= number
-    if 2 ** len(given) - 1 > most:
-        drawn = (torch.rand(index.shape, dtype=torch.float64, device=given.device) * number).long().clamp(max=2**53) + 1
-        index = torch.where(number > most, drawn.minimum(number.clamp(min=1)), index)
+    index = torch.arange(1, most + 1, device=given.device).reshape(-1, 1, 1).expand(-1, *number.shape)
+    drawn = (torch.rand(index.shape, dtype=torch.float64, device=given.device) * number).long() + 1
+    # subset k of a row takes the set bits of k, counted over the modalities that the row was given
+    drawn = torch.where(number > most, drawn.minimum(number), index)
     position = (given.long().cumsum(0) - 1).clamp(min=0)
-    members = given & ((index.unsqueeze(1) >> position) & 1).bool()
-    return members & there.unsqueeze(1), there
+    members = given & ((drawn.unsqueeze(1) >> position) & 1).bool()
+    return members, index <= number
 
 
 def over(members: Tensor, values: Tensor) -> Tensor:
-    """Sums of values (modality, row, 1, dim) over members (subset, modality, row, 1): (subset, row, 1, dim)."""
-    return torch.einsum("smrk,mrkd->srkd", members.to(values).expand(-1, -1, *values.shape[1:3]), values)
+    """Sums of values (modality, row, 1, dim) over the members that `subsets` gives: (subset, row, 1, dim)."""
+    members = members.to(values)
+    if members.shape[2] == 1:
+        return torch.tensordot(members.flatten(1), values, 1)
+    return torch.einsum("smrk,mrkd->srkd", members, values)
 
 
 def indicator(modalities: int) -> Tensor:

@@ -14,14 +14,14 @@ from torch.distributions import constraints
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 from pyro_mmvae.modality import Experts
 
-SITE = "z.w"  # as the private codes, so that every tool knows it for a latent one
+SITE = "prior.top.w"  # ends as the private codes do, so that every tool knows it for a latent one
 
 
 class HierarchicalNormal(nn.Module):
     """A latent code above z: v ~ top, z | v ~ down(v), with its own guide r(v | z) = up(z).
 
-    In the model it draws the site "z.w" and returns p(z | v); the guide draws v after z. The marginal p(z) has no
-    closed form: without experts, where a tool asks for p(z), it is an `Ancestral` distribution.
+    In the model it draws the site "prior.top.w" and returns p(z | v); the guide draws v after z. The marginal p(z) has
+    no closed form: without experts, where a tool asks for p(z), it is an `Ancestral` distribution.
 
     Args:
         dim: of z.
