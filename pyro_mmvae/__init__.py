@@ -6,6 +6,7 @@ The names below are grouped by kind; `mm.recipes` holds the published methods.
 __version__ = "0.1.0"
 
 # The model
+from pyro_mmvae.counts import Last, LogRates
 from pyro_mmvae.data import Batch, from_nan, hide
 
 # Distributions
@@ -90,8 +91,6 @@ from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
 from pyro_mmvae.tables import (
     CategoryColumn,
     CountColumn,
-    Last,
-    LogRates,
     OrdinalColumn,
     PositiveColumn,
     RealColumn,

@@ -56,12 +56,12 @@ class Transforms(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the transforms remember, which could neither be copied nor saved."""
-        for transform in self.transforms:
-            for key, value in vars(transform).items():
+        for part in [*self.transforms, *self.modules()]:
+            for key, value in vars(part).items():
                 if isinstance(value, Tensor) and value.grad_fn is not None:
-                    vars(transform)[key] = None
+                    vars(part)[key] = None
                 elif isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
-                    vars(transform)[key] = (None, None)
+                    vars(part)[key] = (None, None)
         return {**vars(self), "_state": []}
 
 

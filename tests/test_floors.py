@@ -10,7 +10,7 @@ import pyro_mmvae
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter"},
-    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables"},
+    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts"},
     {"fusion", "priors", "guess"},
     {"vae"},
     {"objectives"},
