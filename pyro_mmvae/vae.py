@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import Rows, feasible, mapped, masked
+from pyro_mmvae.distributions import Rows, feasible, mapped, masked, stratum
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
 from pyro_mmvae.programs import program, scaled
@@ -26,10 +26,15 @@ class View(NamedTuple):
     Attributes:
         given: the modalities that the guide sees; None = all that were observed.
         targets: the modalities that the model explains; None = all that were observed.
+        private: the modalities whose private codes are inferred from them; the others' come from the auxiliary prior,
+            in model and guide alike. None = as given.
+        stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
     """
 
     given: Collection[str] | None = None
     targets: Collection[str] | None = None
+    private: Collection[str] | None = None
+    stratum: int | None = None
 
 
 EVERYTHING = View()
@@ -99,7 +104,9 @@ class MultimodalVAE(nn.Module):
         modalities: name -> `Modality`. A name becomes a site, so it may not be "z" or "data".
         prior: of z: a module experts -> distribution with event (dim,), or any function, of the experts or of nothing.
         fusion: how the experts of the given modalities become one posterior.
-        private_prior: name -> prior of w_m, where a modality has a private code; N(0, I) of its size by default.
+        private_prior: name -> prior of w_m, for every modality with a private code.
+        auxiliary_prior: name -> what w_m is drawn from where `View.private` does not name its modality; the private
+            prior by default.
 
     Raises:
         ValueError: no modality, or a name that is taken.
@@ -118,6 +125,7 @@ class MultimodalVAE(nn.Module):
         prior: Callable[..., Distribution],
         fusion: Fusion | Callable[[Experts], Distribution],
         private_prior: Mapping[str, Callable[..., Distribution]] | None = None,
+        auxiliary_prior: Mapping[str, Callable[..., Distribution]] | None = None,
     ):
         super().__init__()
         if not modalities:
@@ -130,6 +138,7 @@ class MultimodalVAE(nn.Module):
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         self.prior, self.fusion = _of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (private_prior or {}).items()})
+        self.auxiliary_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (auxiliary_prior or {}).items()})
 
     @program
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
@@ -149,7 +158,7 @@ class MultimodalVAE(nn.Module):
             for name, modality in self._explained(x, seen, view):
                 latent = z
                 if modality.private is not None:
-                    w = pyro.sample(f"{name}.w", self.private_prior[name](None))
+                    w = pyro.sample(f"{name}.w", self._prior_of(name, view))
                     latent = torch.cat([z.expand(*w.shape[:-1], z.shape[-1]), w], -1)
                 observe(name, modality, latent, seen.get(name))
         return z
@@ -163,13 +172,14 @@ class MultimodalVAE(nn.Module):
         batch, seen = self._open(x, mask)
         experts = self._experts(batch, seen, view)
         with pyro.plate("data", batch.rows, dim=-2):
-            z = pyro.sample("z", self.fusion(experts))
+            z = pyro.sample("z", _part(self.fusion(experts), view.stratum))
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)
             for name, modality in self._explained(x, seen, view):
                 if modality.private is not None:
-                    pyro.sample(f"{name}.w", experts.private(name, self.private_prior[name](None)))
+                    own = self._experts(batch, seen, View(view.given if view.private is None else view.private))
+                    pyro.sample(f"{name}.w", own.private(name, self._prior_of(name, view)))
         return z
 
     def posterior(
@@ -247,11 +257,25 @@ class MultimodalVAE(nn.Module):
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
         return Experts(self.modalities, seen, batch.rows, lambda: self.prior(None), view.given)
 
+    def _prior_of(self, name: str, view: View) -> Distribution:
+        """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""
+        borrowed = view.private is not None and name not in view.private and name in self.auxiliary_prior
+        return (self.auxiliary_prior if borrowed else self.private_prior)[name](None)
+
     def _explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
         """The modalities that are scored, or drawn if there is no data."""
         names = self.modalities if x is None else seen
         wanted = names if view.targets is None else view.targets
         return [(name, modality) for name, modality in self.modalities.items() if name in names and name in wanted]
+
+
+def _part(q: Distribution, index: int | None) -> Distribution:
+    """One component of a mixture, with its weight in `share` for the objective that asked for it."""
+    if index is None:
+        return q
+    q, share = stratum(q, index)
+    q.share = share
+    return q
 
 
 def _check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:

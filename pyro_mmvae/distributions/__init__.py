@@ -9,6 +9,7 @@ from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
+from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, stratum
 
 __all__ = [
     "Columnwise",
@@ -16,10 +17,15 @@ __all__ = [
     "Mixture",
     "Rows",
     "Stacked",
+    "Stratum",
+    "Surrogate",
     "Switch",
+    "by_component",
+    "detached",
     "feasible",
     "mapped",
     "masked",
     "parameters_of",
     "stacked",
+    "stratum",
 ]

@@ -1,0 +1,123 @@
+"""Mixtures looked at component by component: one stratum at a time, or scored by the component that was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pyro.distributions import Distribution, Independent
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_mmvae.distributions.base import Frozen, Mapped, Stacked, mapped
+from pyro_mmvae.distributions.mixture import Mixture, _pick
+from pyro_mmvae.distributions.rows import Switch
+
+
+class Surrogate(Mixture):
+    """A mixture whose draws are scored under the component that they came from, not under the whole.
+
+    E log q(z) then is the mean of the components' negative entropies: the bound of MoPoE and mmJSD, which is no
+    tighter than the mixture's own. It scores its own last draw only; `mapped` gives the plain mixture.
+    """
+
+    def mapped(self, function: Mapped) -> Mixture:
+        return Mixture(mapped(self.components, function), function(self.weights, 0))
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size([*sample_shape, *self.batch_shape])
+        self.index = self._indices(shape)
+        return self._ancestral(shape, self.index)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        parts = self.components.log_prob(value.unsqueeze(-1 - self._inner - len(self.event_shape)))
+        return _pick(parts, self.index, self._inner, 0)
+
+
+class Stratum(Frozen):
+    """Draws from one component of a mixture, scored as draws of the whole mixture (of a `Surrogate`: of itself).
+
+    Args:
+        mixture: with components on its leading axis.
+        index: which of them.
+
+    Attributes:
+        share: the component's weight, of the mixture's batch shape.
+    """
+
+    def __init__(self, mixture: Mixture, index: int):
+        self.mixture, self.index, self.share = mixture, index, mixture.weights[index]
+        super().__init__(self.share.shape, mixture.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return self.mixture.support
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.mixture.components.has_rsample
+
+    def mapped(self, function: Mapped) -> Stratum:
+        surrogate = isinstance(self.mixture, Surrogate)
+        mixture = (Surrogate if surrogate else Mixture)(
+            mapped(self.mixture.components, function), function(self.mixture.weights, 0)
+        )
+        return Stratum(mixture, self.index)
+
+    def component(self) -> Distribution:
+        """The component by itself."""
+        return component(self.mixture.components, self.index)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        shape = torch.Size([*sample_shape, *self.batch_shape[: len(self.batch_shape) - self.share.dim()]])
+        return self.component().rsample(shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        own = isinstance(self.mixture, Surrogate)
+        return self.component().log_prob(value) if own else self.mixture.log_prob(value)
+
+
+def component(components: Distribution, index: int) -> Distribution:
+    """One of the distributions on the leading axis."""
+    if isinstance(components, Stacked):
+        return components.parts[index]
+    if isinstance(components, Independent):
+        return component(components.base_dist, index).to_event(components.reinterpreted_batch_ndims)
+    return mapped(components, lambda value, _: value[index])
+
+
+def by_component(q: Distribution) -> Distribution:
+    """The same mixture, scored by the component that was drawn; other distributions as they are."""
+    if isinstance(q, Switch):
+        return Switch(q.condition, by_component(q.yes), q.no)
+    if isinstance(q, Mixture) and not isinstance(q, Surrogate):
+        return Surrogate(q.components, q.weights)
+    return q
+
+
+def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor]:
+    """Draws from one component of q, and that component's weight (row, 1).
+
+    What is no mixture is one of a single component. A row that a `Switch` gives the prior has its weight in the first.
+    """
+    first = torch.ones(()) if index == 0 else torch.zeros(())
+    if isinstance(q, Switch):
+        yes, share = stratum(q.yes, index)
+        return Switch(q.condition, yes, q.no), torch.where(q.condition, share, first.to(share))
+    if isinstance(q, Mixture):
+        part = Stratum(q, index)
+        return part, part.share
+    return q, first
+
+
+def detached(q: Distribution) -> Distribution:
+    """The same density with no gradient to its parameters."""
+    if isinstance(q, Surrogate):
+        new = Surrogate(mapped(q.components, _stop), q.weights.detach())
+        new.index = q.index
+        return new
+    return mapped(q, _stop)
+
+
+def _stop(value: Tensor, event_dims: int) -> Tensor:
+    return value.detach()

@@ -1,0 +1,171 @@
+"""Passes and bounds: values against the oracle, gradients against plain ones, and the ways an objective is used."""
+
+import pyro
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from exact import LinearGaussian
+from pyro.infer import SVI, RenyiELBO, Trace_ELBO
+
+import pyro_mmvae as mm
+from pyro_mmvae import objectives as ob
+
+MASK = {"a": torch.arange(40) % 3 > 0, "b": torch.arange(40) % 4 > 0}
+
+
+def exact_vae():
+    truth = LinearGaussian()
+    return truth, truth.vae(), truth.simulate(40)
+
+
+@pytest.mark.parametrize("bound", ["elbo", "iwae", "stl", "dreg"])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_every_bound_of_an_exact_guide_is_log_p(bound, mask):
+    truth, vae, x = exact_vae()
+    loss = ob.Objective([ob.joint], getattr(ob, bound), num_particles=3).loss(vae.model, vae.guide, x, mask)
+    assert -loss == pytest.approx(truth.log_prob(x, mask).sum().item(), abs=1e-6)
+
+
+def test_passes_explain_what_they_say():
+    truth, vae, x = exact_vae()
+    single = sum(truth.log_prob({k: v}, MASK if k in MASK else None, [k]).sum() for k, v in x.items()).item()
+    whole = truth.log_prob(x, MASK).sum().item()
+    assert -ob.Objective([ob.unimodal]).loss(vae.model, vae.guide, x, MASK) == pytest.approx(single, abs=1e-6)
+    both = ob.Objective([ob.joint, ob.Pass(ob.unimodal, weight=0.5)])
+    assert -both.loss(vae.model, vae.guide, x, MASK) == pytest.approx(whole + 0.5 * single, abs=1e-6)
+    pairs = -ob.Objective([ob.random_subsets(3)]).loss(vae.model, vae.guide, x, MASK)
+    expected = sum(truth.log_prob(x, MASK, pair).sum() for pair in (["a", "b"], ["a", "c"], ["b", "c"])).item()
+    assert pairs == pytest.approx(expected, abs=1e-6)
+    assert len(ob.random_subsets(2)(["a", "b", "c", "d"])) == 2
+
+
+def test_cross_is_the_elbo_of_everything_with_a_guide_that_sees_one():
+    """Closed form: E log p(x | z) - KL for a normal q in a linear-Gaussian model; rows without that modality: the prior."""
+    truth, vae, x = exact_vae()
+    expected = 0.0
+    for name in x:
+        q = vae.posterior(x, given=[name])
+        expected -= torch.distributions.kl_divergence(q, vae.prior(None)).sum().item()
+        for other, value in x.items():
+            w, noise = truth.loading[other], truth.noise[other]
+            p = torch.distributions.Normal(q.mean @ w.T + truth.offset[other], noise)
+            expected += p.log_prob(value).sum().item() - 0.5 * ((q.variance @ (w.T**2)) / noise**2).sum().item()
+    cross = ob.Objective([ob.cross], num_particles=4000)
+    assert -cross.loss(vae.model, vae.guide, x) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_strata_are_the_mixture_with_less_noise(mask):
+    truth = LinearGaussian()
+    vae, x = truth.vae(mm.MoE(), expert="posterior"), truth.simulate(40)
+    x = {k: v[3:] for k, v in x.items()}
+    mask = mask and {k: v[3:] for k, v in mask.items()}
+    plain, layered = ob.Objective([ob.joint]), ob.Objective([ob.strata])
+    a = torch.tensor([plain.loss(vae.model, vae.guide, x, mask) for _ in range(200)])
+    b = torch.tensor([layered.loss(vae.model, vae.guide, x, mask) for _ in range(200)])
+    assert (a.mean() - b.mean()).abs() < 4 * ((a.var() + b.var()) / 200).sqrt()
+    assert b.var() < 0.7 * a.var()
+
+
+def test_iwae_is_per_row_and_agrees_with_renyi():
+    vae, x, mask = three(fusion="MoE"), three_rows(30), three_holes(30)
+    ours, stock = (
+        ob.Objective([ob.joint], ob.iwae, num_particles=20),
+        RenyiELBO(alpha=0.0, num_particles=20, vectorize_particles=True, max_plate_nesting=2),
+    )
+    a = torch.tensor([ours.loss(vae.model, vae.guide, x, mask) for _ in range(60)])
+    b = torch.tensor([float(stock.loss(vae.model, vae.guide, x, mask)) for _ in range(60)])
+    assert (a.mean() - b.mean()).abs() < 4 * ((a.var() + b.var()) / 60).sqrt()
+    assert a.mean() < torch.tensor([Trace_ELBO().loss(vae.model, vae.guide, x, mask) for _ in range(60)]).mean()
+
+
+def gradients(vae, objective, x, repeats):
+    found = []
+    for _ in range(repeats):
+        loss = objective.differentiable_loss(vae.model, vae.guide, x)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(vae.parameters()))]))
+    return torch.stack(found)
+
+
+def smooth_model(fusion):
+    net = {"activation": torch.nn.Tanh}
+    parts = {n: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 4, 2, **net), 0.8), mm.encoder(2, 4, dim=2)) for n in "ab"}
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), fusion)
+
+
+@pytest.mark.parametrize("fusion", [mm.PoE, mm.MoE], ids=["PoE", "MoE"])
+@pytest.mark.parametrize("pair", [("elbo", "stl", 1), ("elbo", "stl", 4), ("iwae", "dreg", 4)], ids=str)
+def test_stl_and_dreg_have_the_plain_gradient_on_average(fusion, pair):
+    """Unbiased also for a mixture: |z| < 4.5 for every parameter."""
+    plain, special, particles = pair
+    vae = smooth_model(fusion())
+    x = {name: torch.randn(2, 2).repeat(30, 1) for name in "ab"}  # the same two rows often: the mean of 30 a pass
+    a = gradients(vae, ob.Objective([ob.joint], getattr(ob, plain), num_particles=particles), x, 60)
+    b = gradients(vae, ob.Objective([ob.joint], getattr(ob, special), num_particles=particles), x, 60)
+    se = ((a.var(0) + b.var(0)) / 60).sqrt()
+    assert ((a.mean(0) - b.mean(0)).abs() <= 4.5 * se + 1e-8).all()
+
+
+def test_sticking_the_landing_has_no_noise_at_an_exact_guide():
+    _, vae, x = exact_vae()
+    encoders = [p for name, p in vae.named_parameters() if "encoder" in name]
+    noise = {}
+    for name in ("elbo", "stl"):
+        loss = ob.Objective([ob.joint], getattr(ob, name)).differentiable_loss(vae.model, vae.guide, x)
+        noise[name] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, encoders)]).abs().max()
+    assert noise["stl"] < 1e-9 < 0.1 < noise["elbo"]
+
+
+def test_the_published_dreg_of_strata_is_biased_and_says_so():
+    """With K > 1 and one stratum a pass: the mean gradient differs from the plain one's."""
+    vae = smooth_model(mm.MoE())
+    x = {name: 1.5 * torch.randn(2, 2).repeat(60, 1) for name in "ab"}
+    a = gradients(vae, ob.Objective([ob.strata], ob.iwae, num_particles=5), x, 80)
+    b = gradients(vae, ob.Objective([ob.strata], ob.dreg, num_particles=5), x, 80)
+    z = (a.mean(0) - b.mean(0)).abs() / ((a.var(0) + b.var(0)) / 80).sqrt().clamp(min=1e-12)
+    assert z.max() > 6
+    decoder = torch.cat([torch.full((p.numel(),), "decoder" in n) for n, p in vae.named_parameters()])
+    assert (z[decoder] < 4.5).all()  # the model's gradient is right
+
+
+def test_beta_weighs_the_kl():
+    truth, vae, x = exact_vae()
+    kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).sum().item()
+    losses = [
+        ob.Objective([ob.joint], beta=beta, num_particles=3000).loss(vae.model, vae.guide, x) for beta in (0.0, 2.0)
+    ]
+    assert (losses[1] - losses[0]) / 2 == pytest.approx(kl, rel=0.02)
+    assert sum(losses) / 2 == pytest.approx(-truth.log_prob(x).sum().item(), rel=2e-3)
+
+
+def test_stock_svi_the_module_style_and_fit_all_take_an_objective():
+    x, mask = three_rows(40), three_holes(40)
+    make = lambda: ob.Objective([ob.joint, ob.unimodal])  # noqa: E731
+    vae = three()
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), make())
+    losses = [svi.step(x, mask) for _ in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10]) - 100
+    vae = three()
+    module = make()(vae.model, vae.guide)
+    optimiser = torch.optim.Adam(module.parameters(), lr=1e-2)
+    before = module(x, mask).item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        module(x, mask).backward()
+        optimiser.step()
+    assert module(x, mask).item() < before - 10
+    history = mm.fit(three(), x, mask, loss=make(), epochs=40, lr=1e-2, warmup=5, progress=False)
+    assert history.loss[-1] < history.loss[6]
+
+
+def test_modality_weights_enter_the_loss():
+    _, vae, x = exact_vae()
+    whole = ob.Objective([ob.joint], num_particles=2000).loss(vae.model, vae.guide, x)
+    vae.modalities["a"].weight = 0.0
+    less = ob.Objective([ob.joint], num_particles=2000).loss(vae.model, vae.guide, x)
+    vae.modalities["a"].weight = 2.0
+    more = ob.Objective([ob.joint], num_particles=2000).loss(vae.model, vae.guide, x)
+    assert more - whole == pytest.approx(whole - less, rel=0.02)
+    assert Trace_ELBO(num_particles=2000, vectorize_particles=True, max_plate_nesting=2).loss(
+        vae.model, vae.guide, x
+    ) == pytest.approx(more, rel=0.01)
