@@ -87,7 +87,8 @@ class CoDE(Fusion):
     weights are renormalised over the subsets that a row has. Repeats are experts of their own.
 
     The gradient reaches the weights through the draws as well, see `Mixture`. The paper weighs the ELBOs of the subsets
-    instead of scoring their mixture; the ELBO here is the tighter of the two.
+    instead of scoring their mixture, and its code rewards the entropy of the weights; the ELBO here is tighter, and
+    has no such reward.
 
     Args:
         names: the modalities, six at most.
