@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 # The model
 from pyro_mmvae.counts import Last, LogRates
+from pyro_mmvae import objectives, recipes
 from pyro_mmvae.data import Batch, from_nan, hide
 
 # Distributions

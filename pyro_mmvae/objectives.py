@@ -66,8 +66,10 @@ def random_subsets(count: int) -> Views:
 
 
 def strata(names: Sequence[str]) -> list[View]:
-    """One pass for each component of a mixture of experts, weighted by its share of each row; private codes of the
-    others come from the auxiliary prior."""
+    """One pass for each component of a mixture of experts, weighted by its share of each row.
+
+    Private codes of the other modalities come from the auxiliary prior.
+    """
     return [View(private=(name,), stratum=position) for position, name in enumerate(names)]
 
 
@@ -106,8 +108,8 @@ stl = Bound(_mean, sticking=True)
 """The ELBO with the gradient that sticks the landing: unbiased, and zero noise at an exact guide. Roeder, Wu and
 Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
 dreg = Bound(_log_mean, sticking=True, doubly=True)
-"""The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide (also
-of a mixture); with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Tucker, Lawson, Gu and
+"""The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of a
+mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Tucker, Lawson, Gu and
 Maddison, 2019, https://arxiv.org/abs/1810.04152"""
 
 
@@ -194,8 +196,16 @@ class Objective(ELBO):
             doubled.weights = log_w.detach().softmax(0)
             surrogate = (doubled.weights * log_w).sum(0)
             value = surrogate + (value - surrogate).detach()
+        if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
+            value = torch.where(_any_of(batch, view.given), value, 0)
         share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
         return value.sum() if share is None else (share.expand(batch.rows, 1).squeeze(-1).to(value.dtype) * value).sum()
+
+
+def _any_of(batch: Batch, names: Collection[str]) -> Tensor:
+    """The rows that have one of the named modalities, bool (row,)."""
+    seen = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in names if name in batch]
+    return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool)
 
 
 class _Weight(NamedTuple):

@@ -310,7 +310,10 @@ def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
 @contextmanager
 def _training(vae: Any) -> Iterator[list[nn.Module]]:
     """The modules of both programs in training mode, and in eval mode afterwards."""
-    modules = {id(p.vae if isinstance(p, Program) else p): p.vae if isinstance(p, Program) else p for p in (vae.model, vae.guide)}
+    modules = {
+        id(p.vae if isinstance(p, Program) else p): p.vae if isinstance(p, Program) else p
+        for p in (vae.model, vae.guide)
+    }
     found = [module for module in modules.values() if isinstance(module, nn.Module)]
     for module in found:
         module.train()

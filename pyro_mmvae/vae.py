@@ -197,7 +197,7 @@ class MultimodalVAE(nn.Module):
         return mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
 
     def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
-        """The batch that the tools work on, checked against the decoders, in the precision and on the device of the VAE.
+        """The batch that the tools work on, checked against the decoders, in the model's precision, on its device.
 
         Raises:
             ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the

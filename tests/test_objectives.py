@@ -40,7 +40,7 @@ def test_passes_explain_what_they_say():
 
 
 def test_cross_is_the_elbo_of_everything_with_a_guide_that_sees_one():
-    """Closed form: E log p(x | z) - KL for a normal q in a linear-Gaussian model; rows without that modality: the prior."""
+    """Closed form: E log p(x | z) - KL for a normal q in a linear-Gaussian model."""
     truth, vae, x = exact_vae()
     expected = 0.0
     for name in x:
