@@ -5,9 +5,11 @@ The names below are grouped by kind; `mm.recipes` holds the published methods.
 
 __version__ = "0.1.0"
 
+# Published methods, and the passes and bounds that they are made of
+from pyro_mmvae import objectives, recipes
+
 # The model
 from pyro_mmvae.counts import Last, LogRates
-from pyro_mmvae import objectives, recipes
 from pyro_mmvae.data import Batch, from_nan, hide
 
 # Distributions
@@ -70,6 +72,9 @@ from pyro_mmvae.networks import (
     encoder,
     mlp,
 )
+
+# Training
+from pyro_mmvae.objectives import Objective, Pass
 from pyro_mmvae.optim import optim
 
 # Priors of the shared code
@@ -99,8 +104,6 @@ from pyro_mmvae.tables import (
     TableTrunk,
     outputs_of,
 )
-
-# Training
 from pyro_mmvae.training import History, constant, cosine, fit
 from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 
@@ -149,9 +152,11 @@ __all__ = [
     "NegativeBinomialLikelihood",
     "NormalHead",
     "NormalLikelihood",
+    "Objective",
     "OneHot",
     "OrdinalColumn",
     "Pair",
+    "Pass",
     "PoE",
     "PoissonLikelihood",
     "Pooled",
@@ -190,9 +195,11 @@ __all__ = [
     "khat_limit",
     "log_likelihood",
     "mlp",
+    "objectives",
     "optim",
     "outputs_of",
     "predict",
+    "recipes",
     "residual_decoder",
     "residual_encoder",
     "residual_trunk",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +110,7 @@ def fit(
         parameters, latents = _inventory(vae, data.first())
         make = optimizer or _adam
         optim = make(parameters, lr=lr)
-        run = _Run(vae, loss, optim, parameters, clip, {name: 1.0 for name in latents})
+        run = _Run(vae, loss, optim, parameters, clip, dict.fromkeys(latents, 1.0))
         state = _Snapshot(parameters, modules)
         best, kept, started = math.inf, state, time.perf_counter()
         bar = tqdm(range(epochs), disable=not progress, unit="epoch", mininterval=0.5)
@@ -261,7 +261,7 @@ class _Loader:
 
     def __init__(self, vae: Any, batches: Iterable[Any]):
         self.vae, self.batches = vae, batches
-        self.steps = len(batches) if hasattr(batches, "__len__") else 0
+        self.steps = len(batches) if isinstance(batches, Sized) else 0
 
     def __iter__(self) -> Iterator[Batch]:
         empty = True
@@ -310,11 +310,8 @@ def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
 @contextmanager
 def _training(vae: Any) -> Iterator[list[nn.Module]]:
     """The modules of both programs in training mode, and in eval mode afterwards."""
-    modules = {
-        id(p.vae if isinstance(p, Program) else p): p.vae if isinstance(p, Program) else p
-        for p in (vae.model, vae.guide)
-    }
-    found = [module for module in modules.values() if isinstance(module, nn.Module)]
+    owners = [p.vae if isinstance(p, Program) else p for p in (vae.model, vae.guide)]
+    found = list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
     for module in found:
         module.train()
     try:

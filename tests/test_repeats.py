@@ -1,0 +1,94 @@
+"""Modalities measured several times a row, against the linear-Gaussian oracle."""
+
+import pytest
+import torch
+from exact import LinearGaussian
+from pyro.infer import RenyiELBO, Trace_ELBO
+
+import pyro_mmvae as mm
+
+ROWS, REPEATS = 20, 3
+
+
+def setting(holes):
+    truth = LinearGaussian(repeated=["b"])
+    x = truth.simulate(ROWS, repeats=REPEATS)
+    mask = {"b": torch.rand(ROWS, REPEATS) > 0.5, "c": torch.rand(ROWS) > 0.4} if holes else {}
+    if holes:
+        mask["b"][0], mask["c"][0] = False, True
+    return truth, truth.vae(), x, mask
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
+def test_posterior_elbo_and_log_likelihood_are_exact(holes):
+    truth, vae, x, mask = setting(holes)
+    mean, covariance = truth.posterior(x, mask)
+    q = vae.posterior(x, mask)
+    torch.testing.assert_close(q.mean, mean, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(q.variance, covariance.diagonal(dim1=1, dim2=2), rtol=1e-10, atol=1e-10)
+    exact = truth.log_prob(x, mask)
+    assert -Trace_ELBO().loss(vae.model, vae.guide, x, mask) == pytest.approx(exact.sum().item(), abs=1e-6)
+    renyi = RenyiELBO(alpha=0.0, num_particles=4, vectorize_particles=True, max_plate_nesting=2)
+    assert -renyi.loss(vae.model, vae.guide, x, mask) == pytest.approx(exact.sum().item(), abs=1e-6)
+    torch.testing.assert_close(mm.log_likelihood(vae, x, mask, num_particles=50).value, exact, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("fusion", [mm.MoE, mm.MoPoE])
+def test_mixtures_count_every_repeat(fusion):
+    truth, _, x, mask = setting(True)
+    vae = truth.vae(fusion(), expert="posterior")
+    found = mm.log_likelihood(vae, x, mask, num_particles=20_000)
+    assert (found.value - truth.log_prob(x, mask)).mean().abs() < 0.01
+
+
+def test_a_mask_of_rows_hides_all_repeats_and_hidden_ones_change_nothing():
+    _, vae, x, _ = setting(False)
+    whole = {"b": torch.rand(ROWS) > 0.5}
+    fine = {"b": whole["b"].unsqueeze(1).expand(ROWS, REPEATS)}
+    z = torch.randn(ROWS, 2)
+    assert torch.equal(vae.posterior(x, whole).log_prob(z), vae.posterior(x, fine).log_prob(z))
+    some = {"b": torch.rand(ROWS, REPEATS) > 0.5}
+    other = {**x, "b": torch.where(some["b"].unsqueeze(-1), x["b"], torch.nan)}
+    assert torch.equal(vae.posterior(x, some).log_prob(z), vae.posterior(other, some).log_prob(z))
+    losses = []
+    for data in ((x, some), (other,)):
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO().loss(vae.model, vae.guide, *data))
+    assert losses[0] == losses[1]
+
+
+def test_the_order_of_repeats_does_not_matter():
+    _, vae, x, mask = setting(True)
+    turned = {**x, "b": x["b"][:, [2, 0, 1]]}, {**mask, "b": mask["b"][:, [2, 0, 1]]}
+    z = torch.randn(ROWS, 2)
+    torch.testing.assert_close(
+        vae.posterior(x, mask).log_prob(z), vae.posterior(*turned).log_prob(z), rtol=1e-12, atol=0
+    )
+
+
+def test_missing_repeats_are_imputed_from_the_others():
+    truth, vae, x, mask = setting(True)
+    drawn = mm.impute(vae, x, mask, num_draws=8000)["b"]
+    assert drawn.shape == (8000, ROWS, REPEATS, 3)
+    seen = mask["b"].unsqueeze(-1).expand(x["b"].shape)
+    assert torch.equal(drawn[:, seen], x["b"][seen].expand(8000, -1))
+    mean, covariance = truth.posterior(x, mask)
+    w = truth.loading["b"]
+    loc = (mean @ w.T + truth.offset["b"]).unsqueeze(1).expand(x["b"].shape)
+    sd = (
+        ((w @ covariance @ w.T).diagonal(dim1=1, dim2=2) + truth.noise["b"] ** 2)
+        .sqrt()
+        .unsqueeze(1)
+        .expand(x["b"].shape)
+    )
+    assert ((drawn.mean(0) - loc).abs() < 4.5 * sd / 8000**0.5)[~seen].all()
+    torch.testing.assert_close(drawn.std(0)[~seen], sd[~seen], rtol=0.04, atol=0)
+
+
+def test_it_trains_and_generates_one_entry_a_row():
+    _, vae, x, mask = setting(True)
+    before = vae.modalities["b"].decoder.net.weight.clone()
+    mm.fit(vae, x, mask, epochs=3, lr=1e-2, batch_size=7, progress=False)
+    assert not torch.equal(before, vae.modalities["b"].decoder.net.weight)
+    assert mm.generate(vae, 5)["b"].shape == (5, 3)
+    assert mm.translate(vae, {"a": x["a"]}, to="b", num_draws=2).shape == (2, ROWS, 3)
