@@ -77,6 +77,20 @@ from pyro_mmvae.networks import (
 from pyro_mmvae.objectives import Objective, Pass
 from pyro_mmvae.optim import optim
 
+# Pictures
+from pyro_mmvae.plots import (
+    plot_certificate,
+    plot_compare,
+    plot_coverage,
+    plot_cross_modal,
+    plot_entry,
+    plot_history,
+    plot_khat,
+    plot_latent,
+    plot_missingness,
+    plot_ranks,
+)
+
 # Priors of the shared code
 from pyro_mmvae.priors import (
     DynamicPrior,
@@ -198,6 +212,16 @@ __all__ = [
     "objectives",
     "optim",
     "outputs_of",
+    "plot_certificate",
+    "plot_compare",
+    "plot_coverage",
+    "plot_cross_modal",
+    "plot_entry",
+    "plot_history",
+    "plot_khat",
+    "plot_latent",
+    "plot_missingness",
+    "plot_ranks",
     "predict",
     "recipes",
     "residual_decoder",
