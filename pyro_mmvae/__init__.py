@@ -12,6 +12,21 @@ from pyro_mmvae import objectives, recipes
 from pyro_mmvae.counts import Last, LogRates
 from pyro_mmvae.data import Batch, from_nan, hide
 
+# Certificates
+from pyro_mmvae.diagnostics import (
+    Calibration,
+    Certificate,
+    Comparison,
+    Importance,
+    SubsetCertificate,
+    certify,
+    compare,
+    conditional_log_likelihood,
+    guide_predictive_log_likelihood,
+    importance,
+    sbc,
+)
+
 # Distributions
 from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
 from pyro_mmvae.export import to_arviz
@@ -128,10 +143,13 @@ __all__ = [
     "Batch",
     "BernoulliLikelihood",
     "BinomialLikelihood",
+    "Calibration",
     "CategoricalLikelihood",
     "CategoryColumn",
+    "Certificate",
     "CoDE",
     "Columnwise",
+    "Comparison",
     "CountColumn",
     "DeepSets",
     "DynamicPrior",
@@ -147,6 +165,7 @@ __all__ = [
     "HierarchicalNormal",
     "History",
     "HoelderMixture",
+    "Importance",
     "JointEncoder",
     "Laplace",
     "LaplaceHead",
@@ -184,6 +203,7 @@ __all__ = [
     "StandardNormal",
     "Standardize",
     "StudentTLikelihood",
+    "SubsetCertificate",
     "Switch",
     "TableLikelihood",
     "TableTrunk",
@@ -194,6 +214,9 @@ __all__ = [
     "WithHoles",
     "ZukoTransform",
     "batched",
+    "certify",
+    "compare",
+    "conditional_log_likelihood",
     "constant",
     "conv_decoder",
     "conv_encoder",
@@ -204,7 +227,9 @@ __all__ = [
     "from_nan",
     "generate",
     "guess_modalities",
+    "guide_predictive_log_likelihood",
     "hide",
+    "importance",
     "impute",
     "khat_limit",
     "log_likelihood",
@@ -227,6 +252,7 @@ __all__ = [
     "residual_decoder",
     "residual_encoder",
     "residual_trunk",
+    "sbc",
     "scaled",
     "to_arviz",
     "translate",

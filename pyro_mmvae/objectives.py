@@ -108,8 +108,8 @@ stl = Bound(_mean, sticking=True)
 """The ELBO with the gradient that sticks the landing: unbiased, and zero noise at an exact guide. Roeder, Wu and
 Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
 dreg = Bound(_log_mean, sticking=True, doubly=True)
-"""The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of a
-mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Tucker, Lawson, Gu and
+"""The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of
+a mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Tucker, Lawson, Gu and
 Maddison, 2019, https://arxiv.org/abs/1810.04152"""
 
 

@@ -141,7 +141,7 @@ def plot_ranks(ranks: Tensor, num_draws: int, ax: Any = None, level: float = 0.9
 
 
 def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
-    """Share of truths inside central intervals against the intervals' probability; below the diagonal: over-confident."""
+    """Share of truths inside central intervals against their probability; below the diagonal: over-confident."""
     ax = _axes(ax, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
     for name, values in actual.items():

@@ -14,8 +14,8 @@ FLOORS = [
     {"fusion", "priors", "guess"},
     {"vae"},
     {"objectives"},
-    {"recipes", "training", "inference", "diagnostics"},
-    {"plots", "demo", "export"},
+    {"recipes", "training", "inference"},
+    {"diagnostics", "plots", "demo", "export"},
     {"demo_figure", "__init__"},
     {"__main__"},
 ]

@@ -1,0 +1,73 @@
+"""Models side by side on the same rows: paired differences of held-out log-likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.inference import log_likelihood
+from pyro_mmvae.psis import khat_limit
+
+
+class Compared(NamedTuple):
+    """One model.
+
+    Attributes:
+        name: of the model.
+        log_likelihood: mean log p(x_S), nats a row.
+        difference: to the best model, nats a row, zero or less.
+        se: standard error of the difference over rows, from pairs of the same row.
+        good_khat: share of rows with a good k-hat; where it is low, the log-likelihood is a bound that may be loose.
+    """
+
+    name: str
+    log_likelihood: float
+    difference: float
+    se: float
+    good_khat: float
+
+
+@dataclass
+class Comparison:
+    """The models, the best first; `print` shows a table, `mm.plot_compare` a picture."""
+
+    rows: list[Compared]
+
+    def __str__(self) -> str:
+        width = max(5, *(len(row.name) for row in self.rows))
+        lines = [f"{'model':{width}}  {'log p(x)':>10} {'difference':>11} {'+-':>6}  good k-hat"]
+        for r in self.rows:
+            lines.append(
+                f"{r.name:{width}}  {r.log_likelihood:10.3f} {r.difference:11.3f} {r.se:6.3f}  {r.good_khat:10.0%}"
+            )
+        return "\n".join([*lines, "", "nats a row; +- one standard error of the paired difference to the best"])
+
+
+def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, num_particles: int = 1000) -> Comparison:
+    """Held-out log-likelihoods of several models on the same rows, with paired standard errors.
+
+    Args:
+        vaes: name -> `MultimodalVAE` or `Pair`.
+        x, mask: held-out data.
+        num_particles: draws a row.
+
+    Returns:
+        `Comparison`.
+
+    Raises:
+        ValueError: no model to compare, or bad input.
+    """
+    if not vaes:
+        raise ValueError("no model to compare; give at least one, such as {'poe': vae}")
+    found = {name: log_likelihood(vae, x, mask, num_particles=num_particles) for name, vae in vaes.items()}
+    best = max(found, key=lambda name: float(found[name].value.mean()))
+    rows = []
+    for name, one in found.items():
+        pairs = one.value - found[best].value
+        se = float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+        good = (one.khat < khat_limit(num_particles)).double().mean()
+        rows.append(Compared(name, float(one.value.mean()), float(pairs.mean()), se, float(good)))
+    return Comparison(sorted(rows, key=lambda row: -row.log_likelihood))

@@ -1,0 +1,87 @@
+"""Importance weights of every row: how far a guide can be trusted, and what repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.psis import smooth
+from pyro_mmvae.weights import draw, nesting, opened, size_of
+
+NUMBERS_AT_ONCE = 2**24
+
+
+class Importance(NamedTuple):
+    """Weighted draws of the latents of every row.
+
+    Attributes:
+        latents: site -> (draw, row, dim).
+        log_weights: (draw, row), Pareto-smoothed, each row normalised to sum to one.
+        khat: (row,); good below `mm.khat_limit(draws)`.
+        ess: (row,), effective number of draws, 1 / sum of squared weights.
+        raw: (draw, row), log p(x, z) - log q(z | x), in nats.
+    """
+
+    latents: dict[str, Tensor]
+    log_weights: Tensor
+    khat: Tensor
+    ess: Tensor
+    raw: Tensor
+
+    def mean(self, site: str = "z") -> Tensor:
+        """Self-normalised posterior mean, (row, dim)."""
+        return (self.log_weights.exp().unsqueeze(-1) * self.latents[site]).sum(0)
+
+    def sd(self, site: str = "z") -> Tensor:
+        """Self-normalised posterior standard deviation, (row, dim)."""
+        centred = (self.latents[site] - self.mean(site)) ** 2
+        return (self.log_weights.exp().unsqueeze(-1) * centred).sum(0).sqrt()
+
+    def resample(self, num_draws: int) -> dict[str, Tensor]:
+        """Unweighted draws of every site, (draw, row, dim): each row draws from its own, with replacement."""
+        index = torch.multinomial(self.log_weights.exp().T, num_draws, replacement=True).T
+        return {
+            name: value.gather(0, index.unsqueeze(-1).expand(-1, -1, value.shape[-1]))
+            for name, value in self.latents.items()
+        }
+
+
+@torch.no_grad()
+def importance(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str] | None = None,
+    num_draws: int = 1000,
+) -> Importance:
+    """Draws of z ~ q(z | x_S), weighted towards p(z | x_S).
+
+    Args:
+        vae: a `MultimodalVAE`, or a `Pair` of any model and guide; sites outside the plate "data" are drawn, and the
+            weights are conditional on them.
+        x, mask: as in `vae.model`.
+        given: S; None = all that is observed. Guide and model both look at S alone.
+        num_draws: draws a row.
+
+    Returns:
+        `Importance`.
+
+    Reference:
+        Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto Smoothed Importance Sampling,
+        https://arxiv.org/abs/1507.02646
+    """
+    batch, depth, parts = opened(vae, x, mask), None, []
+    depth = nesting(vae, batch)
+    rows = max(1, NUMBERS_AT_ONCE // (size_of(vae, batch) * num_draws))
+    for index in torch.arange(batch.rows).split(rows):
+        found = draw(vae, batch.take(index), num_draws, given=given, targets=given, depth=depth)
+        parts.append((found.latents, found.log_weights))
+    raw = torch.cat([weights for _, weights in parts], 1)
+    latents = {name: torch.cat([latent[name] for latent, _ in parts], 1) for name in parts[0][0]}
+    smoothed = smooth(raw)
+    return Importance(latents, smoothed.log_weights, smoothed.khat, 1 / (2 * smoothed.log_weights).exp().sum(0), raw)

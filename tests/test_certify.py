@@ -1,0 +1,131 @@
+"""The certificate against guides that are right, over-confident, under-confident, biased and blind."""
+
+import pyro
+import pytest
+import torch
+from exact import LinearGaussian
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.certify import LEVEL, verdict
+
+WHOLE = [("a", "b", "c")]
+
+
+def certificate(vae, subsets=None, rows=500, **options):
+    return mm.certify(vae, LinearGaussian().simulate(200), subsets=subsets, rows=rows, progress=False, **options)
+
+
+def test_the_exact_guide_passes_for_every_subset():
+    truth = LinearGaussian()
+    found = certificate(truth.vae())
+    assert len(found.rows) == 7
+    x = truth.simulate(200)
+    for row in found.rows:
+        assert row.verdict == "pass", row
+        assert row.log_likelihood == pytest.approx(truth.log_prob(x, subset=row.given).mean().item(), abs=1e-6)
+        assert abs(row.gap) < 1e-9 and row.good_khat == 1.0
+        assert row.dispersion == pytest.approx(1.0, abs=0.12)
+        assert row.coverage50 == pytest.approx(0.5, abs=0.06) and row.coverage90 == pytest.approx(0.9, abs=0.04)
+
+
+def test_a_prior_in_every_expert_is_over_confident():
+    for row in certificate(LinearGaussian().vae(expert="posterior")).rows:
+        assert row.verdict == "over-confident", row
+        assert row.dispersion > 1.1 and row.coverage90 < 0.87 and row.gap > 0.1
+
+
+@pytest.mark.parametrize("fusion", [mm.MoE, mm.MoPoE])
+def test_mixtures_of_posteriors_are_under_confident_together_and_right_alone(fusion):
+    found = certificate(LinearGaussian().vae(fusion(), expert="posterior"))
+    for row in found.rows:
+        assert row.verdict == ("pass" if len(row.given) == 1 else "under-confident"), row
+
+
+def test_a_collapsed_guide_fails_although_its_ranks_of_z_are_uniform():
+    vae = LinearGaussian().vae()
+
+    def guide(x, mask):
+        with pyro.plate("data", len(next(iter(x.values()))), dim=-2):
+            pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    blind = mm.Pair(vae.model, guide)
+    calibration = mm.sbc(blind, ("a", "b", "c"))
+    on_z = [test.p for test in calibration.tests() if test.quantity.startswith("z[")]
+    assert min(on_z) * len(on_z) > LEVEL
+    row = certificate(blind, WHOLE).rows[0]
+    assert row.verdict == "under-confident" and row.because == "mean of log p(x | z)"
+    assert row.gap > 1
+
+
+def test_a_shifted_guide_is_biased():
+    class Shifted(nn.Module):
+        def __init__(self, fusion):
+            super().__init__()
+            self.fusion = fusion
+
+        def forward(self, experts):
+            q = self.fusion(experts).base_dist
+            return pyro.distributions.Normal(q.loc + 0.35 * q.scale, q.scale).to_event(1)
+
+    row = certificate(LinearGaussian().vae(Shifted(mm.PoE())), WHOLE).rows[0]
+    assert row.verdict == "biased" and row.because.startswith("mean of z[")
+
+
+def test_a_correct_guide_is_refused_no_more_often_than_stated():
+    vae, repeats = LinearGaussian().vae(), 200
+    wrong = sum(verdict(mm.sbc(vae, ("a", "c"), rows=150, num_draws=60))[1] != "pass" for _ in range(repeats))
+    assert wrong <= 7  # binomial(200, 0.01): more than 7 has probability 0.001
+
+
+def test_each_check_alone_keeps_its_level():
+    vae, repeats = LinearGaussian().vae(), 200
+    tests = [mm.sbc(vae, ("a", "b"), rows=200, num_draws=60).tests() for _ in range(repeats)]
+    for column in zip(*tests):
+        share = sum(test.p < 0.05 for test in column) / repeats
+        assert share < 0.05 + 3.5 * (0.05 * 0.95 / repeats) ** 0.5, column[0]
+
+
+def test_too_few_rows_get_no_verdict():
+    assert certificate(LinearGaussian().vae(), WHOLE, rows=50).rows[0].verdict == "not enough draws"
+
+
+def test_it_prints_a_table_and_gives_numbers_and_is_reproducible():
+    vae = LinearGaussian().vae()
+    state = torch.get_rng_state()
+    first, second = certificate(vae, WHOLE), certificate(vae, WHOLE)
+    assert first.rows == second.rows and torch.equal(state, torch.get_rng_state())
+    text = str(first)
+    assert "a + b + c" in text and "pass" in text and "nats a row" in text
+    data = first.to_xarray()
+    assert data["dispersion"].sel(subset="a + b + c").item() == first.rows[0].dispersion
+    assert data.attrs["simulated"] == 500
+
+
+def test_by_default_many_modalities_are_checked_in_the_patterns_of_the_data():
+    truth = LinearGaussian(dict.fromkeys("abcde", 2))
+    x = truth.simulate(60)
+    mask = {"b": torch.arange(60) < 20, "e": torch.arange(60) < 0}
+    found = mm.certify(truth.vae(), x, mask, rows=100, progress=False)
+    assert [row.given for row in found.rows] == [("a", "c", "d"), ("a", "b", "c", "d")]
+    assert [row.rows for row in found.rows] == [60, 20]
+    with pytest.raises(ValueError, match="unknown modality 'taste'"):
+        mm.certify(truth.vae(), x, subsets=[("taste",)], progress=False)
+
+
+def test_compare_pairs_the_rows():
+    truth = LinearGaussian()
+    x = truth.simulate(300)
+    worse = truth.vae()
+    worse.modalities["a"].decoder.net.bias.data += 0.3
+    found = mm.compare({"right": truth.vae(), "worse": worse}, x, num_particles=2000)
+    assert [row.name for row in found.rows] == ["right", "worse"]
+    w = torch.cat([truth.loading[n] for n in truth.names])
+    noise = torch.cat([torch.full((len(truth.loading[n]),), truth.noise[n] ** 2) for n in truth.names])
+    covariance = w @ w.T + torch.diag(noise)
+    shift = torch.zeros(len(noise))
+    shift[: len(truth.loading["a"])] = 0.3
+    expected = -0.5 * shift @ torch.linalg.solve(covariance, shift)  # minus KL between the two models
+    last = found.rows[-1]
+    assert abs(last.difference - expected) < 4 * last.se and 0 < last.se < 0.1
+    assert "worse" in str(found) and "paired" in str(found)

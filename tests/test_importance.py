@@ -1,0 +1,116 @@
+"""Importance weights and log-likelihoods against the oracle and against ArviZ."""
+
+from itertools import combinations
+
+import pyro
+import pytest
+import torch
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+from pyro_mmvae.psis import smooth
+
+SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("draws", [100, 1000, 1003])
+def test_khat_and_smoothed_weights_are_those_of_arviz(draws):
+    arviz = pytest.importorskip("arviz")
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1.x keeps psislw elsewhere")
+    raw = torch.randn(draws, 40) * torch.linspace(0.1, 4, 40)
+    theirs, khat = arviz.psislw(raw.T.numpy())
+    found = smooth(raw)
+    torch.testing.assert_close(found.khat, torch.as_tensor(khat), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.log_weights, torch.as_tensor(theirs.T), rtol=0, atol=1e-6)
+
+
+def test_khat_tells_a_finite_variance_from_none():
+    """Ratios of a normal to one of scale s: for s < 1 the tail index is 1 - s^2 in theory."""
+    q = torch.distributions.Normal(0.0, torch.tensor([0.6, 0.9, 1.5]))
+    z = q.sample((20_000,))
+    khat = smooth(torch.distributions.Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).khat
+    assert 0.5 < khat[0] < 0.85 and khat[1] < 0.4 and khat[2] < 0
+
+
+def test_few_draws_and_equal_weights_have_no_estimate():
+    assert smooth(torch.randn(10, 3)).khat.isposinf().all()
+    assert smooth(torch.zeros(100, 3)).khat.isneginf().all()
+    assert mm.khat_limit(1000) == pytest.approx(2 / 3) and mm.khat_limit(10**6) == 0.7
+
+
+@pytest.mark.parametrize("given", SUBSETS)
+def test_weights_repair_a_wrong_guide(given):
+    """Experts that count the prior twice: the weighted mean and sd are the exact ones, the plain ones are not."""
+    truth = LinearGaussian()
+    x, vae = truth.simulate(30), truth.vae(expert="posterior")
+    found = mm.importance(vae, x, given=given, num_draws=20_000)
+    mean, covariance = truth.posterior(x, subset=given)
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    good = found.khat < 0.5
+    assert good.sum() >= 5
+    assert ((found.mean() - mean).abs() < 0.1 * sd)[good].all()
+    assert ((found.sd() / sd - 1).abs() < 0.1)[good].all()
+    plain = found.latents["z"].std(0)
+    assert (plain < 0.97 * sd).double().mean() > 0.9
+    drawn = found.resample(4000)["z"]
+    assert ((drawn.mean(0) - mean).abs() < 0.2 * sd)[good].all()
+    assert (found.ess <= 20_000 + 1e-6).all() and (found.ess > 100)[good].all()
+
+
+@pytest.mark.parametrize("given", [("a",), ("a", "c")])
+def test_the_conditional_log_likelihood_is_the_models(given):
+    truth = LinearGaussian()
+    x, vae = truth.simulate(40), truth.vae(mm.MoE(), expert="posterior")
+    options = {"given": given, "targets": ["b"], "num_particles": 20_000}
+    exact = truth.log_prob(x, subset=[*given, "b"]) - truth.log_prob(x, subset=given)
+    found = mm.conditional_log_likelihood(vae, x, **options)
+    assert (found.value - exact).mean().abs() < 0.01
+    guide = mm.guide_predictive_log_likelihood(truth.vae(), x, **options)
+    assert (guide.value - exact).mean().abs() < 0.01  # one number for an exact guide
+    wrong = mm.guide_predictive_log_likelihood(truth.vae(expert="posterior"), x, **options)
+    assert (wrong.value - exact).mean() < -0.01
+
+
+def test_a_model_with_a_global_site_is_weighted_row_by_row():
+    """A user's model with a global shift: given the shift, the weights of each row are those of that row."""
+    truth = LinearGaussian()
+    x = {"a": truth.simulate(12)["a"]}
+
+    def model(x, mask):
+        shift = pyro.sample("shift", pyro.distributions.Normal(0.0, 1e-6))
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+            with pyro.plate("a_plate", 1, dim=-1):
+                loc = z @ truth.loading["a"].T + truth.offset["a"] + shift.unsqueeze(-1)
+                pyro.sample("a", pyro.distributions.Normal(loc, truth.noise["a"]).to_event(1), obs=x["a"].unsqueeze(1))
+
+    ours = truth.vae()
+
+    def guide(x, mask):
+        pyro.sample("shift", pyro.distributions.Normal(0.0, 1e-6))
+        ours.guide(x, mask)
+
+    found = mm.log_likelihood(mm.Pair(model, guide), x, num_particles=200)
+    torch.testing.assert_close(found.value, truth.log_prob(x), rtol=0, atol=1e-3)
+
+
+def test_a_row_plate_elsewhere_is_found_by_its_name():
+    truth = LinearGaussian()
+    x = {"a": truth.simulate(12)["a"]}
+    vae = truth.vae()
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = z @ truth.loading["a"].T + truth.offset["a"]
+            pyro.sample("a", pyro.distributions.Normal(loc, truth.noise["a"]).to_event(1), obs=x["a"])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", vae.posterior(x, mask))
+
+    found = mm.log_likelihood(mm.Pair(model, guide), x, num_particles=50)
+    torch.testing.assert_close(found.value, truth.log_prob(x), rtol=0, atol=1e-8)
+    assert mm.importance(mm.Pair(model, guide), x, num_draws=30).latents["z"].shape == (30, 12, 2)
