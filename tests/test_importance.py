@@ -42,18 +42,19 @@ def test_few_draws_and_equal_weights_have_no_estimate():
 
 @pytest.mark.parametrize("given", SUBSETS)
 def test_weights_repair_a_wrong_guide(given):
-    """Experts that count the prior twice: the weighted mean and sd are the exact ones, the plain ones are not."""
-    truth = LinearGaussian()
-    x, vae = truth.simulate(30), truth.vae(expert="posterior")
+    """A single expert that counts the prior twice is too narrow, a mixture of experts too wide: weighted, they are the
+    exact mean and sd."""
+    truth, narrow = LinearGaussian(), len(given) == 1
+    x, vae = truth.simulate(30), truth.vae(mm.PoE() if narrow else mm.MoE(), expert="posterior")
     found = mm.importance(vae, x, given=given, num_draws=20_000)
     mean, covariance = truth.posterior(x, subset=given)
     sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
     good = found.khat < 0.5
-    assert good.sum() >= 5
+    assert good.double().mean() > 0.5
     assert ((found.mean() - mean).abs() < 0.1 * sd)[good].all()
     assert ((found.sd() / sd - 1).abs() < 0.1)[good].all()
-    plain = found.latents["z"].std(0)
-    assert (plain < 0.97 * sd).double().mean() > 0.9
+    plain = found.latents["z"].std(0) / sd
+    assert ((plain < 0.97) if narrow else (plain > 1.03)).double().mean() > 0.9
     drawn = found.resample(4000)["z"]
     assert ((drawn.mean(0) - mean).abs() < 0.2 * sd)[good].all()
     assert (found.ess <= 20_000 + 1e-6).all() and (found.ess > 100)[good].all()
