@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,9 +15,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.programs import silent
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw, nesting, opened, row_axis, size_of, value_of
-
-NUMBERS_AT_ONCE = 2**24  # 64 MB of float32: what one chunk of draws may take
+from pyro_mmvae.weights import chunks, draw, nesting, opened, parts, row_axis, value_of
 
 
 class LogLikelihood(NamedTuple):
@@ -65,23 +63,13 @@ def log_likelihood(
     _known(vae, [*(given or ()), *(targets or ())])
     look = targets if given is None else given
     depth = nesting(vae, batch)
-    for part, sizes in chunks(vae, batch, num_particles):
+    for part, sizes in chunks(batch, num_particles):
         logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
         weights = torch.cat(logs)
         value = weights.logsumexp(0) - math.log(num_particles)
         spread = (weights - value).exp().std(0, correction=1 if num_particles > 1 else 0)
         found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
-
-
-def chunks(vae: Any, batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
-    """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds."""
-    size = size_of(vae, batch)
-    rows = max(1, NUMBERS_AT_ONCE // (size * num_draws))
-    most = max(1, NUMBERS_AT_ONCE // size)
-    sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
-    for index in torch.arange(batch.rows).split(rows):
-        yield batch.take(index), sizes
 
 
 @torch.no_grad()
@@ -244,18 +232,16 @@ def _explain(
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
     _known(vae, given or ())
-    depth, parts = nesting(vae, batch), []
-    rows = max(1, NUMBERS_AT_ONCE // (size_of(vae, batch) * num_draws))
+    depth, found = nesting(vae, batch), []
     with silent(vae.model, vae.guide), pyro.validation_enabled(False):
-        for index in torch.arange(batch.rows).split(rows):
-            part = batch.take(index)
+        for part in parts(batch, num_draws):
             seen, full = part if given is None else part.only(given), _complete(vae, part, only)
             with pyro.plate("draws", num_draws, dim=-1 - depth):
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
                 model = poutine.replay(poutine.uncondition(vae.model), guide)
                 trace = poutine.trace(model).get_trace(full, full.mask)
-            parts.append({name: read(trace.nodes[name], num_draws, part.rows) for name in full if name in trace.nodes})
-    return {name: torch.cat([part[name] for part in parts], 1) for name in parts[0]}
+            found.append({name: read(trace.nodes[name], num_draws, part.rows) for name in full if name in trace.nodes})
+    return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
 
 
 def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import pyro
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.programs import silent
+
+
+NUMBERS_AT_ONCE = 2**21
+"""How many numbers one chunk of draws may take: 8 MB of float32. Larger ones are slower, fresh memory costs page faults."""
 
 
 class Draws(NamedTuple):
@@ -125,8 +129,23 @@ def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
     return value.reshape(num_draws, rows, *keep, *event)
 
 
-def size_of(vae: Any, batch: Batch) -> int:
-    """How many numbers one draw of one row takes, about: for the size of chunks."""
+def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
+    """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds."""
+    most = max(1, NUMBERS_AT_ONCE // _size(batch))
+    sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
+    for part in parts(batch, num_draws):
+        yield part, sizes
+
+
+def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
+    """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
+    rows = max(1, NUMBERS_AT_ONCE // (_size(batch) * num_draws))
+    for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
+        yield batch.take(index)
+
+
+def _size(batch: Batch) -> int:
+    """How many numbers one draw of one row takes, about."""
     return 512 + sum(value[0].numel() for value in batch.values())
 
 

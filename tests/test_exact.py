@@ -9,6 +9,7 @@ from exact import LinearGaussian
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 
 import pyro_mmvae as mm
+from pyro_mmvae import weights
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
@@ -76,7 +77,7 @@ def test_log_likelihood_does_not_depend_on_chunks_or_order(monkeypatch):
     truth = LinearGaussian()
     x, vae, turned = truth.simulate(50), truth.vae(mm.MoE(), expert="posterior"), torch.randperm(50)
     whole = mm.log_likelihood(vae, x, num_particles=4000)
-    monkeypatch.setattr(mm.inference, "NUMBERS_AT_ONCE", 600 * 1500)
+    monkeypatch.setattr(weights, "NUMBERS_AT_ONCE", 600 * 1500)
     parts = mm.log_likelihood(vae, {k: v[turned] for k, v in x.items()}, num_particles=4000)
     se = (whole.se[turned] ** 2 + parts.se**2).sqrt()
     assert ((whole.value[turned] - parts.value).abs() < 4.5 * se + 1e-9).all()

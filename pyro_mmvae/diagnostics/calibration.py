@@ -26,7 +26,7 @@ from torch import Tensor
 from pyro_mmvae.data import Batch
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import draw, nesting, per_row, row_axis
+from pyro_mmvae.weights import draw, nesting, parts, per_row, row_axis
 
 BINS = 20
 
@@ -89,16 +89,18 @@ def sbc(vae: Any, given: Sequence[str], *, rows: int = 500, num_draws: int = 199
     masks = {name: torch.full((rows,), name in given) for name in data}
     x = {name: value if name in given else torch.zeros_like(value) for name, value in data.items()}
     batch = Batch(x, masks, rows, frozenset(given))
-    found = draw(vae, batch, num_draws, depth=nesting(vae, batch))
+    depth = nesting(vae, batch)
+    drawn = [draw(vae, part, num_draws, depth=depth)[:3] for part in parts(batch, num_draws)]
+    latents = {site: torch.cat([one[site] for one, _, _ in drawn], 1) for site in drawn[0][0]}
     position = {}
-    for site, value in found.latents.items():
+    for site, value in latents.items():
         if site in truth:
             for d in range(value.shape[-1]):
                 position[f"{site}[{d}]"] = _position(value[..., d], truth[site][:, d])
     if given:
-        scored = torch.stack([found.log_likelihood[name] for name in given]).sum(0)
+        scored = torch.cat([torch.stack([one[name] for name in given]).sum(0) for _, _, one in drawn], 1)
         position["log p(x | z)"] = _position(scored, _log_likelihood(vae, batch, truth, list(given)))
-    z, star = found.latents["z"], truth["z"]
+    z, star = latents["z"], truth["z"]
     reference = star[torch.randperm(rows)] + 0.5 * star.std(0) * torch.randn_like(star)
     position["tarp"] = _position((z - reference).norm(dim=-1), (star - reference).norm(dim=-1))
     return Calibration(position)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.inference import LogLikelihood, chunks, log_likelihood
+from pyro_mmvae.inference import LogLikelihood, log_likelihood
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw, nesting, opened
+from pyro_mmvae.weights import chunks, draw, nesting, opened
 
 
 def conditional_log_likelihood(
@@ -57,7 +57,7 @@ def guide_predictive_log_likelihood(
     """
     batch, found = opened(vae, x, mask), []
     depth = nesting(vae, batch)
-    for part, sizes in chunks(vae, batch, num_particles):
+    for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]
         weights = torch.cat([torch.stack([one[name] for name in targets if name in one]).sum(0) for one in drawn])
         value = weights.logsumexp(0) - math.log(num_particles)

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw, nesting, opened, size_of
-
-NUMBERS_AT_ONCE = 2**24
+from pyro_mmvae.weights import draw, nesting, opened, parts
 
 
 class Importance(NamedTuple):
@@ -75,13 +73,12 @@ def importance(
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto Smoothed Importance Sampling,
         https://arxiv.org/abs/1507.02646
     """
-    batch, depth, parts = opened(vae, x, mask), None, []
+    batch = opened(vae, x, mask)
     depth = nesting(vae, batch)
-    rows = max(1, NUMBERS_AT_ONCE // (size_of(vae, batch) * num_draws))
-    for index in torch.arange(batch.rows).split(rows):
-        found = draw(vae, batch.take(index), num_draws, given=given, targets=given, depth=depth)
-        parts.append((found.latents, found.log_weights))
-    raw = torch.cat([weights for _, weights in parts], 1)
-    latents = {name: torch.cat([latent[name] for latent, _ in parts], 1) for name in parts[0][0]}
+    drawn = [
+        draw(vae, part, num_draws, given=given, targets=given, depth=depth)[:2] for part in parts(batch, num_draws)
+    ]
+    raw = torch.cat([weights for _, weights in drawn], 1)
+    latents = {name: torch.cat([latent[name] for latent, _ in drawn], 1) for name in drawn[0][0]}
     smoothed = smooth(raw)
     return Importance(latents, smoothed.log_weights, smoothed.khat, 1 / (2 * smoothed.log_weights).exp().sum(0), raw)
