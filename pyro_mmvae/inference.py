@@ -248,7 +248,7 @@ def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
     x = {name: batch[name] for name in batch if only is None or name in only}
     if hasattr(vae, "likelihoods"):
-        for name, p in vae.likelihoods().items():
+        for name, p in vae.likelihoods(batch).items():
             if name not in x and (only is None or name in only):
                 repeat = [1] if vae.modalities[name].repeated else []
                 x[name] = torch.zeros(batch.rows, *repeat, *p.event_shape)

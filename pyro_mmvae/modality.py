@@ -20,7 +20,8 @@ class Modality(nn.Module):
 
     Args:
         decoder: [z, w] (..., dim + private dim) -> p(x | z, w), any module that returns a Pyro distribution whose event
-            is one entry of the data; wrap a network that wants one leading axis in `mm.batched`.
+            is one entry of the data; wrap a network that wants one leading axis in `mm.batched`. None for a modality
+            that is only looked at.
         encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
             generated.
         private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own.
@@ -31,7 +32,7 @@ class Modality(nn.Module):
 
     def __init__(
         self,
-        decoder: nn.Module,
+        decoder: nn.Module | None,
         encoder: nn.Module | None = None,
         private: nn.Module | None = None,
         trunk: nn.Module | None = None,
@@ -109,10 +110,11 @@ class Experts(Mapping[str, Distribution]):
         rows: int,
         prior: Callable[[], Distribution],
         names: Collection[str] | None = None,
+        head: str = "encoder",
     ):
-        self.modalities, self.rows, self._prior = modalities, rows, prior
-        self.seen = {k: v for k, v in seen.items() if names is None or k in names}
-        self.given = {k: v.entries for k, v in self.seen.items() if modalities[k].encoder is not None}
+        self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
+        self._all, self.seen = seen, {k: v for k, v in seen.items() if names is None or k in names}
+        self.given = {k: v.entries for k, v in self.seen.items() if getattr(modalities[k], head) is not None}
         self._features: dict[str, Tensor] = {}
         self._entries: dict[str, Distribution] = {}
 
@@ -123,10 +125,24 @@ class Experts(Mapping[str, Distribution]):
     def entries(self, name: str) -> Distribution:
         """q(z | x_m) of the seen entries alone, batch (entry,)."""
         if name not in self._entries:
-            encoder = self.modalities[name].encoder
-            assert encoder is not None, name
-            self._entries[name] = self._encode(name, encoder)
+            self._entries[name] = self._encode(name, getattr(self.modalities[name], self._head))
         return self._entries[name]
+
+    def only(self, names: Collection[str]) -> Experts:
+        """The experts of some of the modalities."""
+        return self._like([name for name in names if name in self.seen], self._head, self._prior)
+
+    def private(self, names: Collection[str] | None) -> Experts:
+        """q(w_m | x_m) in the same rows, from the named modalities, whatever was named for z; None = all."""
+        own = self._like(names, "private", lambda: _unit(own))
+        return own
+
+    def _like(self, names: Collection[str] | None, head: str, prior: Callable[[], Distribution]) -> Experts:
+        new = Experts(self.modalities, self._all, self.rows, prior, names, head)
+        new._features = self._features  # a trunk is run once
+        if head == self._head:
+            new._entries = self._entries
+        return new
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.given)
@@ -153,17 +169,13 @@ class Experts(Mapping[str, Distribution]):
                 self._features[name] = x if trunk is None else trunk(x)
         return self._features[name]
 
-    def private(self, name: str, prior: Distribution) -> Distribution:
-        """q(w | x_m), batch (row, 1); the prior of w where the modality was not seen."""
-        if name not in self.seen:
+    def where_seen(self, name: str, prior: Distribution) -> Distribution:
+        """q of one modality, batch (row, 1), and the prior where that was not seen."""
+        if name not in self:
             return prior.expand((self.rows, 1))
-        head = self.modalities[name].private
-        assert head is not None, name
         if self.modalities[name].repeated:
             raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
-        seen = self.seen[name]
-        q = mapped(self._encode(name, head), lambda value, event_dims: _scatter(value, seen))
-        return otherwise(seen.entries, q, prior)
+        return otherwise(self.given[name], self[name], prior)
 
     def everywhere(self) -> bool:
         """Whether the guide saw something in every row."""
@@ -211,6 +223,12 @@ class Experts(Mapping[str, Distribution]):
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
         return q
+
+
+def _unit(experts: Experts) -> Distribution:
+    """N(0, I) of the size of the experts' codes."""
+    q = experts.entries(next(iter(experts)))
+    return dist.Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
 
 
 def _holes(x: Tensor, seen: Seen) -> Tensor:

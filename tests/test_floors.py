@@ -11,7 +11,7 @@ ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter"},
     {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts"},
-    {"fusion", "priors", "guess"},
+    {"fusion", "priors", "guess", "observe"},
     {"vae"},
     {"objectives"},
     {"recipes", "training", "inference"},

@@ -1,0 +1,103 @@
+"""Where data meet a likelihood: the plate of one modality, its mask, its weight, and the check of its values."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pyro
+import torch
+from pyro.distributions import Distribution, Independent
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import Rows, feasible, masked
+from pyro_mmvae.modality import Modality, Seen
+from pyro_mmvae.programs import scaled
+
+
+def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) -> None:
+    """The likelihood plate of one modality: scores what was seen of it, or draws it if there is no data at all.
+
+    Only the rows with an observed entry are decoded; their log-probabilities stand in the batch of all rows.
+
+    Args:
+        latent: (..., row, 1, dim), [z, w].
+        seen: the data, or None to draw one entry a row.
+    """
+    if seen is None:
+        with pyro.plate(f"{name}_plate", 1, dim=-1):
+            pyro.sample(name, decode(name, modality, latent))
+        return
+    rows, repeats = seen.entries.shape
+    at = slice(None) if seen.rows is None else seen.rows
+    if seen.rows is not None:
+        latent = latent.index_select(-3, seen.rows)
+    p = decode(name, modality, latent)
+    if p.event_shape != seen.x.shape[2:]:
+        raise ValueError(
+            f"modality {name!r} has entries of shape {tuple(seen.x.shape[2:])}, its decoder gives"
+            f" {tuple(p.event_shape)}; reshape the data, or mend the decoder's last layer"
+        )
+    if repeats > 1:
+        p = p.expand((*p.batch_shape[:-1], repeats))
+    x = seen.x if seen.x.is_floating_point() else seen.x.to(latent.dtype)  # not every log_prob takes integers
+    if seen.elements is not None:
+        fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
+        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        p = masked(p, seen.elements[at], seen.elements.dim() - 2)
+    elif repeats > 1 and not seen.whole:
+        fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
+        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        p = masked(p, seen.entries[at])
+    if seen.rows is not None:
+        p = Rows(p, seen.rows, rows)
+    weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
+    with pyro.plate(f"{name}_plate", repeats, dim=-1), weight:
+        pyro.sample(name, p, obs=x)
+
+
+def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
+    """p(x_m | z, w_m) at the codes latent (..., row, 1, dim), checked."""
+    assert modality.decoder is not None, name
+    p = modality.decoder(latent)
+    if not isinstance(p, Distribution):
+        raise TypeError(f"the decoder of {name!r} returned {type(p).__name__}; it must return a Pyro distribution")
+    if p.batch_shape != latent.shape[:-1]:
+        raise ValueError(
+            f"the decoder of {name!r} has batch {tuple(p.batch_shape)} and event {tuple(p.event_shape)} for codes"
+            f" {tuple(latent.shape)}; it must have batch {tuple(latent.shape[:-1])}: add .to_event(k), or wrap the"
+            " network in mm.batched"
+        )
+    return p
+
+
+def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:
+    """Raises ValueError if a modality's entries do not fit its likelihood p (batch (1, 1)) in shape or support."""
+    x, mask = batch[name], batch.mask[name]
+    event = x.shape[2 if repeated else 1 :]
+    if event != p.event_shape:
+        raise ValueError(
+            f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
+            " reshape the data, or mend the decoder's last layer"
+        )
+    support = p.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
+        x, mask = x.unsqueeze(1), mask.unsqueeze(1)
+    try:
+        fits = support.check(x)
+    except (NotImplementedError, ValueError):  # a support that cannot be asked
+        return
+    fine = mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
+    if not bool((fits | ~fine).all()):
+        where = (~fits & fine).nonzero()[0].tolist()
+        raise ValueError(
+            f"modality {name!r} has the value {x[tuple(where)].item():g} in row {where[0]}, off the support of its"
+            f" likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood"
+        )
+
+
+def _family(p: Distribution) -> str:
+    return type(p.base_dist if isinstance(p, Independent) else p).__name__
