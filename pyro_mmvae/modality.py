@@ -227,6 +227,10 @@ class Experts(Mapping[str, Distribution]):
 
 def _unit(experts: Experts) -> Distribution:
     """N(0, I) of the size of the experts' codes."""
+    if not experts.given:
+        raise ValueError(
+            "the prior of a private code depends on the data and cannot be drawn from without; give x, or another prior"
+        )
     q = experts.entries(next(iter(experts)))
     return dist.Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
 
@@ -256,7 +260,8 @@ def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distributi
     """q where `where` (row, 1) holds and the prior elsewhere; one diagonal normal if both are."""
     if bool(where.all()):
         return q
-    prior = prior.expand(q.batch_shape)
+    shape = torch.broadcast_shapes(q.batch_shape, prior.batch_shape)
+    prior, where = prior.expand(shape), where.expand(shape)
     if is_normal(q) and is_normal(prior):
         fine = where.unsqueeze(-1)
         loc = torch.where(fine, q.base_dist.loc, prior.base_dist.loc)

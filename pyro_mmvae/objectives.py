@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
-from pyro_mmvae.vae import EVERYTHING, View
+from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 from pyro_mmvae.weights import per_row, row_axis
 
 Views = Callable[[Sequence[str]], Sequence[View]]
@@ -61,6 +61,23 @@ def random_subsets(count: int) -> Views:
         family = [s for size in range(2, len(names)) for s in combinations(names, size)]
         chosen = torch.randperm(len(family))[:count].tolist()
         return [View(family[position], family[position]) for position in chosen]
+
+    return views
+
+
+def every_subset(names: Sequence[str]) -> list[View]:
+    """S -> all for every subset S of the modalities, one or more of them."""
+    return [View(s) for size in range(1, len(names) + 1) for s in combinations(names, size)]
+
+
+def dropped(probability: float) -> Views:
+    """The guide sees all; or, with the given probability, a random subset, one for the batch. All is explained."""
+
+    def views(names: Sequence[str]) -> list[View]:
+        if float(torch.rand(())) >= probability:
+            return [EVERYTHING]
+        family = every_subset(names)
+        return [family[int(torch.randint(len(family), ()))]]
 
     return views
 
@@ -206,6 +223,37 @@ def _any_of(batch: Batch, names: Collection[str]) -> Tensor:
     """The rows that have one of the named modalities, bool (row,)."""
     seen = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in names if name in batch]
     return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool)
+
+
+class Match(ELBO):
+    """-sum_m E_{q(z | x)} log q_m(z | x_m): unimodal experts that learn to cover the joint posterior, which stays.
+
+    Rows that lack a modality have no joint posterior to match and are left out.
+
+    Args:
+        vae: the model whose experts learn.
+
+    Reference:
+        Senellart, Chadebec and Allassonniere, 2023, https://arxiv.org/abs/2305.11832
+    """
+
+    def __init__(self, vae: MultimodalVAE):
+        super().__init__(max_plate_nesting=2)
+        self.vae = vae
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
+        experts = self.vae.experts(*args, **kwargs)
+        with torch.no_grad():
+            z = self.vae.fusion(experts).sample()  # type: ignore[misc]
+        whole = [experts.given[name].any(-1) for name in experts]
+        complete = torch.stack(whole).all(0) & torch.tensor(len(whole) == len(self.vae.modalities))
+        logs = torch.stack([experts[name].log_prob(z).mean(-1) for name in experts]).sum(0)
+        return -torch.where(complete, logs, 0).sum()
+
+    loss_and_grads = Objective.loss_and_grads
+    loss = Objective.loss
+    _get_trace = Objective._get_trace
 
 
 class _Weight(NamedTuple):

@@ -101,12 +101,12 @@ class MultimodalVAE(nn.Module):
         Returns:
             z, (..., row, 1, dim), or None in a model of private codes alone.
         """
-        batch, seen = self._open(x, mask)
+        batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
         with pyro.plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
-            for name, modality in self._explained(x, seen, view):
+            for name, modality in self.explained(x, seen, view):
                 has = modality.private is not None
                 w = [pyro.sample(f"{name}.w", self._prior_of(name, view, own))] if has else []
                 observe(name, modality, beside([*z, *w]), seen.get(name))
@@ -118,7 +118,7 @@ class MultimodalVAE(nn.Module):
 
         Args and Returns: as `model`.
         """
-        batch, seen = self._open(x, mask)
+        batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
         with pyro.plate("data", batch.rows, dim=-2):
@@ -126,7 +126,7 @@ class MultimodalVAE(nn.Module):
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)
-            for name, modality in self._explained(x, seen, view):
+            for name, modality in self.explained(x, seen, view):
                 if modality.private is not None:
                     pyro.sample(f"{name}.w", own.where_seen(name, self._prior_of(name, view, own)))
         return z
@@ -140,7 +140,7 @@ class MultimodalVAE(nn.Module):
             x, mask: as in `model`.
             given: S, the modalities to look at; None = all that are observed.
         """
-        batch, seen = self._open(x, mask)
+        batch, seen = self.open(x, mask)
         self.check_names(given or ())
         if self.fusion is None:
             raise ValueError("this model has no shared code z; ask mm.importance for the draws of the private ones")
@@ -149,7 +149,7 @@ class MultimodalVAE(nn.Module):
 
     def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
         """The unimodal posteriors of a batch, each encoded when it is asked for."""
-        return self._experts(*self._open(x, mask), EVERYTHING)
+        return self._experts(*self.open(x, mask), EVERYTHING)
 
     def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
         """The batch that the tools work on, checked against the decoders, in the model's precision, on its device.
@@ -181,7 +181,7 @@ class MultimodalVAE(nn.Module):
         self.eval()
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                experts = None if batch is None else self._experts(*self._open(batch, batch.mask), EVERYTHING)
+                experts = None if batch is None else self._experts(*self.open(batch, batch.mask), EVERYTHING)
                 own = None if experts is None else experts.private(None)
                 z = [] if self.prior is None else [_one_code(self.prior, experts)]
                 found = {}
@@ -199,7 +199,7 @@ class MultimodalVAE(nn.Module):
             if name not in self.modalities:
                 raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
 
-    def _open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
+    def open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
         """The checked batch, and of each modality with anything observed in it what was seen."""
         batch = Batch.of(x, mask)
         self.check_names(batch)
@@ -209,14 +209,14 @@ class MultimodalVAE(nn.Module):
         return batch, batch.seen
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
-        return Experts(self.modalities, seen, batch.rows, lambda: self.prior(None), view.given)
+        return Experts(self.modalities, seen, batch.rows, lambda: self.prior(None), view.given)  # type: ignore[misc]
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
         """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""
         borrowed = view.private is not None and name not in view.private and name in self.auxiliary_prior
         return (self.auxiliary_prior if borrowed else self.private_prior)[name](own)
 
-    def _explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
+    def explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
         """The modalities that are scored, or drawn if there is no data."""
         names = self.modalities if x is None else seen
         wanted = names if view.targets is None else view.targets

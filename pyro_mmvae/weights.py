@@ -15,9 +15,8 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.programs import silent
 
-
 NUMBERS_AT_ONCE = 2**21
-"""How many numbers one chunk of draws may take: 8 MB of float32. Larger ones are slower, fresh memory costs page faults."""
+"""How many numbers one chunk of draws may take: 8 MB of float32. Larger ones are slower: fresh memory is paged in."""
 
 
 class Draws(NamedTuple):

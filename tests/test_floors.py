@@ -14,8 +14,8 @@ FLOORS = [
     {"fusion", "priors", "guess", "observe"},
     {"vae"},
     {"objectives"},
-    {"recipes", "training", "inference"},
-    {"diagnostics", "plots", "demo", "export"},
+    {"levels", "training", "inference"},
+    {"recipes", "diagnostics", "plots", "demo", "export"},
     {"demo_figure", "__init__"},
     {"__main__"},
 ]

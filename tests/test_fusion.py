@@ -266,7 +266,7 @@ def test_mopoe_beyond_its_components_is_unbiased_for_the_full_mixture():
 
 def experts(vae, x):
     """What the programs hand to priors and fusions."""
-    return vae._experts(*vae._open(x, None), mm.EVERYTHING)
+    return vae._experts(*vae.open(x, None), mm.EVERYTHING)
 
 
 def test_mopoe_at_twelve_modalities_holds_its_components_and_no_more():
@@ -324,7 +324,7 @@ def test_a_joint_encoder_serves_complete_rows_and_the_other_fusion_the_rest():
 
 def test_learned_fusions_say_what_is_wrong():
     wrong = mm.JointEncoder(mm.encoder(6, 8, dim=1), {"a": 3, "b": 1})
-    with pytest.raises(ValueError, match="modality 'a' has 2 features, JointEncoder expects 3; mend sizes"):
+    with pytest.raises(ValueError, match="modality 'a' has 2 features, 3 were stated; mend sizes"):
         known(wrong).posterior({"a": torch.zeros(2, 2)})
     with pytest.raises(ValueError, match="modality 'c' has no network in the fusion"):
         known(learned("ab")["DeepSets"]).posterior({"c": torch.zeros(2, 2)})

@@ -119,7 +119,7 @@ def test_pooled_gives_the_weight_of_what_is_missing_to_the_prior():
     mask = {n: torch.ones(4, dtype=torch.bool) for n in x}
     mask["a"][1:3] = False
     z = torch.randn(4, 1, 2)
-    pool = vae.prior(vae._experts(*vae._open(x, mask), mm.EVERYTHING)).log_prob(z)[:, 0]
+    pool = vae.prior(vae._experts(*vae.open(x, mask), mm.EVERYTHING)).log_prob(z)[:, 0]
     logs = {n: vae.modalities[n].encoder(x[n]).log_prob(z[:, 0]) for n in x}
     normal = mm.StandardNormal(2)(None).log_prob(z[:, 0])
     whole = 0.5 * logs["a"] + 0.2 * logs["b"] + 0.3 * logs["c"]
@@ -132,7 +132,7 @@ def test_pooled_shares_the_weight_of_a_modality_among_its_repeats():
     vae = truth.vae(mm.PoE(), mm.Pooled(mm.StandardNormal(2), 0.3))
     x = truth.simulate(3, repeats=4)
     z = torch.randn(3, 1, 2)
-    pool = vae.prior(vae._experts(*vae._open(x, None), mm.EVERYTHING)).log_prob(z)[:, 0]
+    pool = vae.prior(vae._experts(*vae.open(x, None), mm.EVERYTHING)).log_prob(z)[:, 0]
     parts = [vae.modalities[n].encoder(x[n]).log_prob(z[:, 0]) for n in "ac"]
     parts.append(torch.stack([vae.modalities["b"].encoder(x["b"][:, k]).log_prob(z[:, 0]) for k in range(4)]).mean(0))
     expected = 0.1 * mm.StandardNormal(2)(None).log_prob(z[:, 0]) + 0.3 * sum(parts)

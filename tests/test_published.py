@@ -7,8 +7,10 @@ Values agree within four Monte-Carlo standard errors, complete and with holes; K
 import math
 from itertools import combinations
 
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import Normal, kl_divergence
 
 import pyro_mmvae as mm
@@ -51,8 +53,9 @@ class Paper:
         self.vae, self.x, self.a = vae, x, a
         self.q = {}
         for name in NAMES:
-            normal = vae.modalities[name].encoder(x[name]).base_dist
-            self.q[name] = Normal(normal.loc, normal.scale)
+            q = vae.modalities[name].encoder(x[name]) if vae.modalities[name].encoder is not None else None
+            if hasattr(getattr(q, "base_dist", None), "scale"):
+                self.q[name] = Normal(q.base_dist.loc, q.base_dist.scale)
 
     def nll(self, name, z, w=None):
         """-log p(x_m | z, w), zero where missing, (..., row)."""
@@ -235,8 +238,99 @@ def single_elbos(p):
     return sum((p.nll(n, p.q[n].rsample()) + p.a[n] * p.kl(p.q[n], N)).sum() for n in NAMES)
 
 
+def mmvm(p):
+    """The mixture form: KL(q_m || 1/|S| sum_n q_n), by one draw."""
+    codes = {n: private_posterior(p, n) for n in NAMES}
+    total = torch.zeros(ROWS)
+    for name in NAMES:
+        w = codes[name].rsample()
+        logs = torch.stack([codes[n].log_prob(w).sum(-1) + p.a[n].log() for n in NAMES])
+        mixture = logs.logsumexp(0) - p.given.log()
+        total = total + p.nll(name, w) + p.a[name] * (codes[name].log_prob(w).sum(-1) - mixture)
+    return total.sum()
+
+
+def cvae(p):
+    """-E log p(a | z, c) + KL(q(z | a, c) || N), c = (b, c) with indicators, over the rows that have a."""
+    seen = {n: p.x[n] * p.a[n].unsqueeze(-1) for n in NAMES}
+    full = torch.cat([*(seen[n] for n in NAMES), torch.stack([p.a[n] for n in NAMES], -1)], -1)
+    normal = p.vae.fusion.part.fusion.net(full).base_dist
+    q = Normal(normal.loc, normal.scale)
+    c = torch.cat([seen["b"], seen["c"], torch.stack([p.a["b"], p.a["c"]], -1)], -1)
+    return (p.nll("a", q.rsample(), c) + p.a["a"] * p.kl(q, N)).sum()
+
+
+def normal_of(network, x):
+    base = network(x).base_dist
+    return Normal(base.loc, base.scale)
+
+
+def mhvae(p):
+    """The mean over subsets of -E log p(x | z_1) + sum_l KL(q_S(z_l | above) || p(z_l | above))."""
+    prior, guide = p.vae.prior, p.vae.fusion
+    family = [s for size in (1, 2, 3) for s in combinations(NAMES, size)]
+    total = torch.zeros(ROWS)
+    for subset in family:
+        above, kl = torch.zeros(ROWS, 0), torch.zeros(ROWS)
+        for level in range(2):
+            r = N if level == 0 else normal_of(prior.levels[level - 1], above)
+            precision, shift = r.scale**-2 * torch.ones(ROWS, DIM), r.loc / r.scale**2 * torch.ones(ROWS, DIM)
+            for name in subset:
+                says = normal_of(guide.levels[level][name], torch.cat([p.x[name], above], -1))
+                precision = precision + p.a[name].unsqueeze(-1) / says.scale**2
+                shift = shift + p.a[name].unsqueeze(-1) * says.loc / says.scale**2
+            q = Normal(shift / precision, precision.rsqrt())
+            kl = kl + p.kl(q, r)
+            above = torch.cat([above, q.rsample()], -1)
+        some = torch.stack([p.a[n] for n in subset]).amax(0)
+        total = total + some * (sum(p.nll(n, above) for n in NAMES) + kl)
+    return total.sum() / len(family)
+
+
+def nexus(p):
+    """Bottom: a VAE each. Top: averaged messages of detached codes, -log N(code; top decoder(z), 1) + KL."""
+    bottom, top = p.vae.bottom, p.vae.top
+    w_prior = Normal(torch.zeros(PRIVATE), torch.ones(PRIVATE))
+    total, codes = torch.zeros(ROWS), {}
+    for name in NAMES:
+        q = normal_of(bottom.modalities[name].private, p.x[name])
+        w = q.rsample()
+        nll = -Normal(bottom.modalities[name].decoder.net(w), 0.8).log_prob(p.x[name]).sum(-1)
+        total = total + p.a[name] * (nll + kl_divergence(q, w_prior).sum(-1))
+        codes[name] = w.detach()
+    messages = sum(p.a[n].unsqueeze(-1) * top.fusion.embed[n](codes[n]) for n in NAMES) / p.given.unsqueeze(-1)
+    q = normal_of(top.fusion.head, messages)
+    z = q.rsample()
+    for name in NAMES:
+        code = Normal(top.modalities[name].decoder.net(z), 1.0)
+        total = total - p.a[name] * code.log_prob(codes[name]).sum(-1)
+    return (total + p.kl(q, N)).sum()
+
+
+def for_ladder():
+    parts = modalities()
+    for part in parts.values():
+        part.decoder = mm.NormalLikelihood(torch.nn.Sequential(mm.Last(DIM), part.decoder.net), scale=0.8)
+        part.encoder = torch.nn.Identity()
+    return parts
+
+
+def for_target():
+    parts = modalities()
+    for part in parts.values():
+        part.encoder = torch.nn.Identity()
+    wide = DIM + SIZES["b"] + SIZES["c"] + 2
+    parts["a"].decoder = mm.NormalLikelihood(mm.mlp(wide, 6, SIZES["a"], activation=torch.nn.Tanh), scale=0.8)
+    return parts
+
+
 R = mm.recipes
 CASES = {
+    "mmvm": (lambda: R.mmvm(modalities()), mmvm, True),
+    "cvae": (lambda: R.cvae(for_target(), DIM, "a", joint_net(), SIZES), cvae, True),
+    "mhvae": (lambda: R.mhvae(for_ladder(), [DIM, DIM], SIZES, hidden=6), mhvae, True),
+    "nexus": (lambda: R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0), nexus, True),
+    "jnf": (lambda: R.jnf(modalities(), DIM, joint_net(), SIZES)[:2], telbo_first, False),
     "shared_representation": (lambda: R.shared_representation(modalities(), DIM), shared, True),
     "alignment": (lambda: R.alignment(modalities(), DIM), alignment, True),
     "mvae": (lambda: R.mvae(modalities(), DIM), mvae, True),
@@ -301,13 +395,19 @@ def test_every_parameter_learns_and_every_tool_works(name, holes):
     value = loss.differentiable_loss(vae.model, vae.guide, x, mask)
     gradients = torch.autograd.grad(value, list(vae.parameters()), allow_unused=True)
     for parameter, gradient in zip(dict(vae.named_parameters()), gradients):
-        idle = name == "telbo" and ("encoder" in parameter or (holes and "fusion.net" in parameter))
+        idle = name in ("telbo", "jnf") and ("encoder" in parameter or (holes and "fusion.net" in parameter))
         idle = idle or (name == "jmvae" and holes and gradient is None)
         assert idle or (gradient is not None and gradient.isfinite().all()), parameter
     history = mm.fit(vae, x, mask, loss=loss, epochs=3, progress=False)
     assert len(history.loss) == 3
     assert mm.log_likelihood(vae, x, mask, num_particles=20).value.isfinite().all()
-    assert mm.generate(vae, 4)["a"].shape == (4, 3) and mm.impute(vae, x, mask)["b"].shape == (1, ROWS, 2)
+    if name == "mmvm":
+        with pytest.raises(ValueError, match="depends on the data and cannot be drawn from without"):
+            mm.generate(vae, 4)
+    else:
+        assert mm.generate(vae, 4)["a"].shape == (4, 3)
+    assert mm.impute(vae, x, mask)["a"].shape == (1, ROWS, 3)
+    assert mm.translate(vae, {"b": x["b"], "c": x["c"]}, to="a").shape == (1, ROWS, 3)
 
 
 def test_the_second_phase_of_telbo_changes_only_the_unimodal_encoders():
@@ -340,3 +440,69 @@ def test_feature_fusion_takes_any_subset_and_code_learns_its_weights():
     assert not torch.equal(before, vae.fusion.logits)
     vae, loss = R.wasserstein(modalities(), DIM)
     assert mm.fit(vae, x, mask, loss=loss, epochs=3, progress=False).loss[-1] < 1e6
+
+
+def test_the_second_phase_of_jnf_teaches_the_flows_alone_and_they_come_closer():
+    vae, first, second = R.jnf(modalities(), DIM, joint_net(), SIZES)
+    x = rows()
+    mm.fit(vae, x, loss=first, epochs=20, lr=1e-2, progress=False)
+    loss, before = second(), {k: v.clone() for k, v in vae.state_dict().items()}
+    draws = torch.tensor([loss.loss(vae.model, vae.guide, x) for _ in range(400)])
+    flows = {n: vae.modalities[n].encoder(x[n]) for n in NAMES}
+    q = joint_posterior(Paper(vae, x, COMPLETE))
+    transcribed = -torch.stack([sum(flows[n].log_prob(q.sample()).sum() for n in NAMES) for _ in range(400)]).detach()
+    assert (draws.mean() - transcribed.mean()).abs() < 4 * ((draws.var() + transcribed.var()) / 400).sqrt()
+    history = mm.fit(vae, x, loss=loss, epochs=60, lr=1e-2, progress=False)
+    assert history.loss[-1] < history.loss[0] - 0.1
+    for key, value in vae.state_dict().items():
+        assert torch.equal(before[key], value) or ".encoder." in key, key
+    moved = [k for k, v in vae.state_dict().items() if not torch.equal(before[k], v)]
+    assert any(".encoder.1." in key for key in moved)  # the flow itself
+
+
+def test_a_row_without_a_joint_posterior_has_no_part_in_the_second_phase_of_jnf():
+    vae, _, second = R.jnf(modalities(), DIM, joint_net(), SIZES)
+    x, mask, loss = rows(), {k: v.bool() for k, v in HOLES.items()}, second()
+    whole = torch.stack(list(mask.values())).all(0)
+    torch.manual_seed(1)
+    some = loss.differentiable_loss(vae.model, vae.guide, x, mask)
+    for name in NAMES:  # what else stands in incomplete rows does not matter
+        x[name][~whole] += 1.0
+    torch.manual_seed(1)
+    torch.testing.assert_close(some, loss.differentiable_loss(vae.model, vae.guide, x, mask))
+    assert not loss.differentiable_loss(vae.model, vae.guide, {"a": x["a"]}).any()
+
+
+def test_nexus_levels_share_no_gradient():
+    vae, loss = R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
+    x = rows()
+    torch.manual_seed(0)
+    a = loss.differentiable_loss(vae.model, vae.guide, x)
+    g = torch.autograd.grad(a, list(vae.bottom.parameters()), allow_unused=True)
+    torch.manual_seed(0)
+    b = loss.bottom.differentiable_loss(vae.bottom.model, vae.bottom.guide, x)
+    h = torch.autograd.grad(b, list(vae.bottom.parameters()), allow_unused=True)
+    assert all(one.abs().sum() > 0 for one in h)
+    assert all(torch.equal(one, other) for one, other in zip(g, h))
+
+
+def test_stock_svi_trains_the_two_levels_of_nexus_as_one_model():
+    vae, _ = R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
+    x, mask = rows(), {k: v.bool() for k, v in HOLES.items()}
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    losses = [svi.step(x, mask) for _ in range(150)]
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
+def test_a_conditional_vae_weighs_the_target_given_its_conditions():
+    """log p(a | b, c) is what is weighed: it falls when the conditions are another row's."""
+    vae, loss = R.cvae(for_target(), DIM, "a", joint_net(), SIZES)
+    torch.manual_seed(3)
+    x = {n: torch.randn(400, SIZES[n]) for n in NAMES}
+    x["a"] = x["b"][:, :1] + 0.3 * torch.randn(400, 3)
+    mm.fit(vae, x, loss=loss, epochs=60, lr=5e-3, progress=False)
+    wrong = {**x, "b": x["b"].roll(1, 0)}
+    right = mm.log_likelihood(vae, x, num_particles=200)
+    assert right.value.mean() > mm.log_likelihood(vae, wrong, num_particles=200).value.mean() + 0.5
+    drawn = mm.translate(vae, {"b": x["b"], "c": x["c"]}, to="a", num_draws=50).mean(0)
+    assert torch.corrcoef(torch.stack([drawn[:, 0], x["b"][:, 0]]))[0, 1] > 0.8

@@ -5,6 +5,7 @@ which stand on the left, come for free.
 """
 
 from pyro_mmvae.distributions.base import Stacked, mapped, parameters_of, stacked
+from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.pool import LogPool
@@ -12,6 +13,8 @@ from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
 from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, stratum
 
 __all__ = [
+    "Beside",
+    "Chain",
     "Columnwise",
     "LogPool",
     "Mixture",

@@ -5,7 +5,9 @@ can be a prior that depends on the data. To write one, subclass `Fusion` and giv
 """
 
 from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.conditional import Conditioned, LooksAt, WhereGiven
 from pyro_mmvae.fusion.flow import Flow
+from pyro_mmvae.fusion.ladder import Ladder, LadderPoE
 from pyro_mmvae.fusion.learned import Attention, DeepSets, JointEncoder
 from pyro_mmvae.fusion.means import Hellinger, HoelderMixture, WassersteinMean
 from pyro_mmvae.fusion.products import GeneralizedPoE, GeometricMean, MoE, PoE
@@ -14,6 +16,7 @@ from pyro_mmvae.fusion.subsets import CoDE, MixtureOfWasserstein, MoPoE
 __all__ = [
     "Attention",
     "CoDE",
+    "Conditioned",
     "DeepSets",
     "Flow",
     "Fusion",
@@ -22,9 +25,13 @@ __all__ = [
     "Hellinger",
     "HoelderMixture",
     "JointEncoder",
+    "Ladder",
+    "LadderPoE",
+    "LooksAt",
     "MixtureOfWasserstein",
     "MoE",
     "MoPoE",
     "PoE",
     "WassersteinMean",
+    "WhereGiven",
 ]

@@ -24,6 +24,7 @@ class DeepSets(Fusion):
     Args:
         embed: name -> network (entry, *features) -> (entry, size), one size for all.
         head: (row, size) -> distribution with batch (row,), event (dim,).
+        average: pool by the mean instead of the sum.
 
     Reference:
         Hirt, Campolo, Leong and Ortega, 2024, Learning multi-modal generative models with permutation-invariant
@@ -35,13 +36,16 @@ class DeepSets(Fusion):
         >>> fusion = DeepSets(embed, nn.Sequential(mm.mlp(64, 64), nn.ReLU(), mm.NormalHead(64, 16)))
     """
 
-    def __init__(self, embed: Mapping[str, nn.Module], head: nn.Module):
+    def __init__(self, embed: Mapping[str, nn.Module], head: nn.Module, *, average: bool = False):
         super().__init__()
-        self.embed, self.head = nn.ModuleDict(embed), head
+        self.embed, self.head, self.average = nn.ModuleDict(embed), head, average
 
     def fuse(self, experts: Experts) -> Distribution:
         parts = [embedded(self.embed, experts, name).sum(1) for name in experts]
-        return one_repeat(self.head(sum(parts[1:], parts[0])))
+        pooled = sum(parts[1:], parts[0])
+        if self.average:
+            pooled = pooled / torch.cat(list(experts.given.values()), 1).sum(1, keepdim=True).clamp(min=1)
+        return one_repeat(self.head(pooled))
 
 
 class Attention(Fusion):
@@ -106,12 +110,15 @@ class JointEncoder(Fusion):
         self.net, self.sizes, self.otherwise = net, dict(sizes), otherwise
 
     def fuse(self, experts: Experts) -> Distribution:
+        unknown = [name for name in experts if name not in self.sizes]
+        if unknown:
+            raise ValueError(f"modality {unknown[0]!r} has no size in JointEncoder; add it to sizes")
         if self.otherwise is None:
-            return one_repeat(self.net(self._inputs(experts)))
+            return one_repeat(self.net(features_beside(experts, self.sizes)))
         complete = torch.stack([self._given(experts, name) for name in self.sizes]).all(0)
         if not bool(complete.any()):
             return self.otherwise.fuse(experts)
-        q = one_repeat(self.net(self._inputs(experts)[complete]))
+        q = one_repeat(self.net(features_beside(experts, self.sizes)[complete]))
         if bool(complete.all()):
             return q
         at = complete.nonzero(as_tuple=True)
@@ -127,24 +134,29 @@ class JointEncoder(Fusion):
             return experts.given[name].any(-1)
         return torch.zeros_like(next(iter(experts.given.values()))[:, 0])
 
-    def _inputs(self, experts: Experts) -> Tensor:
-        """Features and indicators, (row, sum of sizes + modalities)."""
-        columns: dict[str, Tensor] = {}
-        for name in experts:
-            if name not in self.sizes:
-                raise ValueError(f"modality {name!r} has no size in JointEncoder; add it to sizes")
-            features = experts.features(name)
-            features = features.reshape(len(features), -1)
-            features = features if features.is_floating_point() else features.to(torch.get_default_dtype())
-            found, wanted = features.shape[1], self.sizes[name]
-            if found != wanted:
-                raise ValueError(f"modality {name!r} has {found} features, JointEncoder expects {wanted}; mend sizes")
-            count = experts.given[name].sum(1, keepdim=True).clamp(min=1)
-            columns[name] = placed(experts, name, features).sum(1) / count
-        like = next(iter(columns.values()))
-        full = [columns.get(name, like.new_zeros(len(like), size)) for name, size in self.sizes.items()]
-        given = torch.stack([self._given(experts, name) for name in self.sizes], 1).to(like)
-        return torch.cat([*full, given], 1)
+
+def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
+    """Features and indicators of the named modalities, (row, sum of sizes + modalities); zeros for what is missing.
+
+    Raises:
+        ValueError: features of another size than stated.
+    """
+    columns, given = [], []
+    like = torch.zeros((), dtype=torch.get_default_dtype())
+    for name, wanted in sizes.items():
+        if name not in experts:
+            columns.append(like.new_zeros(experts.rows, wanted))
+            given.append(like.new_zeros(experts.rows))
+            continue
+        features = experts.features(name)
+        features = features.reshape(len(features), -1)
+        like = features = features if features.is_floating_point() else features.to(torch.get_default_dtype())
+        if features.shape[1] != wanted:
+            raise ValueError(f"modality {name!r} has {features.shape[1]} features, {wanted} were stated; mend sizes")
+        count = experts.given[name].sum(1, keepdim=True).clamp(min=1)
+        columns.append(placed(experts, name, features).sum(1) / count)
+        given.append(experts.given[name].any(-1).to(features))
+    return torch.cat([*(c.to(like) for c in columns), torch.stack(given, 1).to(like)], 1)
 
 
 def embedded(embed: nn.ModuleDict, experts: Experts, name: str) -> Tensor:

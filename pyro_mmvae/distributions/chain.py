@@ -1,0 +1,108 @@
+"""Codes made of parts: drawn one after the other, or with a fixed part beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
+
+Step = Callable[[Tensor, Tensor], Distribution]
+
+
+class Chain(Frozen):
+    """A code whose parts are drawn in turn, each given those before: p(a) p(b | a, c) p(d | a, b, c) ...
+
+    Args:
+        first: of the first part, batch (...), event (size,).
+        steps: (parts so far (..., sizes), context (..., k)) -> distribution of the next part, event (size,).
+        sizes: of the parts, the first included.
+        context: (..., k), what every step may look at besides; its leading axes broadcast with the batch.
+    """
+
+    def __init__(self, first: Distribution, steps: Sequence[Step], sizes: Sequence[int], context: Tensor):
+        self.first, self.steps, self.sizes, self.context = first, list(steps), list(sizes), context
+        super().__init__(first.batch_shape, torch.Size((sum(sizes),)), validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.first.has_rsample
+
+    def mapped(self, function: Mapped) -> Chain:
+        context = function(self.context, 1) if self.context.dim() > 1 else self.context
+        return Chain(mapped(self.first.expand(self.batch_shape), function), self.steps, self.sizes, context)
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        value = self.first.expand(self.batch_shape)(torch.Size(sample_shape))
+        for step in self.steps:
+            value = torch.cat([value, step(value, self.context).rsample()], -1)
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        start = self.sizes[0]
+        total = self.first.log_prob(value[..., :start])
+        for step, size in zip(self.steps, self.sizes[1:]):
+            part = value[..., start : start + size]
+            total = total + step(value[..., :start], self.context).log_prob(part)
+            start += size
+        return total
+
+    @property
+    def mean(self) -> Tensor:
+        """Every part at the mean of the one before, which is the mean only where the steps are linear."""
+        value = self.first.mean.expand(self.batch_shape + self.first.event_shape)
+        for step in self.steps:
+            value = torch.cat([value, step(value, self.context).mean], -1)
+        return value
+
+
+class Beside(Frozen):
+    """[z, c]: draws of z with fixed numbers beside them, which are there for a decoder and cost nothing.
+
+    Args:
+        base: of z, batch (row, 1) or one that broadcasts to it, event (dim,).
+        fixed: c, (row, 1, k).
+    """
+
+    def __init__(self, base: Distribution, fixed: Tensor):
+        self.fixed, self.base = fixed, base.expand(fixed.shape[:-1])
+        event = torch.Size((base.event_shape[0] + fixed.shape[-1],))
+        super().__init__(fixed.shape[:-1], event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    @property
+    def has_rsample(self) -> bool:
+        return self.base.has_rsample
+
+    def mapped(self, function: Mapped) -> Beside:
+        return Beside(mapped(self.base, function), function(self.fixed, 1))
+
+    def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
+        missing = len(self.batch_shape) - (self.fixed.dim() - 1)
+        return self._with(self.base(torch.Size([*sample_shape, *self.batch_shape[:missing]])))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(value[..., : self.base.event_shape[0]])
+
+    def _with(self, value: Tensor) -> Tensor:
+        return torch.cat([value, self.fixed.expand(*value.shape[:-1], -1)], -1)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._with(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        own = self.base.variance
+        return torch.cat([own, torch.zeros_like(self.fixed.expand(*own.shape[:-1], -1))], -1)

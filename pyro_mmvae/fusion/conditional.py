@@ -1,0 +1,78 @@
+"""Parts that look at some of the modalities alone, and codes that carry what is conditioned on beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from pyro.distributions import Distribution
+from torch import nn
+
+from pyro_mmvae.distributions import Beside
+from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.learned import features_beside
+from pyro_mmvae.modality import Experts, otherwise
+
+Lazy = Callable[..., Distribution]
+
+
+class Conditioned(nn.Module):
+    """[z, c] in place of z: c holds the features of the modalities that are conditioned on, and which are there.
+
+    Wraps a prior and a fusion alike; both carry the same c, so that it cancels from the bound, and decoders take
+    dim + sum(sizes) + len(sizes) numbers. Without data all conditions count as missing.
+
+    Args:
+        part: the prior or the fusion of z.
+        sizes: name -> number of features that the trunk gives, or the data has where there is no trunk.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> Conditioned(mm.StandardNormal(4), {"label": 10})(None).event_shape
+        torch.Size([15])
+    """
+
+    def __init__(self, part: Lazy, sizes: Mapping[str, int]):
+        super().__init__()
+        self.part, self.sizes = part, dict(sizes)
+
+    def forward(self, experts: Experts | None) -> Distribution:
+        if experts is None:
+            return Beside(self.part(None), torch.zeros(sum(self.sizes.values()) + len(self.sizes)))
+        return Beside(self.part(experts), features_beside(experts, self.sizes).unsqueeze(1))
+
+
+class LooksAt(nn.Module):
+    """A prior or a fusion that is shown the named modalities alone.
+
+    Args:
+        names: of the modalities.
+        part: the prior or the fusion.
+    """
+
+    def __init__(self, names: Collection[str], part: Lazy):
+        super().__init__()
+        self.names, self.part = tuple(names), part
+
+    def forward(self, experts: Experts | None) -> Distribution:
+        return self.part(None if experts is None else experts.only(self.names))
+
+
+class WhereGiven(nn.Module):
+    """A fusion in the rows that have the named modality, and a prior in all others.
+
+    Args:
+        name: of the modality.
+        fusion: for the rows that have it.
+        prior: for the rest.
+    """
+
+    def __init__(self, name: str, fusion: Fusion, prior: Lazy):
+        super().__init__()
+        self.name, self.fusion, self.prior = name, fusion, prior
+
+    def forward(self, experts: Experts) -> Distribution:
+        prior = self.prior(experts).expand((experts.rows, 1))
+        if self.name not in experts:
+            return prior
+        return otherwise(experts.given[self.name].any(-1, keepdim=True), self.fusion.fuse(experts), prior)

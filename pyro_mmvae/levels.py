@@ -1,0 +1,132 @@
+"""Two models, one above the other: the codes of the lower are the data of the upper."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.modality import Experts
+from pyro_mmvae.objectives import Objective, Pass, dropped
+from pyro_mmvae.observe import observe
+from pyro_mmvae.programs import program
+from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
+
+
+class TwoLevels(nn.Module):
+    """p(z) prod_m p(w_m | z) p(x_m | w_m): a top model over the codes of a bottom model, as one model and guide.
+
+    The guide's z sees the means of q(w_m | x_m); the code of a missing modality is drawn from p(w_m | z). Every tool
+    that takes a `MultimodalVAE` takes this one.
+
+    Args:
+        bottom: a model of private codes alone.
+        top: a model whose modalities, of the same names, are those codes.
+    """
+
+    def __init__(self, bottom: MultimodalVAE, top: MultimodalVAE):
+        super().__init__()
+        self.bottom, self.top = bottom, top
+        self.modalities = bottom.modalities
+
+    @program
+    def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
+        """As in `MultimodalVAE`."""
+        batch, seen = self.bottom.open(x, mask)
+        with pyro.plate("data", batch.rows, dim=-2):
+            z = pyro.sample("z", self.top.prior(None))  # type: ignore[misc]
+            for name, modality in self.bottom.explained(x, seen, view):
+                w = pyro.sample(f"{name}.w", self._below(name, z))
+                observe(name, modality, w, seen.get(name))
+        return z
+
+    @program
+    def guide(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
+        """As in `MultimodalVAE`."""
+        batch, seen = self.bottom.open(x, mask)
+        own = self._codes(x, mask, view.given)
+        with pyro.plate("data", batch.rows, dim=-2):
+            z = pyro.sample("z", self.top.fusion(self._messages(own)))  # type: ignore[misc]
+            for name, _ in self.bottom.explained(x, seen, view):
+                pyro.sample(f"{name}.w", own.where_seen(name, self._below(name, z)))
+        return z
+
+    def posterior(
+        self, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None
+    ) -> Distribution:
+        """q(z | x_S), batch (row,), event (dim,)."""
+        return self.top.posterior(*self._means(self._codes(x, mask, given)))
+
+    def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
+        """As in `MultimodalVAE`."""
+        return self.bottom.check(x, mask)
+
+    def check_names(self, names: Collection[str]) -> None:
+        """As in `MultimodalVAE`."""
+        self.bottom.check_names(names)
+
+    def likelihoods(self, batch: Batch | None = None) -> dict[str, Distribution]:
+        """As in `MultimodalVAE`."""
+        return self.bottom.likelihoods(batch)
+
+    def _below(self, name: str, z: Tensor) -> Distribution:
+        """p(w_m | z)."""
+        decoder = self.top.modalities[name].decoder
+        assert decoder is not None
+        return decoder(z)
+
+    def _codes(self, x: Arrays | None, mask: Arrays | None, given: Collection[str] | None) -> Experts:
+        return self.bottom.experts(x, mask).private(given)
+
+    def _means(self, own: Experts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The means of the codes that were seen, as data, and where they are."""
+        return {n: own[n].mean.squeeze(1) for n in own}, {n: own.given[n].squeeze(1) for n in own}
+
+    def _messages(self, own: Experts) -> Experts:
+        x, mask = self._means(own)
+        return self.top.experts(Batch(x, mask, own.rows, frozenset()), mask)
+
+
+class TwoLevelLoss(ELBO):
+    """The bottom's ELBO, and the top's on codes drawn from the bottom's guide, with no gradient between them.
+
+    Args:
+        dropout: probability that the top's guide sees a random subset of the modalities of a batch.
+        beta: weight of the top's KL.
+    """
+
+    def __init__(self, dropout: float, beta: float = 1.0):
+        super().__init__(max_plate_nesting=2)
+        self.bottom, self.top = Objective(), Objective([Pass(dropped(dropout), beta=beta)])
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch `(x, mask)`."""
+        levels, batch = guide.vae, Batch.of(*args, **kwargs)
+        below = self.bottom.differentiable_loss(levels.bottom.model, levels.bottom.guide, batch)
+        with torch.no_grad():
+            drawn = poutine.trace(levels.bottom.guide).get_trace(batch, batch.mask)
+        codes = {n: drawn.nodes[f"{n}.w"]["value"].squeeze(1) for n in batch if f"{n}.w" in drawn.nodes}
+        seen = {n: batch.mask[n].reshape(batch.rows, -1).any(-1) for n in codes}
+        above = Batch(codes, seen, batch.rows, frozenset())
+        return below + self.top.differentiable_loss(levels.top.model, levels.top.guide, above)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch; leaves its gradients in the parameters."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("TwoLevelLoss traces its own programs")

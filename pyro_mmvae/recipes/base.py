@@ -1,0 +1,28 @@
+"""What all recipes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyro.distributions import Distribution
+from pyro.infer import Trace_ELBO
+
+from pyro_mmvae.distributions import by_component
+from pyro_mmvae.fusion import Fusion
+from pyro_mmvae.modality import Experts, Modality
+from pyro_mmvae.objectives import Objective
+from pyro_mmvae.vae import MultimodalVAE
+
+Modalities = Mapping[str, Modality]
+Ready = tuple[MultimodalVAE, Objective | Trace_ELBO]
+
+
+class ByComponent(Fusion):
+    """A fusion whose mixture is scored by the component that each draw came from: the bound of MoPoE and mmJSD."""
+
+    def __init__(self, fusion: Fusion):
+        super().__init__()
+        self.fusion = fusion
+
+    def forward(self, experts: Experts | None) -> Distribution:
+        return by_component(self.fusion(experts))

@@ -1,0 +1,105 @@
+"""Methods with codes in levels, and one that is conditioned on modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pyro.distributions import Distribution
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+from pyro_mmvae.fusion import Conditioned, DeepSets, JointEncoder, Ladder, LadderPoE, LooksAt, WhereGiven
+from pyro_mmvae.levels import TwoLevelLoss, TwoLevels
+from pyro_mmvae.likelihoods import NormalLikelihood
+from pyro_mmvae.modality import Modality
+from pyro_mmvae.networks import NormalHead, mlp
+from pyro_mmvae.objectives import Objective, Pass, every_subset
+from pyro_mmvae.priors import StandardNormal
+from pyro_mmvae.recipes.base import Modalities, Ready
+from pyro_mmvae.vae import MultimodalVAE
+
+
+def cvae(
+    modalities: Modalities,
+    dim: int,
+    target: str,
+    net: nn.Module,
+    sizes: Mapping[str, int],
+    prior: Callable[..., Distribution] | None = None,
+) -> Ready:
+    """CVAE: one modality given the others, p(x_t | z, c) p(z | c), its posterior from one joint encoder.
+
+    The others are looked at and never explained: their decoders are dropped, and the log-likelihood is that of the
+    target given what is there of them. The target's decoder takes dim + sum of the others' sizes + one indicator for
+    each of them. A row without the target has z from the prior.
+
+    Args:
+        target: the modality to explain.
+        net, sizes: see `mm.JointEncoder`; sizes of all modalities.
+        prior: of z given the experts of the others; N(0, I) by default.
+
+    Reference:
+        Sohn, Lee and Yan, 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
+        https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
+    """
+    others = {name: size for name, size in sizes.items() if name != target}
+    parts = {k: m if k == target else Modality(None, m.encoder, trunk=m.trunk) for k, m in modalities.items()}
+    given = LooksAt(others, prior or StandardNormal(dim))
+    guide = WhereGiven(target, JointEncoder(net, sizes), given)
+    return MultimodalVAE(parts, Conditioned(given, others), Conditioned(guide, others)), Trace_ELBO()
+
+
+def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int], hidden: int = 64) -> Ready:
+    """MHVAE: codes in levels, each inferred given the one above by a product of its prior with the given modalities;
+    the mean over all subsets of the ELBO in which the guide sees a subset and the model explains everything.
+
+    Subsets of which a row has nothing are left out of its mean, where the paper's code draws z from the prior. The last
+    level alone is decoded.
+
+    Args:
+        dims: size of each level, from the top.
+        sizes: name -> number of features that the trunk gives, or the data has where there is no trunk.
+        hidden: size of the networks between the levels.
+
+    Reference:
+        Dorent et al., 2023, Unified Brain MR-Ultrasound Synthesis using Multi-Modal Hierarchical Representations,
+        https://arxiv.org/abs/2309.08747
+    """
+    prior = Ladder(dims, hidden)
+    vae = MultimodalVAE(modalities, prior, LadderPoE(prior, sizes, hidden))
+    return vae, Objective([Pass(every_subset, weight=1 / (2 ** len(modalities) - 1))])
+
+
+def nexus(
+    modalities: Modalities,
+    dim: int,
+    private: Mapping[str, int],
+    hidden: int = 64,
+    message: int = 32,
+    dropout: float = 0.2,
+    beta: float = 1.0,
+) -> tuple[TwoLevels, TwoLevelLoss]:
+    """Nexus: a VAE for each modality, and one above them whose data are their codes; the levels do not share gradients.
+
+    The paper's "forced perceptual dropout" hides all but a random subset of the modalities from the top's guide, here
+    with probability `dropout` for a batch; the top still explains all codes. Messages of the given modalities are
+    averaged. Its schedules (KL weights that rise over 20 epochs) are `mm.fit(warmup=...)`.
+
+    Args:
+        dim: of the top code z.
+        private: name -> size of the code that the modality's encoder gives and its decoder takes.
+        hidden, message: sizes of the top's networks.
+        dropout: probability.
+        beta: weight of the top's KL.
+
+    Reference:
+        Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-
+        Modality Inference, https://doi.org/10.1016/j.neunet.2021.11.019
+    """
+    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
+    bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
+    codes = {name: Modality(NormalLikelihood(mlp(dim, hidden, private[name])), nn.Identity()) for name in own}
+    messages = {name: mlp(private[name], hidden, message) for name in own}
+    head = nn.Sequential(nn.ReLU(), NormalHead(message, dim))
+    top = MultimodalVAE(codes, StandardNormal(dim), DeepSets(messages, head, average=True))
+    return TwoLevels(bottom, top), TwoLevelLoss(dropout, beta)

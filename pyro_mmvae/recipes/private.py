@@ -1,0 +1,91 @@
+"""Methods with a private code for each modality."""
+
+from __future__ import annotations
+
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+from pyro_mmvae.fusion import MoE, PoE
+from pyro_mmvae.modality import Modality
+from pyro_mmvae.objectives import Bound, Objective, cross, elbo, iwae, joint, strata
+from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
+from pyro_mmvae.recipes.base import Modalities, Ready
+from pyro_mmvae.vae import MultimodalVAE
+
+
+def dmvae(modalities: Modalities, dim: int, private: int) -> Ready:
+    """DMVAE: shared and private codes; the ELBO of all modalities, and one with z from each modality alone.
+
+    Args:
+        private: size of the private codes, for every modality that has `Modality(private=...)`.
+
+    Reference:
+        Lee and Pavlovic, 2021, Private-Shared Disentangled Multimodal VAE for Learning of Hybrid Latent
+        Representations,
+        https://arxiv.org/abs/2012.13024
+    """
+    own = {name: StandardNormal(private) for name, m in modalities.items() if m.private is not None}
+    vae = MultimodalVAE(modalities, StandardNormal(dim), PoE(), private_prior=own)
+    return vae, Objective([joint, cross], elbo)
+
+
+def mmvaeplus(
+    modalities: Modalities,
+    dim: int,
+    private: int,
+    num_particles: int = 10,
+    bound: Bound = iwae,
+    prior: nn.Module | None = None,
+) -> Ready:
+    """MMVAE+: MMVAE with private codes; what is generated across modalities takes its private code from a learnt
+    auxiliary prior.
+
+    Args:
+        private: size of the private codes, for every modality that has `Modality(private=...)`.
+        bound: the paper's gradient is `mm.objectives.dreg`, biased for more than one draw.
+        prior: of z; N(0, I) by default.
+
+    Reference:
+        Palumbo, Daunhawer and Vogt, 2023, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without
+        Compromises, https://openreview.net/forum?id=sdQGxouELX
+    """
+    owners = [name for name, modality in modalities.items() if modality.private is not None]
+    vae = MultimodalVAE(
+        modalities,
+        prior or StandardNormal(dim),
+        MoE(),
+        private_prior={name: StandardNormal(private) for name in owners},
+        auxiliary_prior={name: LearnedNormal(private) for name in owners},
+    )
+    return vae, Objective([strata], bound, num_particles=num_particles)
+
+
+def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, num_particles: int = 10) -> Ready:
+    """CMVAE: MMVAE+ with clusters: a mixture of normals as the prior of z.
+
+    The paper's expectation over q(c | z), taken exactly, is log p(z). Its diffusion decoders are left out.
+
+    Reference:
+        Palumbo, Manduchi, Laguna, Chopard and Vogt, 2024, Deep Generative Clustering with Multimodal Diffusion
+        Variational Autoencoders, https://openreview.net/forum?id=k5THrhXDV3
+    """
+    return mmvaeplus(modalities, dim, private, num_particles, prior=GaussianMixture(dim, clusters))
+
+
+def mmvm(modalities: Modalities) -> Ready:
+    """MMVM: a code for each modality and none that is shared; each is held against the mixture of all of them.
+
+    sum_m { -E_{q_m} log p(x_m | w_m) + KL(q_m || 1/|S| sum_n q_n) }. The code of a missing modality is drawn from the
+    mixture. The mixture itself is the prior, as in the paper's formula; the authors' code has a looser bound on it.
+    There is nothing to draw from without data: `mm.generate` says so.
+
+    Args:
+        modalities: their encoders give the codes, all of one size.
+
+    Reference:
+        Sutter, Meng, Agostini, Chopard, Fortin, Vogt, Shahbaba and Mandt, 2024, Unity by Diversity: Improved
+        Representation Learning in Multimodal VAEs, https://arxiv.org/abs/2403.05300
+    """
+    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
+    mixture = MoE()
+    return MultimodalVAE(own, None, None, private_prior=dict.fromkeys(own, mixture)), Trace_ELBO()
