@@ -225,3 +225,63 @@ def three_holes(rows: int) -> dict[str, torch.Tensor]:
         for seen in mask.values():
             seen[row] = value
     return mask
+
+
+NAMES, SIZES, PRIVATE = ("a", "b", "c"), {"a": 3, "b": 2, "c": 4}, 2
+
+
+def of_tables(private=0):
+    parts = {}
+    for name in NAMES:
+        decoder = mm.NormalLikelihood(mm.mlp(DIM + private, 6, SIZES[name], activation=torch.nn.Tanh), scale=0.8)
+        own = mm.encoder(SIZES[name], 6, dim=private) if private else None
+        parts[name] = mm.Modality(decoder, mm.encoder(SIZES[name], 6, dim=DIM), private=own)
+    return parts
+
+
+def joint_net():
+    return mm.encoder(sum(SIZES.values()) + len(NAMES), 8, dim=DIM)
+
+
+def for_ladder():
+    parts = of_tables()
+    for part in parts.values():
+        part.decoder = mm.NormalLikelihood(torch.nn.Sequential(mm.Last(DIM), part.decoder.net), scale=0.8)
+        part.encoder = torch.nn.Identity()
+    return parts
+
+
+def for_target():
+    parts = of_tables()
+    for part in parts.values():
+        part.encoder = torch.nn.Identity()
+    wide = DIM + SIZES["b"] + SIZES["c"] + 2
+    parts["a"].decoder = mm.NormalLikelihood(mm.mlp(wide, 6, SIZES["a"], activation=torch.nn.Tanh), scale=0.8)
+    return parts
+
+
+R = mm.recipes
+# name -> a recipe on three tables of 3, 2 and 4 numbers: (vae, loss)
+RECIPES = {
+    "mmvm": lambda: R.mmvm(of_tables()),
+    "cvae": lambda: R.cvae(for_target(), DIM, "a", joint_net(), SIZES),
+    "mhvae": lambda: R.mhvae(for_ladder(), [DIM, DIM], SIZES, hidden=6),
+    "nexus": lambda: R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0),
+    "jnf": lambda: R.jnf(of_tables(), DIM, joint_net(), SIZES)[:2],
+    "shared_representation": lambda: R.shared_representation(of_tables(), DIM),
+    "alignment": lambda: R.alignment(of_tables(), DIM),
+    "mvae": lambda: R.mvae(of_tables(), DIM),
+    "mmvae": lambda: R.mmvae(of_tables(), DIM),
+    "mopoe": lambda: R.mopoe(of_tables(), DIM),
+    "mvtcae": lambda: R.mvtcae(of_tables(), DIM),
+    "mmjsd": lambda: R.mmjsd(of_tables(), DIM),
+    "crmvae": lambda: R.crmvae(of_tables(), DIM),
+    "jmvae": lambda: R.jmvae(of_tables(), DIM, joint_net(), SIZES),
+    "telbo": lambda: R.telbo(of_tables(), DIM, joint_net(), SIZES)[:2],
+    "dmvae": lambda: R.dmvae(of_tables(PRIVATE), DIM, PRIVATE),
+    "mmvaeplus": lambda: R.mmvaeplus(of_tables(PRIVATE), DIM, PRIVATE),
+    "cmvae": lambda: R.cmvae(of_tables(PRIVATE), DIM, PRIVATE, clusters=4),
+    "feature_fusion": lambda: R.feature_fusion(of_tables(), DIM, joint_net(), SIZES),
+    "wasserstein": lambda: R.wasserstein(of_tables(), DIM),
+    "code": lambda: R.code(of_tables(), DIM),
+}

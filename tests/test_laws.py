@@ -3,7 +3,21 @@
 import pyro
 import pytest
 import torch
-from cases import DIM, FUSIONS, LIKELIHOODS, PRIORS, blind, data, modality, three, three_holes, three_rows
+from cases import (
+    DIM,
+    FUSIONS,
+    LIKELIHOODS,
+    NAMES,
+    PRIORS,
+    RECIPES,
+    SIZES,
+    blind,
+    data,
+    modality,
+    three,
+    three_holes,
+    three_rows,
+)
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
@@ -219,3 +233,68 @@ def test_networks_see_observed_rows_only():
     assert (parts["counts"].encoder.rows, parts["counts"].decoder.net.rows) == (0, 0)
     Trace_ELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=2).loss(vae.model, vae.guide, x, mask)
     assert (parts["body"].encoder.rows, parts["body"].decoder.net.rows) == (60, 30 + 5 * 30)
+
+
+def tables(holes):
+    x = {name: torch.randn(ROWS, SIZES[name]) for name in NAMES}
+    mask = {name: torch.ones(ROWS, dtype=torch.bool) for name in NAMES}
+    if holes:
+        for position, seen in enumerate(mask.values()):
+            seen[position::4] = False
+    return x, mask
+
+
+def recipe_loss(vae, loss, x, mask, seed=5):
+    pyro.set_rng_seed(seed)
+    value = loss.differentiable_loss(vae.model, vae.guide, x, mask)
+    gradients = torch.autograd.grad(value, list(vae.parameters()), allow_unused=True)
+    return value.detach(), [torch.zeros(()) if g is None else g for g in gradients]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_does_not_see_what_is_hidden(name):
+    (vae, loss), (x, mask) = RECIPES[name](), tables(holes=True)
+    reference = recipe_loss(vae, loss, filled(x, mask, 0.0), mask)
+    for filler in (1e6, float("nan")):
+        assert_same(reference, recipe_loss(vae, loss, filled(x, mask, filler), mask))
+
+
+@pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_stock_trace_elbo_accepts_every_recipe(name, holes):
+    (vae, _), (x, mask) = RECIPES[name](), tables(holes)
+    loss, gradients = loss_and_gradients(vae, x, mask)
+    assert loss.isfinite() and all(g.isfinite().all() for g in gradients)
+    svi = pyro.infer.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    before = [p.detach().clone() for p in vae.parameters()]
+    assert svi.step(x, mask) < 1e6
+    assert any(not torch.equal(a, b) for a, b in zip(before, vae.parameters()))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_learns_nothing_from_a_row_without_data(name):
+    (vae, loss), (x, mask) = RECIPES[name](), tables(holes=False)
+    more = {k: torch.cat([v, torch.full_like(v[:3], 7.0)]) for k, v in x.items()}
+    seen = {k: torch.cat([v, v.new_zeros(3)]) for k, v in mask.items()}
+
+    def mean(x, mask):
+        with torch.no_grad():
+            values = torch.stack([loss.differentiable_loss(vae.model, vae.guide, x, mask) for _ in range(150)])
+        return values.mean(), values.var() / len(values)
+
+    (a, va), (b, vb) = mean(x, mask), mean(more, seen)
+    assert (a - b).abs() < 4.5 * (va + vb).sqrt()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_takes_its_modalities_in_any_order(name):
+    (vae, loss), (x, mask) = RECIPES[name](), tables(holes=True)
+
+    def mean(names):
+        with torch.no_grad():
+            a, m = {n: x[n] for n in names}, {n: mask[n] for n in names}
+            values = torch.stack([loss.differentiable_loss(vae.model, vae.guide, a, m) for _ in range(150)])
+        return values.mean(), values.var() / len(values)
+
+    (a, va), (b, vb) = mean(NAMES), mean(NAMES[::-1])
+    assert (a - b).abs() < 4.5 * (va + vb).sqrt()

@@ -10,26 +10,13 @@ from itertools import combinations
 import pyro
 import pytest
 import torch
+from cases import DIM, NAMES, PRIVATE, RECIPES, SIZES, for_target, joint_net, of_tables
 from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import Normal, kl_divergence
 
 import pyro_mmvae as mm
 
-NAMES, SIZES, DIM, PRIVATE, ROWS = ("a", "b", "c"), {"a": 3, "b": 2, "c": 4}, 2, 2, 12
-COUNT = len(NAMES)
-
-
-def modalities(private=0):
-    parts = {}
-    for name in NAMES:
-        decoder = mm.NormalLikelihood(mm.mlp(DIM + private, 6, SIZES[name], activation=torch.nn.Tanh), scale=0.8)
-        own = mm.encoder(SIZES[name], 6, dim=private) if private else None
-        parts[name] = mm.Modality(decoder, mm.encoder(SIZES[name], 6, dim=DIM), private=own)
-    return parts
-
-
-def joint_net():
-    return mm.encoder(sum(SIZES.values()) + COUNT, 8, dim=DIM)
+ROWS, COUNT = 12, len(NAMES)
 
 
 def rows():
@@ -307,53 +294,37 @@ def nexus(p):
     return (total + p.kl(q, N)).sum()
 
 
-def for_ladder():
-    parts = modalities()
-    for part in parts.values():
-        part.decoder = mm.NormalLikelihood(torch.nn.Sequential(mm.Last(DIM), part.decoder.net), scale=0.8)
-        part.encoder = torch.nn.Identity()
-    return parts
-
-
-def for_target():
-    parts = modalities()
-    for part in parts.values():
-        part.encoder = torch.nn.Identity()
-    wide = DIM + SIZES["b"] + SIZES["c"] + 2
-    parts["a"].decoder = mm.NormalLikelihood(mm.mlp(wide, 6, SIZES["a"], activation=torch.nn.Tanh), scale=0.8)
-    return parts
-
-
 R = mm.recipes
+# name -> the formula, and whether it is one for incomplete rows
 CASES = {
-    "mmvm": (lambda: R.mmvm(modalities()), mmvm, True),
-    "cvae": (lambda: R.cvae(for_target(), DIM, "a", joint_net(), SIZES), cvae, True),
-    "mhvae": (lambda: R.mhvae(for_ladder(), [DIM, DIM], SIZES, hidden=6), mhvae, True),
-    "nexus": (lambda: R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0), nexus, True),
-    "jnf": (lambda: R.jnf(modalities(), DIM, joint_net(), SIZES)[:2], telbo_first, False),
-    "shared_representation": (lambda: R.shared_representation(modalities(), DIM), shared, True),
-    "alignment": (lambda: R.alignment(modalities(), DIM), alignment, True),
-    "mvae": (lambda: R.mvae(modalities(), DIM), mvae, True),
-    "mmvae": (lambda: R.mmvae(modalities(), DIM), mmvae, True),
-    "mopoe": (lambda: R.mopoe(modalities(), DIM), mopoe, True),
-    "mvtcae": (lambda: R.mvtcae(modalities(), DIM), mvtcae, True),
-    "mmjsd": (lambda: R.mmjsd(modalities(), DIM), mmjsd, True),
-    "crmvae": (lambda: R.crmvae(modalities(), DIM), crmvae, True),
-    "jmvae": (lambda: R.jmvae(modalities(), DIM, joint_net(), SIZES), jmvae, False),
-    "telbo": (lambda: R.telbo(modalities(), DIM, joint_net(), SIZES)[:2], telbo_first, False),
-    "dmvae": (lambda: R.dmvae(modalities(PRIVATE), DIM, PRIVATE), dmvae, True),
-    "mmvaeplus": (lambda: R.mmvaeplus(modalities(PRIVATE), DIM, PRIVATE), mmvaeplus, True),
-    "cmvae": (lambda: R.cmvae(modalities(PRIVATE), DIM, PRIVATE, clusters=4), cmvae, True),
+    "mmvm": (mmvm, True),
+    "cvae": (cvae, True),
+    "mhvae": (mhvae, True),
+    "nexus": (nexus, True),
+    "jnf": (telbo_first, False),
+    "shared_representation": (shared, True),
+    "alignment": (alignment, True),
+    "mvae": (mvae, True),
+    "mmvae": (mmvae, True),
+    "mopoe": (mopoe, True),
+    "mvtcae": (mvtcae, True),
+    "mmjsd": (mmjsd, True),
+    "crmvae": (crmvae, True),
+    "jmvae": (jmvae, False),
+    "telbo": (telbo_first, False),
+    "dmvae": (dmvae, True),
+    "mmvaeplus": (mmvaeplus, True),
+    "cmvae": (cmvae, True),
 }
 
 
 @pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_loss_is_the_papers(name, holes):
-    make, formula, takes_holes = CASES[name]
+    formula, takes_holes = CASES[name]
     if holes and not takes_holes:
         pytest.skip("the paper's formula is for complete rows")
-    vae, loss = make()
+    vae, loss = RECIPES[name]()
     x, a = rows(), HOLES if holes else COMPLETE
     mask = {k: v.bool() for k, v in a.items()}
     paper, repeats = Paper(vae, x, a), 400
@@ -367,8 +338,8 @@ def test_the_loss_is_the_papers(name, holes):
 
 @pytest.mark.parametrize("name", ["mmvae", "mmvaeplus", "cmvae"])
 def test_k_sample_gradients_are_the_papers(name):
-    make, formula, _ = CASES[name]
-    vae, loss = make()
+    formula, _ = CASES[name]
+    vae, loss = RECIPES[name]()
     x, mask = rows(), {k: v.bool() for k, v in HOLES.items()}
     parameters, repeats = list(vae.parameters()), 150
 
@@ -390,7 +361,7 @@ def test_k_sample_gradients_are_the_papers(name):
 @pytest.mark.parametrize("holes", [False, True], ids=["complete", "holes"])
 @pytest.mark.parametrize("name", CASES)
 def test_every_parameter_learns_and_every_tool_works(name, holes):
-    vae, loss = CASES[name][0]()
+    vae, loss = RECIPES[name]()
     x, mask = rows(), {k: v.bool() for k, v in (HOLES if holes else COMPLETE).items()}
     value = loss.differentiable_loss(vae.model, vae.guide, x, mask)
     gradients = torch.autograd.grad(value, list(vae.parameters()), allow_unused=True)
@@ -411,7 +382,7 @@ def test_every_parameter_learns_and_every_tool_works(name, holes):
 
 
 def test_the_second_phase_of_telbo_changes_only_the_unimodal_encoders():
-    vae, first, second = R.telbo(modalities(), DIM, joint_net(), SIZES)
+    vae, first, second = R.telbo(of_tables(), DIM, joint_net(), SIZES)
     x = rows()
     mm.fit(vae, x, loss=first, epochs=5, progress=False)
     before = {k: v.clone() for k, v in vae.state_dict().items()}
@@ -430,20 +401,20 @@ def test_the_second_phase_of_telbo_changes_only_the_unimodal_encoders():
 
 def test_feature_fusion_takes_any_subset_and_code_learns_its_weights():
     x, mask = rows(), {k: v.bool() for k, v in HOLES.items()}
-    vae, loss = R.feature_fusion(modalities(), DIM, joint_net(), SIZES)
+    vae, loss = R.feature_fusion(of_tables(), DIM, joint_net(), SIZES)
     mm.fit(vae, x, mask, loss=loss, epochs=3, progress=False)
     full = torch.cat([*(x[n] * HOLES[n].unsqueeze(-1) for n in NAMES), torch.stack([HOLES[n] for n in NAMES], -1)], -1)
     torch.testing.assert_close(vae.posterior(x, mask).mean, vae.fusion.net(full).mean)
-    vae, loss = R.code(modalities(), DIM)
+    vae, loss = R.code(of_tables(), DIM)
     before = vae.fusion.logits.detach().clone()
     mm.fit(vae, x, mask, loss=loss, epochs=3, progress=False)
     assert not torch.equal(before, vae.fusion.logits)
-    vae, loss = R.wasserstein(modalities(), DIM)
+    vae, loss = R.wasserstein(of_tables(), DIM)
     assert mm.fit(vae, x, mask, loss=loss, epochs=3, progress=False).loss[-1] < 1e6
 
 
 def test_the_second_phase_of_jnf_teaches_the_flows_alone_and_they_come_closer():
-    vae, first, second = R.jnf(modalities(), DIM, joint_net(), SIZES)
+    vae, first, second = R.jnf(of_tables(), DIM, joint_net(), SIZES)
     x = rows()
     mm.fit(vae, x, loss=first, epochs=20, lr=1e-2, progress=False)
     loss, before = second(), {k: v.clone() for k, v in vae.state_dict().items()}
@@ -461,7 +432,7 @@ def test_the_second_phase_of_jnf_teaches_the_flows_alone_and_they_come_closer():
 
 
 def test_a_row_without_a_joint_posterior_has_no_part_in_the_second_phase_of_jnf():
-    vae, _, second = R.jnf(modalities(), DIM, joint_net(), SIZES)
+    vae, _, second = R.jnf(of_tables(), DIM, joint_net(), SIZES)
     x, mask, loss = rows(), {k: v.bool() for k, v in HOLES.items()}, second()
     whole = torch.stack(list(mask.values())).all(0)
     torch.manual_seed(1)
@@ -474,7 +445,7 @@ def test_a_row_without_a_joint_posterior_has_no_part_in_the_second_phase_of_jnf(
 
 
 def test_nexus_levels_share_no_gradient():
-    vae, loss = R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
+    vae, loss = R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
     x = rows()
     torch.manual_seed(0)
     a = loss.differentiable_loss(vae.model, vae.guide, x)
@@ -487,7 +458,7 @@ def test_nexus_levels_share_no_gradient():
 
 
 def test_stock_svi_trains_the_two_levels_of_nexus_as_one_model():
-    vae, _ = R.nexus(modalities(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
+    vae, _ = R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5)
     x, mask = rows(), {k: v.bool() for k, v in HOLES.items()}
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(x, mask) for _ in range(150)]
