@@ -29,6 +29,7 @@ class Batch(Mapping[str, Tensor]):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
         self.seen: dict[str, Any] | None = None  # a VAE keeps its own layout of the batch here
         self.checked = False  # and whether it has looked at the values
+        self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
 
     def __getitem__(self, name: str) -> Tensor:
         return self._x[name]
@@ -89,6 +90,12 @@ class Batch(Mapping[str, Tensor]):
         keep = set(names)  # type: ignore[call-overload]
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
         return self._derived(self._x, mask, self.rows, self.complete & keep)
+
+    def remembering(self) -> Batch:
+        """The same data, on which every encoder runs once: for one loss of several passes, and no longer than that."""
+        new = self._derived(self._x, self.mask, self.rows, self.complete)
+        new.seen, new.encoded = self.seen, {}
+        return new
 
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -111,12 +111,14 @@ class Experts(Mapping[str, Distribution]):
         prior: Callable[[], Distribution],
         names: Collection[str] | None = None,
         head: str = "encoder",
+        memory: dict[str, dict[str, Any]] | None = None,
     ):
         self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
         self._all, self.seen = seen, {k: v for k, v in seen.items() if names is None or k in names}
         self.given = {k: v.entries for k, v in self.seen.items() if getattr(modalities[k], head) is not None}
-        self._features: dict[str, Tensor] = {}
-        self._entries: dict[str, Distribution] = {}
+        self._memory = {} if memory is None else memory
+        self._features: dict[str, Tensor] = self._memory.setdefault("trunk", {})  # a trunk is run once
+        self._entries: dict[str, Distribution] = self._memory.setdefault(head, {})
 
     def __getitem__(self, name: str) -> Distribution:
         seen = self.seen[name]
@@ -138,11 +140,7 @@ class Experts(Mapping[str, Distribution]):
         return own
 
     def _like(self, names: Collection[str] | None, head: str, prior: Callable[[], Distribution]) -> Experts:
-        new = Experts(self.modalities, self._all, self.rows, prior, names, head)
-        new._features = self._features  # a trunk is run once
-        if head == self._head:
-            new._entries = self._entries
-        return new
+        return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.given)

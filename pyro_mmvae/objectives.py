@@ -167,7 +167,7 @@ class Objective(ELBO):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
-        batch = Batch.of(*args, **kwargs)
+        batch = Batch.of(*args, **kwargs).remembering()
         names = [name for name in batch if bool(batch.mask[name].any())]
         total = torch.zeros(())
         for part in self.passes:
@@ -200,7 +200,7 @@ class Objective(ELBO):
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
         doubled = _Doubled(particles, batch.rows)
         log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), torch.zeros(()))
-        for name in codes:
+        for name in codes if beta else ():
             site = q.nodes[name]
             if self.bound.doubly and site["value"].requires_grad:
                 site["value"].register_hook(doubled.hook(row_axis(site), len(site["fn"].event_shape)))

@@ -209,7 +209,9 @@ class MultimodalVAE(nn.Module):
         return batch, batch.seen
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
-        return Experts(self.modalities, seen, batch.rows, lambda: self.prior(None), view.given)  # type: ignore[misc]
+        memory = None if batch.encoded is None else batch.encoded.setdefault(id(self), {})
+        prior: Callable[[], Distribution] = lambda: self.prior(None)  # type: ignore[misc]  # noqa: E731
+        return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory)
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
         """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""
@@ -226,8 +228,10 @@ class MultimodalVAE(nn.Module):
 
 def beside(codes: Sequence[Tensor]) -> Tensor:
     """The codes side by side, each (..., row, 1, its own size)."""
+    if len(codes) == 1:
+        return codes[0]
     shape = torch.broadcast_shapes(*[code.shape[:-1] for code in codes])
-    return codes[0] if len(codes) == 1 else torch.cat([code.expand(*shape, code.shape[-1]) for code in codes], -1)
+    return torch.cat([code.expand(*shape, code.shape[-1]) for code in codes], -1)
 
 
 def _one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
