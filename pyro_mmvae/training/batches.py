@@ -1,0 +1,88 @@
+"""Where the batches of an epoch come from: data in memory, or an iterable of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+
+from pyro_mmvae.data import Arrays, Batch
+
+
+class Batches(Protocol):
+    """What `fit` walks once an epoch; a new kind of data needs these four and a line in `batches_of`.
+
+    Attributes:
+        steps: batches an epoch, 0 if that cannot be known beforehand.
+        rows: rows an epoch, 0 if that cannot be known beforehand.
+    """
+
+    steps: int
+    rows: int
+
+    def walk(self, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, without the first `start` of them: there a run was interrupted and goes on.
+
+        The order of an epoch is drawn from torch's global generator before its first batch, and from nothing else, so
+        that whoever sets the generator back has the same order again.
+        """
+
+    def first(self) -> Batch:
+        """A small batch, to find the parameters and the latent sites with."""
+
+
+class InMemory:
+    """Batches drawn by index from tensors, in a new order each epoch."""
+
+    def __init__(self, data: Batch, batch_size: int):
+        self.data, self.batch_size, self.rows = data, min(batch_size, data.rows), data.rows
+        self.steps = -(-data.rows // self.batch_size)
+
+    def walk(self, start: int = 0) -> Iterator[Batch]:
+        for index in torch.randperm(self.rows).split(self.batch_size)[start:]:
+            yield self.data.take(index)
+
+    def first(self) -> Batch:
+        return self.data.take(torch.arange(min(2, self.rows)))
+
+
+class Loader:
+    """Batches as the user's iterable gives them."""
+
+    rows = 0
+
+    def __init__(self, vae: Any, batches: Iterable[Any]):
+        self.vae, self.batches = vae, batches
+        self.steps = len(batches) if isinstance(batches, Sized) else 0
+
+    def walk(self, start: int = 0) -> Iterator[Batch]:
+        empty = start == 0
+        for item in islice(self.batches, start, None):
+            empty = False
+            yield opened(self.vae, *pair(item))
+        if empty:
+            raise ValueError("the iterable of batches gave none; give one that can be walked again each epoch")
+
+    def first(self) -> Batch:
+        return next(self.walk())
+
+
+def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batches:
+    """The data that the user gave, as batches."""
+    if isinstance(x, Mapping):
+        return InMemory(opened(vae, x, mask), batch_size)
+    if isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], Mapping):
+        return InMemory(opened(vae, *x), batch_size)
+    return Loader(vae, x)
+
+
+def pair(item: Any) -> tuple[Any, Any]:
+    """(x, mask) of what a loader gives: a pair, or x alone."""
+    return (item[0], item[1]) if isinstance(item, (tuple, list)) else (item, None)
+
+
+def opened(vae: Any, x: Arrays, mask: Arrays | None) -> Batch:
+    """The checked batch."""
+    return vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
