@@ -20,6 +20,20 @@ class Smoothed(NamedTuple):
     log_weights: Tensor
     khat: Tensor
 
+    @property
+    def ess(self) -> Tensor:
+        """(row,), the effective number of draws, 1 / sum of squared weights."""
+        return 1 / (2 * self.log_weights).exp().sum(0)
+
+    @property
+    def good(self) -> Tensor:
+        """(row,), whether k-hat is below its limit."""
+        return self.khat < khat_limit(len(self.log_weights))
+
+    def beats(self, other: Smoothed) -> Tensor:
+        """(row,), whether this is the better proposal: a good k-hat first, then the effective number of draws."""
+        return torch.where(self.good == other.good, self.ess > other.ess, self.good)
+
 
 def khat_limit(draws: int) -> float:
     """Up to which k-hat that many draws are to be trusted: min(1 - 1 / log10 draws, 0.7).
@@ -39,9 +53,10 @@ def smooth(log_weights: Tensor) -> Smoothed:
 
     Returns:
         `Smoothed`; k-hat is infinite where it cannot be estimated (fewer than 25 draws), and -inf where the weights are
-        all the same, as they are for an exact guide.
+        all the same up to rounding, as they are for an exact guide.
     """
     draws = len(log_weights)
+    rounding = 64 * torch.finfo(log_weights.dtype).eps * log_weights.abs().amax(0).clamp(1, 1e6)
     sorted_, order = log_weights.sort(0)
     sorted_ = sorted_ - sorted_[-1]
     tail = min(draws // 5, math.ceil(3 * math.sqrt(draws)))
@@ -49,14 +64,14 @@ def smooth(log_weights: Tensor) -> Smoothed:
     if tail >= 5:
         cutoff = sorted_[-tail - 1]
         excess = sorted_[-tail:].exp() - cutoff.exp()
-        flat = excess[-1] <= 64 * torch.finfo(excess.dtype).eps  # nothing but rounding above the cut-off
+        flat = excess[-1] <= rounding  # nothing but rounding above the cut-off
         k, sigma = gpdfit(torch.where(flat, torch.ones_like(excess), excess))
         ranks = (torch.arange(tail, dtype=excess.dtype, device=excess.device) + 0.5) / tail
         quantiles = sigma * torch.expm1(-k * torch.log1p(-ranks).unsqueeze(1)) / k
         smoothed = (quantiles + cutoff.exp()).log().clamp(max=0)
         keep = flat | ~k.isfinite()
         sorted_ = torch.cat([sorted_[:-tail], torch.where(keep, sorted_[-tail:], smoothed)])
-        khat = torch.where(flat, -math.inf, k)
+        khat = torch.where(flat, -math.inf, torch.where(k.isnan(), math.inf, k))
     unsorted = torch.empty_like(sorted_).scatter(0, order, sorted_)
     return Smoothed(unsorted - unsorted.logsumexp(0), khat)
 

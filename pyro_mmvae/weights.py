@@ -130,7 +130,7 @@ def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
 
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
     """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds."""
-    most = max(1, NUMBERS_AT_ONCE // _size(batch))
+    most = max(1, NUMBERS_AT_ONCE // size_of(batch))
     sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
     for part in parts(batch, num_draws):
         yield part, sizes
@@ -138,12 +138,12 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
     """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
-    rows = max(1, NUMBERS_AT_ONCE // (_size(batch) * num_draws))
+    rows = max(1, NUMBERS_AT_ONCE // (size_of(batch) * num_draws))
     for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
         yield batch.take(index)
 
 
-def _size(batch: Batch) -> int:
+def size_of(batch: Batch) -> int:
     """How many numbers one draw of one row takes, about."""
     return 512 + sum(value[0].numel() for value in batch.values())
 

@@ -4,17 +4,20 @@ from pyro_mmvae.diagnostics.calibration import Calibration, sbc
 from pyro_mmvae.diagnostics.certify import Certificate, SubsetCertificate, certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
+from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
 
 __all__ = [
     "Calibration",
     "Certificate",
     "Comparison",
+    "Gaps",
     "Importance",
     "SubsetCertificate",
     "certify",
     "compare",
     "conditional_log_likelihood",
+    "gaps",
     "guide_predictive_log_likelihood",
     "importance",
     "sbc",

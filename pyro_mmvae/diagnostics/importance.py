@@ -81,4 +81,4 @@ def importance(
     raw = torch.cat([weights for _, weights in drawn], 1)
     latents = {name: torch.cat([latent[name] for latent, _ in drawn], 1) for name in drawn[0][0]}
     smoothed = smooth(raw)
-    return Importance(latents, smoothed.log_weights, smoothed.khat, 1 / (2 * smoothed.log_weights).exp().sum(0), raw)
+    return Importance(latents, smoothed.log_weights, smoothed.khat, smoothed.ess, raw)

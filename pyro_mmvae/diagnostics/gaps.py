@@ -1,0 +1,123 @@
+"""Where the distance between ELBO and log-likelihood comes from: the family of the posterior, or the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal
+from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.psis import smooth
+from pyro_mmvae.weights import nesting, opened, parts
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """ELBO = log p(x_S) - approximation gap - amortisation gap, for every row, in nats.
+
+    Attributes:
+        log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal or from the guide, whichever
+            is the better proposal.
+        refined: (row,), the ELBO of the best normal in real coordinates.
+        elbo: (row,), the ELBO of the guide.
+        approximation, approximation_se: (row,), log_likelihood - refined, the distance that no encoder can close as
+            long as the guide is normal, and its Monte-Carlo standard error.
+        amortisation, amortisation_se: (row,), refined - elbo: what the encoder loses; below zero where the guide's
+            family is richer than the normal, as a mixture may be.
+        khat: (row,), of log_likelihood; where it is not good that is a lower bound, and so is the approximation gap.
+    """
+
+    log_likelihood: Tensor
+    refined: Tensor
+    elbo: Tensor
+    approximation: Tensor
+    approximation_se: Tensor
+    amortisation: Tensor
+    amortisation_se: Tensor
+    khat: Tensor
+
+    def __str__(self) -> str:
+        lines = ["nats a row, +- Monte-Carlo standard error of the mean"]
+        lines.append(f"  log p(x_S)         {float(self.log_likelihood.mean()):9.3f}")
+        for name in ("approximation", "amortisation"):
+            gap, se = getattr(self, name), getattr(self, f"{name}_se")
+            se = float((se**2).sum().sqrt()) / len(gap)
+            lines.append(f"  {name + ' gap':17}  {float(gap.mean()):9.3f} +- {se:.3f}")
+        lines.append(f"  ELBO               {float(self.elbo.mean()):9.3f}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def gaps(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str] | None = None,
+    full_rank: bool = False,
+    num_draws: int = 1000,
+    steps: int = STEPS,
+) -> Gaps:
+    """How much of log p(x_S) - ELBO the family of the posterior costs, and how much the encoder.
+
+    The best posterior of each row is found for that row alone: a normal in real coordinates, started at the moments of
+    the guide, `full_rank` or diagonal. Draws are paired, so that the gaps have smaller errors than their parts.
+
+    Args:
+        vae: a `MultimodalVAE`, or a `Pair` of any model and guide with continuous codes.
+        x, mask: as in `vae.model`.
+        given: S; None = all that is observed.
+        full_rank: whether the best posterior has a covariance. The difference of the two approximation gaps is what
+            independence costs.
+        num_draws: draws a row from the guide, and from the refined normal.
+        steps: of refinement.
+
+    Returns:
+        `Gaps`.
+
+    Raises:
+        ValueError: bad input, or a discrete code.
+
+    Reference:
+        Cremer, Li and Duvenaud, 2018, Inference Suboptimality in Variational Autoencoders,
+        https://arxiv.org/abs/1801.03558
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
+        >>> vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        >>> found = gaps(vae, {"a": torch.zeros(5, 3)}, num_draws=100)
+        >>> total = found.approximation + found.amortisation
+        >>> bool(torch.allclose(found.log_likelihood - found.elbo, total, atol=1e-4))
+        True
+    """
+    batch = opened(vae, x, mask)
+    depth = nesting(vae, batch)
+    columns = []
+    for part in parts(batch, PARTICLES):
+        target = Target(vae, part, given, depth)
+        q = fit_normal(target, full_rank=full_rank, steps=steps)
+        columns.append(_split(target.guide(num_draws)[1], target.log_weights(q.sample((num_draws,)), q)))
+    return Gaps(*(torch.cat(column) for column in zip(*columns)))
+
+
+def _split(guide: Tensor, refined: Tensor) -> tuple[Tensor, ...]:
+    """The fields of `Gaps` from the log weights (draw, row) of guide and refined normal.
+
+    Errors come from influence functions: of a mean its terms, of log p the weights divided by their mean.
+    """
+    first, second = smooth(guide), smooth(refined)
+    better = first.beats(second)
+    chosen = torch.where(better, guide, refined)
+    value = chosen.logsumexp(0) - math.log(len(chosen))
+    best, elbo = refined.mean(0), guide.mean(0)
+    terms = (chosen - value).exp() - refined, refined - guide
+    approximation_se, amortisation_se = (part.std(0) / math.sqrt(len(part)) for part in terms)
+    khat = torch.where(better, first.khat, second.khat)
+    return value, best, elbo, value - best, approximation_se, best - elbo, amortisation_se, khat

@@ -1,0 +1,164 @@
+"""The posterior of every row in real coordinates: what is refined, annealed and walked on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Transform, biject_to
+
+from pyro_mmvae.data import Batch
+from pyro_mmvae.programs import silent
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of
+
+
+class Coordinates(NamedTuple):
+    """Where the codes of one site stand among the real coordinates of a row.
+
+    Attributes:
+        columns: of the coordinates.
+        transform: reals -> the support of the site.
+        real, inner: shape of one row's value in the reals and on the support, plates inside "data" first.
+        left: axes between those of draws and rows.
+        events: axes of one event.
+    """
+
+    columns: slice
+    transform: Transform
+    real: torch.Size
+    inner: torch.Size
+    left: int
+    events: int
+
+
+class Target:
+    """log p(x_S, z) of every row as a function of its codes z in real coordinates, (draw, row, size).
+
+    The codes are all latent sites inside the plate "data" of the model, one after the other, each mapped to the reals
+    by the transform of its support, whose volume counts. Sites outside the plate are drawn from the guide, and the
+    target is conditional on them: see `shared`.
+
+    Args:
+        vae: a `MultimodalVAE`, or a `Pair`.
+        batch: checked data.
+        given: S; None = all that is observed.
+        depth: what `mm.weights.nesting` says, if the caller knows it.
+
+    Raises:
+        ValueError: a latent site is discrete.
+    """
+
+    def __init__(self, vae: Any, batch: Batch, given: Collection[str] | None = None, depth: int | None = None):
+        self.vae, self.batch = vae, batch if given is None else batch.only(given)
+        self.depth = nesting(vae, self.batch) if depth is None else depth
+        with torch.no_grad():
+            trace = draw(vae, self.batch, 1, depth=self.depth).model
+        latent = [name for name in trace.stochastic_nodes if not site_is_subsample(trace.nodes[name])]
+        local = [name for name in latent if row_axis(trace.nodes[name]) is not None]
+        self.outside = [name for name in latent if name not in local]
+        self.sites: dict[str, Coordinates] = {}
+        self.size = 0
+        for name in local:
+            self.sites[name] = _coordinates(name, trace.nodes[name], self.size, self.depth)
+            self.size = self.sites[name].columns.stop
+
+    @property
+    def at_once(self) -> int:
+        """How many draws of all rows fit in one chunk."""
+        return max(1, NUMBERS_AT_ONCE // ((size_of(self.batch) + self.size) * self.batch.rows))
+
+    @torch.no_grad()
+    def guide(self, num_draws: int) -> tuple[Tensor, Tensor]:
+        """Draws of the guide in real coordinates (draw, row, size), and log p(x, z) - log q(z | x), (draw, row)."""
+        found = []
+        for k in self.split(num_draws):
+            drawn = draw(self.vae, self.batch, k, depth=self.depth)
+            found.append((self.coordinates(drawn.latents), drawn.log_weights))
+        return torch.cat([z for z, _ in found]), torch.cat([weights for _, weights in found])
+
+    def shared(self, num_draws: int) -> dict[str, Tensor]:
+        """One draw from the guide of the sites outside the plate "data" for each draw of the codes; mostly none."""
+        if not self.outside:
+            return {}
+        with torch.no_grad():
+            nodes = draw(self.vae, self.batch, num_draws, depth=self.depth).model.nodes
+        return {name: nodes[name]["value"] for name in self.outside}
+
+    def log_prob(self, z: Tensor, shared: dict[str, Tensor]) -> Tensor:
+        """log p(x_S, z), (draw, row), in nats; -inf where it is not a number."""
+        placed, total = self._placed(z)
+        model = poutine.condition(self.vae.model, {**shared, **placed})
+        plate = pyro.plate("draws", len(z), dim=-1 - self.depth)
+        with pyro.validation_enabled(False), silent(self.vae.model), plate:
+            trace = poutine.trace(model).get_trace(self.batch, self.batch.mask)
+        for site in trace.nodes.values():
+            if row_axis(site) is not None:
+                total = total + per_row(site, len(z), self.batch.rows)
+        return torch.where(total.isnan(), -torch.inf, total)
+
+    def gradient(self, z: Tensor, shared: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """log p(x_S, z), and its gradient by z, zero where it is not a number."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = self.log_prob(z, shared)
+            (slope,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0)
+
+    @torch.no_grad()
+    def log_weights(self, z: Tensor, proposal: Any) -> Tensor:
+        """log p(x_S, z) - log r(z) at draws z of a proposal r in real coordinates, (draw, row), chunk by chunk."""
+        found = [self.log_prob(part, self.shared(len(part))) for part in z.split(self.at_once)]
+        return torch.cat(found) - proposal.log_prob(z)
+
+    def split(self, num_draws: int) -> list[int]:
+        """How many draws to take in each chunk."""
+        return [min(self.at_once, num_draws - start) for start in range(0, num_draws, self.at_once)]
+
+    def coordinates(self, latents: dict[str, Tensor]) -> Tensor:
+        """Codes by site, (draw, row, *event), as real coordinates (draw, row, size)."""
+        found = []
+        for name, site in self.sites.items():
+            value = latents[name]
+            value = value.reshape(*value.shape[:1], *[1] * site.left, self.batch.rows, *site.inner)
+            found.append(site.transform.inv(value).reshape(len(value), self.batch.rows, -1))
+        return torch.cat(found, -1)
+
+    def latents(self, z: Tensor) -> dict[str, Tensor]:
+        """Real coordinates as codes by site, (draw, row, *event), as `mm.importance` gives them."""
+        found = {}
+        for name, value in self._placed(z)[0].items():
+            site = self.sites[name]
+            plates = site.inner[: len(site.inner) - site.events]
+            keep = [] if all(size == 1 for size in plates) else plates
+            found[name] = value.reshape(*z.shape[:2], *keep, *site.inner[len(plates) :])
+        return found
+
+    def _placed(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The value of every site, laid out as its plates want it, and the log volume of all the transforms."""
+        placed, volume = {}, z.new_zeros(z.shape[:2])
+        for name, site in self.sites.items():
+            real = z[..., site.columns].reshape(len(z), *[1] * site.left, z.shape[1], *site.real)
+            placed[name] = site.transform(real)
+            log_volume = site.transform.log_abs_det_jacobian(real, placed[name])
+            volume = volume + log_volume.reshape(*z.shape[:2], -1).sum(-1)
+        return placed, volume
+
+
+def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
+    support = site["fn"].support
+    if support.is_discrete:
+        raise ValueError(
+            f"the site {name!r} is discrete; only continuous codes can be refined, sum it out in the model"
+        )
+    axis, event = row_axis(site), site["fn"].event_shape
+    assert axis is not None
+    plates = site["fn"].batch_shape[len(site["fn"].batch_shape) + axis + 1 :]
+    transform = biject_to(support)
+    real = torch.Size([*plates, *transform.inverse_shape(event)])
+    columns = slice(start, start + real.numel())
+    return Coordinates(columns, transform, real, torch.Size([*plates, *event]), depth + axis, len(event))

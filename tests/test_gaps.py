@@ -1,0 +1,136 @@
+"""Where the ELBO loses: gaps of approximation and amortisation against their closed forms."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.refine import fit_normal
+from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.weights import draw, nesting, opened
+
+ROWS = 40
+
+
+def broken(truth, x, shift, scale):
+    """The truth with a guide that is off by `shift` and `scale` standard deviations."""
+    mean, covariance = truth.posterior(x)
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+
+    def guide(x, mask):
+        with pyro.plate("data", len(mean), dim=-2):
+            pyro.sample("z", dist.Normal((mean + shift * sd).unsqueeze(1), (scale * sd).unsqueeze(1)).to_event(1))
+
+    return mm.Pair(truth.vae().model, guide)
+
+
+def independence(truth, x):
+    """KL from the best diagonal normal to the exact posterior, in nats."""
+    covariance = truth.posterior(x)[1]
+    precision = torch.linalg.inv(covariance).diagonal(dim1=1, dim2=2)
+    return 0.5 * (precision.log().sum(-1) + torch.logdet(covariance))
+
+
+@pytest.mark.parametrize("shift, scale", [(0, 1), (0, 0.02), (0, 30), (4, 0.5), (-3, 0.02), (2, 50)])
+def test_refinement_finds_the_exact_posterior_from_any_start(shift, scale):
+    truth = LinearGaussian(orthogonal=False)
+    x = truth.simulate(ROWS)
+    vae = broken(truth, x, shift, scale)
+    q = fit_normal(Target(vae, opened(vae, x)), full_rank=True)
+    mean, covariance = truth.posterior(x)
+    torch.testing.assert_close(q.loc, mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(q.covariance_matrix, covariance, rtol=1e-3, atol=1e-4)
+    diagonal = fit_normal(Target(vae, opened(vae, x)), full_rank=False)
+    best = torch.linalg.inv(covariance).diagonal(dim1=1, dim2=2).rsqrt()
+    torch.testing.assert_close(diagonal.stddev, best, rtol=0.05, atol=0)
+
+
+def test_gaps_of_the_oracle_are_the_closed_forms():
+    """Diagonal: the approximation gap is what independence costs, the amortisation gap the rest of KL(q, p)."""
+    truth = LinearGaussian(orthogonal=False)
+    x = truth.simulate(ROWS)
+    vae = broken(truth, x, 0.5, 0.8)
+    mean, covariance = truth.posterior(x)
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    q = dist.MultivariateNormal(mean + 0.5 * sd, torch.diag_embed((0.8 * sd) ** 2))
+    total = dist.kl.kl_divergence(q, dist.MultivariateNormal(mean, covariance))
+    found, free = (mm.gaps(vae, x, full_rank=full, num_draws=2000) for full in (False, True))
+    _within(found.approximation, independence(truth, x), found.approximation_se + 1e-4)
+    _within(found.amortisation, total - independence(truth, x), found.amortisation_se + 1e-4)
+    _within(free.approximation, torch.zeros(ROWS), free.approximation_se + 1e-6)
+    _within(free.amortisation, total, free.amortisation_se)
+    torch.testing.assert_close(free.log_likelihood, truth.log_prob(x), rtol=0, atol=1e-4)
+    for one in (found, free):
+        torch.testing.assert_close(one.log_likelihood - one.approximation - one.amortisation, one.elbo)
+    assert "amortisation gap" in str(found)
+
+
+def _within(found, expected, se):
+    """Errors of many rows: none beyond 4.5 standard errors, and as many within one as there should be or more."""
+    z = (found - expected) / se
+    assert z.abs().max() < 4.5 and (z.abs() < 1).double().mean() > 0.5
+
+
+def test_an_exact_guide_has_no_gaps_whatever_is_missing():
+    truth = LinearGaussian()
+    x = truth.simulate(ROWS)
+    mask = {"a": torch.arange(ROWS) % 3 > 0, "b": torch.rand(ROWS) > 0.4}
+    found = mm.gaps(truth.vae(), x, mask, num_draws=300)
+    assert found.approximation.abs().max() < 1e-3 and found.amortisation.abs().max() < 1e-3
+    torch.testing.assert_close(found.log_likelihood, truth.log_prob(x, mask), rtol=0, atol=1e-3)
+    part = mm.gaps(truth.vae(), x, mask, given=["c"], num_draws=300)
+    torch.testing.assert_close(part.log_likelihood, truth.log_prob(x, subset=["c"]), rtol=0, atol=1e-3)
+
+
+def test_the_target_is_the_joint_of_every_draw_and_row():
+    """log p(x, z) in real coordinates is the log weight plus log q of the guide's own draws."""
+    vae, x, mask = three(), three_rows(6), three_holes(6)
+    batch = opened(vae, x, mask)
+    torch.manual_seed(0)
+    drawn = draw(vae, batch, 5, depth=nesting(vae, batch))
+    target = Target(vae, batch)
+    z = target.coordinates(drawn.latents)
+    expected = drawn.log_weights + vae.posterior(x, mask).log_prob(drawn.latents["z"])
+    torch.testing.assert_close(target.log_prob(z, {}), expected)
+    torch.testing.assert_close(target.latents(z)["z"], drawn.latents["z"])
+    _, slope = target.gradient(z, {})
+    step = 1e-6 * torch.randn_like(z)
+    moved = (target.log_prob(z + step, {}) - target.log_prob(z - step, {})) / 2
+    torch.testing.assert_close((slope * step).sum(-1), moved, rtol=1e-4, atol=1e-9)
+
+
+def test_codes_on_a_half_line_are_refined_in_their_logarithm():
+    """z ~ Gamma(3, 1), x | z ~ Poisson(z): the posterior is Gamma(3 + x, 2), the evidence negative binomial."""
+    x = {"count": torch.tensor([0.0, 1, 4, 9])}
+
+    def model(x, mask):
+        with pyro.plate("data", 4, dim=-1):
+            rate = pyro.sample("rate", dist.Gamma(3.0, 1.0))
+            pyro.sample("count", dist.Poisson(rate), obs=x["count"])
+
+    def guide(x, mask):
+        with pyro.plate("data", 4, dim=-1):
+            pyro.sample("rate", dist.LogNormal(0.0, 1.0))
+
+    found = mm.gaps(mm.Pair(model, guide), x, num_draws=4000)
+    exact = dist.NegativeBinomial(3.0, probs=torch.tensor(0.5)).log_prob(x["count"])
+    assert ((found.log_likelihood - exact).abs() < 4 * found.approximation_se).all()
+    assert (found.approximation_se < 0.1).all()
+    assert (found.approximation < 0.03).all() and (found.amortisation > 0.2).all()
+
+
+def test_discrete_codes_are_refused():
+    def model(x, mask):
+        with pyro.plate("data", 2, dim=-1):
+            kind = pyro.sample("kind", dist.Bernoulli(0.5))
+            pyro.sample("a", dist.Normal(kind, 1.0), obs=x["a"])
+
+    def guide(x, mask):
+        with pyro.plate("data", 2, dim=-1):
+            pyro.sample("kind", dist.Bernoulli(0.5))
+
+    with pytest.raises(ValueError, match="'kind' is discrete"):
+        mm.gaps(mm.Pair(model, guide), {"a": torch.zeros(2)})
