@@ -11,6 +11,27 @@ from torch import Tensor
 Arrays = Mapping[str, Any]
 
 
+class BadRow(ValueError):
+    """What is wrong with one row.
+
+    Args:
+        found: the modality and what it has.
+        row: its number in the batch.
+        advice: what to do.
+    """
+
+    def __init__(self, found: str, row: int, advice: str):
+        super().__init__(f"{found} in row {row}, {advice}")
+        self.found, self.row, self.advice = found, row, advice
+
+    def __reduce__(self) -> Any:  # so that it comes back from another process
+        return BadRow, (self.found, self.row, self.advice)
+
+    def at(self, row: int) -> BadRow:
+        """The same of a row that has another number in the whole set."""
+        return BadRow(self.found, row, self.advice)
+
+
 class Batch(Mapping[str, Tensor]):
     """Checked data: name -> Tensor (row, *event), hidden entries filled with zero, and a mask for every name.
 
@@ -159,9 +180,7 @@ def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Te
     if value.is_floating_point() and not bool(value.isfinite().all()):
         row = int((~value.isfinite()).flatten(1 if value.dim() > 1 else 0).reshape(len(value), -1).any(-1).nonzero()[0])
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
-        raise ValueError(
-            f"modality {name!r} has {what} in row {row}, which counts as observed; mask it, or mend the value"
-        )
+        raise BadRow(f"modality {name!r} has {what}", row, "which counts as observed; mask it, or mend the value")
     return value, mask
 
 

@@ -10,7 +10,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mmvae.data import Batch
+from pyro_mmvae.data import BadRow, Batch
 from pyro_mmvae.distributions import Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen
 from pyro_mmvae.programs import scaled
@@ -93,9 +93,10 @@ def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> No
     fine = mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
     if not bool((fits | ~fine).all()):
         where = (~fits & fine).nonzero()[0].tolist()
-        raise ValueError(
-            f"modality {name!r} has the value {x[tuple(where)].item():g} in row {where[0]}, off the support of its"
-            f" likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood"
+        raise BadRow(
+            f"modality {name!r} has the value {x[tuple(where)].item():g}",
+            where[0],
+            f"off the support of its likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood",
         )
 
 

@@ -151,8 +151,14 @@ class MultimodalVAE(nn.Module):
         """The unimodal posteriors of a batch, each encoded when it is asked for."""
         return self._experts(*self.open(x, mask), EVERYTHING)
 
-    def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
+    def check(
+        self, x: Arrays | None, mask: Arrays | None = None, likelihoods: Mapping[str, Distribution] | None = None
+    ) -> Batch:
         """The batch that the tools work on, checked against the decoders, in the model's precision, on its device.
+
+        Args:
+            x, mask: as in `model`.
+            likelihoods: what `likelihoods` said before, so that no network runs for this batch.
 
         Raises:
             ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the
@@ -165,7 +171,8 @@ class MultimodalVAE(nn.Module):
             batch = batch.to(some.dtype, some.device)
         if not batch.checked:
             with torch.no_grad():
-                for name, p in self.likelihoods(batch).items():
+                known = self.likelihoods(batch) if likelihoods is None else likelihoods
+                for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
             batch.checked = True

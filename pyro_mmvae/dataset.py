@@ -1,0 +1,136 @@
+"""Data larger than memory: rows that stay on disk until a batch of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays, Batch, as_tensor
+
+Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+class MultimodalDataset:
+    """Rows on disk, read a batch at a time: `mm.fit(vae, dataset)` trains on more data than memory holds.
+
+    A batch is read from each array with one access by rising row numbers, and comes in the order that was asked for, so
+    training gives the very weights that the same data give in memory. `fit` reads ahead in one thread. A DataLoader
+    takes a dataset as it is, with every sampler and in several processes; so do the tools, part by part:
+    `mm.certify(vae, *dataset[:1000])`, `[mm.log_likelihood(vae, x, mask) for x, mask in DataLoader(dataset, 1000)]`.
+
+    Limits: `fit(validation=...)` holds its rows in memory: give it `dataset[:1000]`. Rows are checked when they are
+    read, not before; only the first one is read here. h5py files cannot be sent to worker processes of a DataLoader.
+
+    Args:
+        arrays: name -> (row, *event), NaN = missing: whatever has `shape`, `dtype` and can be indexed by a rising array
+            of row numbers, such as `numpy.load(path, mmap_mode="r")`, a dataset of h5py, a zarr array, a Tensor.
+        masks: name -> bool, True = observed, of a shape that the array's begins with, on disk as well or not.
+        rows: the row numbers that belong to this dataset, such as those to train on; None = all.
+
+    Raises:
+        ValueError: in one line, arrays that do not fit together, or a first row that cannot be data.
+
+    Example:
+        >>> import numpy, tempfile
+        >>> path = tempfile.mkdtemp() + "/sizes.npy"
+        >>> numpy.save(path, numpy.arange(12.0).reshape(6, 2))
+        >>> dataset = MultimodalDataset({"size": numpy.load(path, mmap_mode="r")})
+        >>> x, mask = dataset[[4, 1]]
+        >>> x["size"].tolist()
+        [[8.0, 9.0], [2.0, 3.0]]
+    """
+
+    def __init__(self, arrays: Arrays, masks: Arrays | None = None, *, rows: Sequence[int] | None = None):
+        self.arrays, self.masks = dict(arrays), dict(masks or {})
+        self._size = _common_rows(self.arrays)
+        for name, mask in self.masks.items():
+            _check_mask(name, mask, self.arrays)
+        self._rows = None if rows is None else _numbers(rows, self._size)
+        if self._rows is not None and not len(self._rows):
+            raise ValueError("rows names no row; give at least one, or None for all")
+        Batch.of(*self[:1])
+
+    def __len__(self) -> int:
+        return self._size if self._rows is None else len(self._rows)
+
+    def __getitem__(self, index: Any) -> Rows:
+        """x and the masks that there are: of one row, without a row axis, for an int; else of the rows named."""
+        if isinstance(index, (int, np.integer)):
+            return _row(self._read(_numbers([index], len(self))), 0)
+        return self._read(_numbers(index, len(self)))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
+        """The rows one by one, read at once: what a DataLoader asks for."""
+        found = self[indices]
+        return [_row(found, position) for position in range(len(indices))]
+
+    def number(self, index: Any) -> int:
+        """The number that a row has in the arrays."""
+        return int(index) if self._rows is None else int(self._rows[int(index)])
+
+    def _read(self, index: np.ndarray) -> Rows:
+        numbers = index if self._rows is None else self._rows[index]
+        rising, back = np.unique(numbers, return_inverse=True)
+        order = None if np.array_equal(rising, numbers) else torch.as_tensor(back)
+        x = {name: _take(as_tensor(name, array[rising]), order) for name, array in self.arrays.items()}
+        return x, {name: _take(torch.as_tensor(mask[rising]), order) for name, mask in self.masks.items()}
+
+
+def _take(value: Tensor, order: Tensor | None) -> Tensor:
+    return value if order is None else value[order]
+
+
+def _row(rows: Rows, position: int) -> Rows:
+    x, mask = rows
+    return {name: value[position] for name, value in x.items()}, {name: m[position] for name, m in mask.items()}
+
+
+def _numbers(index: Any, size: int) -> np.ndarray:
+    """Row numbers from 0 of whatever indexes rows: a slice, integers, or bools."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(size))
+    index = np.asarray(index)
+    if index.dtype == bool and index.shape == (size,):
+        return index.nonzero()[0]
+    if index.ndim != 1 or (len(index) and not np.issubdtype(index.dtype, np.integer)):
+        raise ValueError(f"rows are named by {index.dtype} of shape {index.shape}; give a slice, or integers (row,)")
+    outside = (index < -size) | (index >= size)
+    if outside.any():
+        raise IndexError(f"there is no row {index[outside][0]}; there are {size}")
+    return index.astype(np.int64) % size
+
+
+def _common_rows(arrays: Mapping[str, Any]) -> int:
+    if not arrays:
+        raise ValueError("no modality: arrays is empty; give at least one, such as {'image': numpy.load(path, 'r')}")
+    first, sizes = next(iter(arrays)), {}
+    for name, array in arrays.items():
+        if not all(hasattr(array, attribute) for attribute in ("shape", "dtype", "__getitem__")):
+            raise ValueError(
+                f"modality {name!r} is a {type(array).__name__}; give an array with shape, dtype and access by row"
+                " numbers, such as numpy.load(path, mmap_mode='r')"
+            )
+        sizes[name] = array.shape[0] if len(array.shape) else 0
+        if sizes[name] != sizes[first]:
+            raise ValueError(
+                f"modality {name!r} has {sizes[name]} rows where {first!r} has {sizes[first]};"
+                " give every modality all rows, NaN or a mask where it is missing"
+            )
+    if not sizes[first]:
+        raise ValueError(f"modality {first!r} is empty: no rows; give at least one")
+    return sizes[first]
+
+
+def _check_mask(name: str, mask: Any, arrays: Mapping[str, Any]) -> None:
+    if name not in arrays:
+        raise ValueError(f"masks names {name!r}, which arrays does not have (it has {', '.join(arrays)}); drop it")
+    shape, mask_shape = tuple(arrays[name].shape), tuple(getattr(mask, "shape", ()))
+    if not mask_shape or mask_shape != shape[: len(mask_shape)]:
+        raise ValueError(
+            f"the mask of {name!r} has shape {mask_shape} for values {shape};"
+            f" give ({shape[0]},) for whole rows or {shape} for single entries"
+        )
