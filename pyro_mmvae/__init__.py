@@ -11,6 +11,7 @@ from pyro_mmvae import objectives, recipes
 # The model
 from pyro_mmvae.counts import Last, LogRates
 from pyro_mmvae.data import Batch, from_nan, hide
+from pyro_mmvae.dataset import MultimodalDataset
 
 # Certificates
 from pyro_mmvae.diagnostics import (
@@ -193,6 +194,7 @@ __all__ = [
     "MoE",
     "MoPoE",
     "Modality",
+    "MultimodalDataset",
     "MultimodalVAE",
     "NegativeBinomialLikelihood",
     "NormalHead",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.data import Arrays, Batch, as_tensor
+from pyro_mmvae.data import Arrays, BadRow, Batch, as_tensor
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
 
@@ -52,7 +52,7 @@ class MultimodalDataset:
         self._rows = None if rows is None else _numbers(rows, self._size)
         if self._rows is not None and not len(self._rows):
             raise ValueError("rows names no row; give at least one, or None for all")
-        Batch.of(*self[:1])
+        self.batch([0])
 
     def __len__(self) -> int:
         return self._size if self._rows is None else len(self._rows)
@@ -68,9 +68,21 @@ class MultimodalDataset:
         found = self[indices]
         return [_row(found, position) for position in range(len(indices))]
 
-    def number(self, index: Any) -> int:
-        """The number that a row has in the arrays."""
-        return int(index) if self._rows is None else int(self._rows[int(index)])
+    def batch(self, index: Sequence[int], check: Callable[[Arrays, Arrays], Batch] = Batch.of) -> Batch:
+        """The named rows as a checked batch.
+
+        Args:
+            index: (row,), from 0.
+            check: (x, mask) -> batch.
+
+        Raises:
+            ValueError: as of `check`; a row is named by the number that it has in the arrays.
+        """
+        try:
+            return check(*self[index])
+        except BadRow as error:
+            row = int(index[error.row])
+            raise error.at(row if self._rows is None else int(self._rows[row])) from None
 
     def _read(self, index: np.ndarray) -> Rows:
         numbers = index if self._rows is None else self._rows[index]

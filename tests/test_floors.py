@@ -10,7 +10,7 @@ import pyro_mmvae
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter"},
-    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts"},
+    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset"},
     {"fusion", "priors", "guess", "observe"},
     {"vae"},
     {"objectives"},

@@ -1,14 +1,18 @@
-"""Where the batches of an epoch come from: data in memory, or an iterable of the user's."""
+"""Where the batches of an epoch come from: data in memory, data on disk, or an iterable of the user's."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
 import torch
 
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.dataset import MultimodalDataset
 
 
 class Batches(Protocol):
@@ -69,13 +73,45 @@ class Loader:
         return next(self.walk())
 
 
+class OnDisk:
+    """Batches of a `MultimodalDataset`, read by one thread while the ones before are computed with.
+
+    That thread reads and checks, and nothing else: it draws no random numbers and runs no network.
+    """
+
+    ahead = 2
+
+    def __init__(self, vae: Any, data: MultimodalDataset, batch_size: int):
+        self.vae, self.data, self.batch_size, self.rows = vae, data, min(batch_size, len(data)), len(data)
+        self.steps = -(-self.rows // self.batch_size)
+        self.likelihoods = vae.likelihoods(self.first()) if hasattr(vae, "check") else None
+
+    def walk(self, start: int = 0) -> Iterator[Batch]:
+        coming: deque[Future[Batch]] = deque()
+        with ThreadPoolExecutor(1, "mm.fit reads") as reader:
+            for index in torch.randperm(self.rows).split(self.batch_size)[start:]:
+                coming.append(reader.submit(self.data.batch, index, self._check))
+                if len(coming) > self.ahead:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+
+    def first(self) -> Batch:
+        return self.data.batch(range(min(2, self.rows)), partial(opened, self.vae))
+
+    def _check(self, x: Arrays, mask: Arrays) -> Batch:
+        return Batch.of(x, mask) if self.likelihoods is None else self.vae.check(x, mask, self.likelihoods)
+
+
 def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batches:
     """The data that the user gave, as batches."""
     if isinstance(x, Mapping):
         return InMemory(opened(vae, x, mask), batch_size)
     if isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], Mapping):
         return InMemory(opened(vae, *x), batch_size)
-    return Loader(vae, x)
+    if mask is not None:
+        raise ValueError(f"a mask beside a {type(x).__name__}; give a dataset its masks, let a loader give (x, mask)")
+    return OnDisk(vae, x, batch_size) if isinstance(x, MultimodalDataset) else Loader(vae, x)
 
 
 def pair(item: Any) -> tuple[Any, Any]:

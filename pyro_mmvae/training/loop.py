@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.programs import Program
 from pyro_mmvae.training.batches import batches_of, opened, pair
 from pyro_mmvae.training.history import History, Schedule, cosine
@@ -24,7 +25,7 @@ from pyro_mmvae.training.step import Run, Snapshot, inventory
 
 def fit(
     vae: Any,
-    x: Arrays | Iterable[Any],
+    x: Arrays | MultimodalDataset | Iterable[Any],
     mask: Arrays | None = None,
     *,
     epochs: int = 100,
@@ -44,11 +45,11 @@ def fit(
 
     Args:
         vae: a `MultimodalVAE`, or any object with `model` and `guide`, such as `mm.Pair(model, guide)`.
-        x: name -> array (row, *event), NaN = missing; or an iterable of `(x, mask)` batches that can be walked once an
-            epoch, such as a DataLoader.
+        x: name -> array (row, *event), NaN = missing; or a `MultimodalDataset` of arrays on disk; or an iterable of
+            `(x, mask)` batches that can be walked once an epoch, such as a DataLoader.
         mask: name -> bool, True = observed.
         epochs: passes over the data.
-        batch_size: rows a step; ignored for an iterable.
+        batch_size: rows a step; ignored for an iterable of batches.
         lr: learning rate at the start.
         schedule: progress (0 to 1) -> factor of the learning rate; `mm.constant` for none.
         loss: a Pyro ELBO, such as `Trace_ELBO(num_particles=4, vectorize_particles=True)` or an objective of ours.
