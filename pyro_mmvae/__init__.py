@@ -131,6 +131,7 @@ from pyro_mmvae.programs import Pair, scaled
 # Certificates
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
+from pyro_mmvae.storage import load
 from pyro_mmvae.tables import (
     CategoryColumn,
     CountColumn,
@@ -248,6 +249,7 @@ __all__ = [
     "importance",
     "impute",
     "khat_limit",
+    "load",
     "log_likelihood",
     "mlp",
     "objectives",

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         "digits": digits,
         "loss": history.loss,
     }
-    torch.save(vae.state_dict(), options.out / "model.pt")
+    vae.save(options.out / "model.pt")
     to_arviz(vae, few).to_netcdf(str(options.out / "posterior.nc"))
     cross_modal_figure(vae, few, options.out / "figure.png")
     report["seconds"] = time.perf_counter() - started

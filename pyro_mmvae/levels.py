@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro_mmvae.modality import Experts
 from pyro_mmvae.objectives import Objective, Pass, dropped
 from pyro_mmvae.observe import observe
 from pyro_mmvae.programs import program
+from pyro_mmvae.storage import save
 from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 
 
@@ -75,6 +77,10 @@ class TwoLevels(nn.Module):
     def likelihoods(self, batch: Batch | None = None) -> dict[str, Distribution]:
         """As in `MultimodalVAE`."""
         return self.bottom.likelihoods(batch)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """As in `MultimodalVAE`."""
+        save(self, path)
 
     def _below(self, name: str, z: Tensor) -> Distribution:
         """p(w_m | z)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.programs import program
+from pyro_mmvae.storage import save
 
 
 class View(NamedTuple):
@@ -205,6 +207,10 @@ class MultimodalVAE(nn.Module):
         for name in names:
             if name not in self.modalities:
                 raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the parameters to a file, for `mm.load(path, vae)`: whole or not at all; nothing in it is code."""
+        save(self, path)
 
     def open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
         """The checked batch, and of each modality with anything observed in it what was seen."""

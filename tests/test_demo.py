@@ -37,7 +37,7 @@ def test_own_arrays_in_table_and_folder_out(arrays, tmp_path, capsys):
     report = json.loads((out / "report.json").read_text())
     assert len(report["subsets"]) == 7 and len(report["loss"]) == 3
     assert report["options"]["prior"] == "normal" and report["options"]["hide"] == 0.3
-    state = torch.load(out / "model.pt", weights_only=True)
+    state = torch.load(out / "model.pt", weights_only=True)["state"]
     assert all(value.isfinite().all() for value in state.values())
     assert (out / "figure.png").read_bytes()[:4] == b"\x89PNG" and (out / "posterior.nc").stat().st_size > 1000
 

@@ -9,7 +9,7 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter"},
+    {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter", "storage"},
     {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset"},
     {"fusion", "priors", "guess", "observe"},
     {"vae"},

@@ -1,0 +1,180 @@
+"""Files of models and of runs: written whole or not at all, and read without executing anything of them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import nn
+
+VERSION = 1
+"""Of the layout of our files; a file of another version is refused."""
+
+_SIGNATURE = b"PK\x03\x04"  # of the zip archives that torch writes
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.Size, type(None))
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Damaged(ValueError):
+    """A file that was cut short, or changed since it was written."""
+
+
+def write(path: Path, kind: str, contents: Mapping[str, Any], previous: Path | None = None) -> None:
+    """Writes a file that is at any moment either the old one or the new one, also after a loss of power.
+
+    Args:
+        kind: what sort of file it is; `read` asks for the same.
+        contents: tensors, numbers and text, in lists and dicts.
+        previous: where the old file goes; None = it is replaced.
+
+    Raises:
+        OSError: it could not be written; the old file is as it was.
+        TypeError: something in it could not be read back.
+    """
+    whole = {"format": f"pyro_mmvae {kind}", "version": VERSION, **contents}
+    _check_plain(whole, "")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(whole, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
+        os.replace(partial, path)
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    if os.name != "nt":  # a new name is safe on the disk only when its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: Path, kind: str) -> dict[str, Any]:
+    """What `write` wrote, on the CPU; nothing of the file is executed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        Damaged: it was cut short or changed.
+        ValueError: another program, another version or another kind of ours wrote it, or it holds code.
+    """
+    foreign = f"{path} is no file of pyro_mmvae's; give another path"
+    with open(path, "rb") as file:
+        if not _SIGNATURE.startswith(file.read(4)):
+            raise ValueError(foreign)
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(broken)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise Damaged(f"{path} is damaged ({error}); it was cut short, or changed after it was written") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds objects besides tensors, numbers and text; it is refused and nothing of it was run"
+        ) from None
+    except RuntimeError:
+        raise ValueError(foreign) from None
+    found = str(contents.get("format")) if isinstance(contents, dict) else ""
+    if not found.startswith("pyro_mmvae "):
+        raise ValueError(foreign)
+    if found != f"pyro_mmvae {kind}":
+        raise ValueError(f"{path} is a {found.split(' ', 1)[1]}, not a {kind}; give another path")
+    if contents.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has format {contents.get('version')}, this version of pyro_mmvae reads {VERSION};"
+            " use the version that wrote it"
+        )
+    return contents
+
+
+def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes the parameters and buffers of a model, for `load`.
+
+    The file is written whole or not at all. It does not hold the architecture: that is the program which built it.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    write(Path(path), "model", {"state": {_name(k): v for k, v in module.state_dict().items()}})
+
+
+def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
+    """A model with the parameters that `vae.save(path)` wrote.
+
+    Args:
+        path: the file. Nothing of it is executed.
+        vae: a model of the same architecture, which is changed in place, or a function that builds one. It may be on
+            another device and in another precision than the saved one.
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        ValueError: in one line, a file that is damaged, foreign or of another version, or the first parameter that
+            differs from the model's; then the model is as it was.
+
+    Example:
+        >>> import tempfile, pyro_mmvae as mm
+        >>> def build():
+        ...     parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
+        ...     return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        >>> vae, path = build(), tempfile.mkdtemp() + "/vae.pt"
+        >>> vae.save(path)
+        >>> again = load(path, build)
+        >>> all(bool((a == b).all()) for a, b in zip(vae.parameters(), again.parameters()))
+        True
+    """
+    module = cast(M, vae if isinstance(vae, nn.Module) else vae())
+    state = read(Path(path), "model")["state"]
+    own = {key: _name(key) for key in module.state_dict()}
+    compare(path, state, dict(zip(own.values(), module.state_dict().values())))
+    module.load_state_dict({key: state[name] for key, name in own.items()})
+    module.eval()
+    return module
+
+
+def compare(path: str | os.PathLike[str], state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raises ValueError that names the first parameter in which a file and a model differ, in name or in shape."""
+    for name in [*own, *state]:
+        there, here = _shape(state, name), _shape(own, name)
+        if there != here:
+            raise ValueError(
+                f"{path} was written from another model: {name!r} {there} there, {here} in this one; build the same one"
+            )
+
+
+def _shape(state: Mapping[str, Any], name: str) -> str:
+    if name not in state:
+        return "does not exist"
+    return f"has shape {tuple(state[name].shape)}" if isinstance(state[name], torch.Tensor) else "is no tensor"
+
+
+def _name(key: str) -> str:
+    """The name of a parameter, whether or not `torch.compile` was put around its network."""
+    return key.replace("_orig_mod.", "")
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if type(value) in (dict, OrderedDict):
+        for key, part in value.items():
+            _check_plain(key, where)
+            _check_plain(part, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, part in enumerate(value):
+            _check_plain(part, f"{where}[{index}]")
+    elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor):  # no subclasses: np.float64 is a float
+        raise TypeError(f"{where} is a {type(value).__name__}; a file holds tensors, numbers and text only")
