@@ -13,7 +13,7 @@ from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
 from pyro_mmvae.inference import log_likelihood, predict
 from pyro_mmvae.likelihoods import BinomialLikelihood, CategoricalLikelihood
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.networks import OneHot, Standardize, encoder, mlp
+from pyro_mmvae.networks import NormalHead, OneHot, Standardize, mlp
 from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.vae import MultimodalVAE
@@ -27,19 +27,31 @@ PRIORS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def digit_modalities(dim: int = DIM, hidden: int = 256) -> dict[str, Modality]:
-    """Image (8, 8) counts 0..16, speech (32, 32) grey levels 0..15, label 0..9.
+def digit_modalities(dim: int = DIM, hidden: int = 256, private: int = 0) -> dict[str, Modality]:
+    """Image (8, 8) counts 0..16, speech (32, 32) grey levels 0..15, label 0..9; their trunks give `digit_features`.
 
     Speech has 16 times the entries of the picture; its weight of 0.3 keeps it from owning the code.
+
+    Args:
+        dim: of z.
+        hidden: width of the networks.
+        private: size of the private codes of image and speech; 0 for none.
     """
 
     def picture(side: int, top: int, weight: float = 1.0) -> Modality:
-        net = nn.Sequential(mlp(dim, hidden, side * side), nn.Unflatten(-1, (side, side)))
-        look = nn.Sequential(Standardize(top / 2, top / 2), nn.Flatten(), encoder(side * side, hidden, hidden, dim=dim))
-        return Modality(BinomialLikelihood(net, top), look, weight=weight)
+        net = nn.Sequential(mlp(dim + private, hidden, side * side), nn.Unflatten(-1, (side, side)))
+        trunk = nn.Sequential(Standardize(top / 2, top / 2), nn.Flatten(), mlp(side * side, hidden, hidden), nn.ReLU())
+        own = NormalHead(hidden, private) if private else None
+        return Modality(BinomialLikelihood(net, top), NormalHead(hidden, dim), own, trunk, weight)
 
-    label = Modality(CategoricalLikelihood(mlp(dim, 64, 10)), nn.Sequential(OneHot(10), encoder(10, 64, dim=dim)))
+    trunk = nn.Sequential(OneHot(10), mlp(10, 64), nn.ReLU())
+    label = Modality(CategoricalLikelihood(mlp(dim, 64, 10)), NormalHead(64, dim), trunk=trunk)
     return {"image": picture(8, 16), "speech": picture(32, 15, weight=0.3), "label": label}
+
+
+def digit_features(hidden: int = 256) -> dict[str, int]:
+    """How many features the trunks of `digit_modalities` give, by name."""
+    return {"image": hidden, "speech": hidden, "label": 64}
 
 
 class SubsetRow(NamedTuple):

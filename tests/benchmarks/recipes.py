@@ -23,12 +23,12 @@ from torch.nn.functional import cross_entropy, softplus
 
 import pyro_mmvae as mm
 from pyro_mmvae.datasets import digits_and_voices
-from pyro_mmvae.demo import digit_modalities
+from pyro_mmvae.demo import digit_features, digit_modalities
 
 DIM, BATCH = 16, 128
 R = mm.recipes
 METHODS = ("shared_representation", "mvae", "mmvae", "mopoe", "mvtcae", "crmvae", "mmjsd", "jmvae")
-SIZES = {"image": 64, "speech": 1024, "label": 1}
+SIZES = digit_features()
 
 
 def recipe(name):
@@ -55,13 +55,10 @@ class ByHand:
 
     def encoded(self, x):
         """(loc, scale) of every expert."""
-        found = {}
+        found, self.features = {}, {}
         for name, part in self.parts.items():
-            *layers, head = [*part.encoder[:-1], *part.encoder[-1]]
-            h = x[name]
-            for layer in layers:
-                h = layer(h)
-            loc, raw = head.linear(h).chunk(2, -1)
+            self.features[name] = part.trunk(x[name])
+            loc, raw = part.encoder.linear(self.features[name]).chunk(2, -1)
             found[name] = loc, softplus(raw) + 1e-5
         return found
 
@@ -154,14 +151,15 @@ class ByHand:
         return total.sum()
 
     def jmvae(self, x, alpha=0.1):
-        flat = [x[name].reshape(len(x[name]), -1).float() for name in SIZES]
+        experts = self.encoded(x)
+        flat = [self.features[name] for name in SIZES]
         *layers, head = self.vae.fusion.net
         h = torch.cat([*flat, torch.ones(len(flat[0]), self.count)], -1)
         for layer in layers:
             h = layer(h)
         loc, raw = head.linear(h).chunk(2, -1)
         q = loc, softplus(raw) + 1e-5
-        kl = self.kl(q, self.unit) + alpha * sum(self.kl(q, e) for e in self.encoded(x).values())
+        kl = self.kl(q, self.unit) + alpha * sum(self.kl(q, e) for e in experts.values())
         return (self.nll(x, self.draw(q)) + kl).sum()
 
 
