@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal
+from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.psis import smooth
+from pyro_mmvae.psis import Smoothed, smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
@@ -22,8 +22,8 @@ class Gaps:
     """ELBO = log p(x_S) - approximation gap - amortisation gap, for every row, in nats.
 
     Attributes:
-        log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal or from the guide, whichever
-            is the better proposal.
+        log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal, from that with wider tails,
+            or from the guide, whichever is the best proposal of the row.
         refined: (row,), the ELBO of the best normal in real coordinates.
         elbo: (row,), the ELBO of the guide.
         approximation, approximation_se: (row,), log_likelihood - refined, the distance that no encoder can close as
@@ -75,7 +75,7 @@ def gaps(
         given: S; None = all that is observed.
         full_rank: whether the best posterior has a covariance. The difference of the two approximation gaps is what
             independence costs.
-        num_draws: draws a row from the guide, and from the refined normal.
+        num_draws: draws a row from the guide, and from each refined proposal.
         steps: of refinement.
 
     Returns:
@@ -103,21 +103,24 @@ def gaps(
     for part in parts(batch, PARTICLES):
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
-        columns.append(_split(target.guide(num_draws)[1], target.log_weights(q.sample((num_draws,)), q)))
+        refined, wide = (target.log_weights(r.sample((num_draws,)), r) for r in (q, widened(q)))
+        columns.append(_split(target.guide(num_draws)[1], refined, wide))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 
-def _split(guide: Tensor, refined: Tensor) -> tuple[Tensor, ...]:
-    """The fields of `Gaps` from the log weights (draw, row) of guide and refined normal.
+def _split(guide: Tensor, refined: Tensor, wide: Tensor) -> tuple[Tensor, ...]:
+    """The fields of `Gaps` from the log weights (draw, row) of the guide, the refined normal, and the widened one.
 
     Errors come from influence functions: of a mean its terms, of log p the weights divided by their mean.
     """
-    first, second = smooth(guide), smooth(refined)
-    better = first.beats(second)
-    chosen = torch.where(better, guide, refined)
+    chosen, best_so_far = refined, smooth(refined)
+    for weights in (wide, guide):
+        smoothed = smooth(weights)
+        better = smoothed.beats(best_so_far)
+        chosen = torch.where(better, weights, chosen)
+        best_so_far = Smoothed(*(torch.where(better, new, old) for new, old in zip(smoothed, best_so_far)))
     value = chosen.logsumexp(0) - math.log(len(chosen))
     best, elbo = refined.mean(0), guide.mean(0)
     terms = (chosen - value).exp() - refined, refined - guide
     approximation_se, amortisation_se = (part.std(0) / math.sqrt(len(part)) for part in terms)
-    khat = torch.where(better, first.khat, second.khat)
-    return value, best, elbo, value - best, approximation_se, best - elbo, amortisation_se, khat
+    return value, best, elbo, value - best, approximation_se, best - elbo, amortisation_se, best_so_far.khat
