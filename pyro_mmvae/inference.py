@@ -110,7 +110,7 @@ def _is_data(vae: Any, name: str) -> bool:
 
 def nesting_of_model(vae: Any) -> int:
     """How many axes the model's plates take when it runs without data."""
-    with torch.random.fork_rng():
+    with silent(vae.model, vae.guide), torch.random.fork_rng():
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
     return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -10,6 +12,37 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from torch import Tensor, nn
+
+_TURN = threading.RLock()
+PATIENCE = 10.0
+"""Seconds that a thread waits for another one before it says so."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One thread at a time: inside, every other one that wants to train or to ask a model waits.
+
+    Pyro's handlers, its validation flag and torch's generator belong to the process, not to a thread, so two programs
+    that run side by side would end up in each other's traces and draw each other's random numbers. With this, what
+    `fit` and the tools return from threads is what they return without. Nothing is gained in speed; for that, use
+    processes.
+
+    Limits: a call that runs under a handler of the user's own, such as a step of stock SVI, cannot wait, as its
+    handlers already stand; it is refused, see `Program`. Random numbers that another thread draws from torch's global
+    generator meanwhile are missing here: let it draw them from a `torch.Generator` of its own.
+    """
+    if not _TURN.acquire(timeout=PATIENCE):
+        warnings.warn(
+            f"waited {PATIENCE:g} s for another thread that trains or asks a model, and go on waiting: Pyro runs one"
+            " program at a time in a process; use processes",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        _TURN.acquire()
+    try:
+        yield
+    finally:
+        _TURN.release()
 
 
 class Pair(NamedTuple):
@@ -33,6 +66,9 @@ class Program(nn.Module):
 
     When it runs under a Pyro handler it announces them, one "param" site each, without a word to Pyro's parameter
     store: stock SVI trains what it sees, two models never share a name, and nothing is left behind.
+
+    Raises:
+        RuntimeError: another thread is training or asking a model, see `alone`.
     """
 
     def __init__(self, vae: nn.Module, function: Callable[..., Any]):
@@ -40,9 +76,17 @@ class Program(nn.Module):
         self.vae, self.function = vae, function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if _PYRO_STACK and not getattr(self.vae, "_silent", False):
-            announce(self.vae)
-        return self.function(self.vae, *args, **kwargs)
+        if not _TURN.acquire(blocking=False):
+            raise RuntimeError(
+                "another thread is training or asking a model, and Pyro runs one program at a time in a process: wait"
+                " for it, or use a process for each"
+            )
+        try:
+            if _PYRO_STACK and not getattr(self.vae, "_silent", False):
+                announce(self.vae)
+            return self.function(self.vae, *args, **kwargs)
+        finally:
+            _TURN.release()
 
 
 class program:
@@ -90,15 +134,17 @@ def announce(module: nn.Module) -> None:
 
 @contextmanager
 def silent(*programs: object) -> Iterator[None]:
-    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser."""
+    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser, and tools. One thread."""
     vaes: list[Any] = [p.vae for p in programs if isinstance(p, Program)]
-    for vae in vaes:
-        vae._silent = True
-    try:
-        yield
-    finally:
+    with alone():
+        before = [getattr(vae, "_silent", False) for vae in vaes]
         for vae in vaes:
-            vae._silent = False
+            vae._silent = True
+        try:
+            yield
+        finally:
+            for vae, was in reversed(list(zip(vaes, before))):
+                vae._silent = was
 
 
 class scaled(Messenger):

@@ -17,7 +17,7 @@ from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
 from pyro_mmvae.observe import check_values, decode, observe
-from pyro_mmvae.programs import program
+from pyro_mmvae.programs import alone, program
 from pyro_mmvae.storage import save
 
 
@@ -186,10 +186,10 @@ class MultimodalVAE(nn.Module):
         Args:
             batch: what a prior that depends on data may look at.
         """
-        training = self.training
-        self.eval()
-        try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
+            modes = [(module, module.training) for module in self.modules()]
+            self.eval()
+            try:
                 experts = None if batch is None else self._experts(*self.open(batch, batch.mask), EVERYTHING)
                 own = None if experts is None else experts.private(None)
                 z = [] if self.prior is None else [_one_code(self.prior, experts)]
@@ -199,8 +199,9 @@ class MultimodalVAE(nn.Module):
                         w = [] if modality.private is None else [_one_code(self.private_prior[name], own)]
                         found[name] = decode(name, modality, beside([*z, *w]))
                 return found
-        finally:
-            self.train(training)
+            finally:
+                for module, mode in modes:
+                    module.training = mode
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises ValueError for a name that is no modality of this model."""

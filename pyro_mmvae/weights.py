@@ -43,7 +43,7 @@ def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None) -> Batch:
 def nesting(vae: Any, batch: Batch) -> int:
     """How many axes the plates of the two programs take."""
     one = batch.take(torch.arange(1, device=_device(batch))) if len(batch) else batch
-    with torch.random.fork_rng(), torch.no_grad(), silent(vae.model, vae.guide):
+    with silent(vae.model, vae.guide), torch.random.fork_rng(), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(one, one.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
     frames = [
@@ -76,7 +76,7 @@ def draw(
     explained = batch if targets is None else batch.only(targets)
     depth = nesting(vae, batch) if depth is None else depth
     plate = pyro.plate("draws", num_draws, dim=-1 - depth)
-    with pyro.validation_enabled(False), silent(vae.model, vae.guide), plate:
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False), plate:
         guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]

@@ -160,3 +160,11 @@ def test_experts_that_are_no_normals_are_named():
         vae.guide({"a": torch.zeros(2, 3)})
     mixed = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.MoE())
     assert mixed.posterior({"a": torch.zeros(2, 3)}).mean.shape == (2, 2)
+
+
+def test_a_question_leaves_every_module_in_its_mode():
+    vae = three().train()
+    vae.modalities["body"].encoder.eval()
+    before = [module.training for module in vae.modules()]
+    mm.impute(vae, three_rows(3))
+    assert [module.training for module in vae.modules()] == before

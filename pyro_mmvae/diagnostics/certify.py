@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import Calibration, sbc
 from pyro_mmvae.diagnostics.importance import importance
+from pyro_mmvae.programs import alone
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.weights import opened
 
@@ -131,7 +132,7 @@ def certify(
     wanted = [tuple(s) for s in subsets] if subsets is not None else default_subsets(batch)
     if hasattr(vae, "check_names"):
         vae.check_names([name for given in wanted for name in given])
-    with torch.random.fork_rng():
+    with alone(), torch.random.fork_rng():
         torch.manual_seed(seed)
         for given in tqdm(wanted, disable=not progress, unit="subset"):
             data = _on_data(vae, batch, given, rows, num_particles)

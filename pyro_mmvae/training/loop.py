@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.dataset import MultimodalDataset
-from pyro_mmvae.programs import Program
+from pyro_mmvae.programs import Program, alone
 from pyro_mmvae.training.batches import batches_of, opened, pair
 from pyro_mmvae.training.history import History, Schedule, cosine
 from pyro_mmvae.training.step import Run, Snapshot, inventory
@@ -42,6 +42,8 @@ def fit(
     progress: bool = True,
 ) -> History:
     """Trains a model and its guide in place, and returns how it went.
+
+    Threads of one process train in turn, each with the result that it has alone; in parallel train processes.
 
     Args:
         vae: a `MultimodalVAE`, or any object with `model` and `guide`, such as `mm.Pair(model, guide)`.
@@ -74,7 +76,13 @@ def fit(
     held_out = None if validation is None else opened(vae, *pair(validation))
     loss = Trace_ELBO() if loss is None else loss
     history = History()
-    with torch.random.fork_rng(), pyro.validation_enabled(False), _training(vae) as modules, warnings.catch_warnings():
+    with (
+        alone(),
+        torch.random.fork_rng(),
+        pyro.validation_enabled(False),
+        _training(vae) as modules,
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
         torch.manual_seed(seed)
         parameters, latents = inventory(vae, data.first())
