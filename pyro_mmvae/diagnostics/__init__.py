@@ -1,5 +1,6 @@
 """Is q(z | x_S) right, for every subset of modalities and every row?"""
 
+from pyro_mmvae.diagnostics.annealed import Sandwich, annealed_log_likelihood, sandwich
 from pyro_mmvae.diagnostics.calibration import Calibration, sbc
 from pyro_mmvae.diagnostics.certify import Certificate, SubsetCertificate, certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
@@ -13,12 +14,15 @@ __all__ = [
     "Comparison",
     "Gaps",
     "Importance",
+    "Sandwich",
     "SubsetCertificate",
+    "annealed_log_likelihood",
     "certify",
     "compare",
     "conditional_log_likelihood",
     "gaps",
     "guide_predictive_log_likelihood",
     "importance",
+    "sandwich",
     "sbc",
 ]

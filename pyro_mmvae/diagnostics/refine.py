@@ -35,7 +35,7 @@ def fit_normal(
         https://arxiv.org/abs/1603.00788; Roeder, Wu and Duvenaud, 2017, Sticking the Landing,
         https://arxiv.org/abs/1703.09194
     """
-    start = moments(target, full_rank)
+    start = moments(target.guide(200)[0], full_rank)
     if steps == 0:
         return start
     shared = target.shared(num_particles)
@@ -52,16 +52,14 @@ def fit_normal(
     return _better(target, start, MultivariateNormal(loc, scale_tril=factor, validate_args=False))
 
 
-@torch.no_grad()
-def moments(target: Target, full_rank: bool, num_draws: int = 200) -> MultivariateNormal:
-    """The normal with the mean and covariance of the guide's draws, or with their standard deviations."""
-    z, _ = target.guide(num_draws)
+def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
+    """The normal with the mean and covariance, or standard deviations alone, of draws (draw, row, size)."""
     loc, scale = z.mean(0), z.std(0).clamp(min=1e-6)
     if not full_rank:
         return MultivariateNormal(loc, scale_tril=torch.diag_embed(scale), validate_args=False)
     white = (z - loc) / scale
-    correlation = torch.einsum("drk,drl->rkl", white, white) / num_draws
-    correlation = correlation + 1e-3 * torch.eye(target.size, dtype=z.dtype, device=z.device)
+    correlation = torch.einsum("drk,drl->rkl", white, white) / len(z)
+    correlation = correlation + 1e-3 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     factor = scale.unsqueeze(-1) * torch.linalg.cholesky(correlation)
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
 

@@ -14,7 +14,7 @@ from torch.distributions import Transform, biject_to
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of, value_of
 
 
 class Coordinates(NamedTuple):
@@ -80,6 +80,15 @@ class Target:
             drawn = draw(self.vae, self.batch, k, depth=self.depth)
             found.append((self.coordinates(drawn.latents), drawn.log_weights))
         return torch.cat([z for z, _ in found]), torch.cat([weights for _, weights in found])
+
+    @torch.no_grad()
+    def prior(self, num_draws: int) -> Tensor:
+        """Draws of the model's codes as if nothing had been observed, in real coordinates (draw, row, size)."""
+        plate = pyro.plate("draws", num_draws, dim=-1 - self.depth)
+        with pyro.validation_enabled(False), silent(self.vae.model), plate:
+            trace = poutine.trace(self.vae.model).get_trace(self.batch, self.batch.mask)
+        values = {name: value_of(trace.nodes[name], num_draws, self.batch.rows) for name in self.sites}
+        return self.coordinates(values)
 
     def shared(self, num_draws: int) -> dict[str, Tensor]:
         """One draw from the guide of the sites outside the plate "data" for each draw of the codes; mostly none."""
