@@ -32,6 +32,7 @@ import pyro_mmvae as mm
 SCALE = float(os.environ.get("MMVAE_NOTEBOOK_SCALE", "1"))  # 4 trains four times as long
 
 # %%
+torch.manual_seed(0)
 image, name = load_digits(return_X_y=True)
 image, name = torch.tensor(image).float().reshape(-1, 8, 8), torch.tensor(name).float()
 image = (image + torch.rand_like(image)) / 17  # 17 grey levels, spread out to real numbers from 0 to 1
@@ -48,7 +49,6 @@ ax = mm.plot_missingness(x)
 # become normal, with one learnt scale a pixel; whole numbers, one a row, become categories.
 
 # %%
-torch.manual_seed(0)
 vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=6), prior=mm.StandardNormal(6), fusion=mm.PoE())
 history = mm.fit(vae, x, epochs=int(40 * SCALE), lr=3e-3)
 filled = mm.impute(vae, x, num_draws=100)  # name -> (draw, row, ...); what was observed comes back untouched
@@ -91,7 +91,8 @@ for row, (title, pictures) in zip(axes, lines.items()):
 gone = ~mask["name"]
 votes = torch.stack([(filled["name"][:, gone] == digit).float().mean(0) for digit in range(10)], 1)
 right = votes.argmax(1) == truth["name"][gone]
-print(f"{int(gone.sum())} missing names: {right.float().mean():.1%} right; the model expected {votes.max(1).values.mean():.1%}")
+expected = votes.max(1).values.mean()
+print(f"{int(gone.sum())} missing names: {right.float().mean():.1%} right; the model expected {expected:.1%}")
 for low, high in [(0, 0.6), (0.6, 0.9), (0.9, 1.01)]:
     these = (votes.max(1).values >= low) & (votes.max(1).values < high)
     print(f"  where it was {low:4.0%} to {min(high, 1):4.0%} sure: {right[these].float().mean():.1%} of {int(these.sum())}")
@@ -117,11 +118,11 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# The verdict is plain: *over-confident*, for all that looks at a picture. This guide multiplies one normal for each
+# The verdict is plain: *over-confident* wherever a picture is looked at. This guide multiplies one normal for each
 # part, with independent coordinates; the posterior of a network's code is neither normal nor independent, and a normal
 # that is fitted by the ELBO covers the middle of it and leaves out the rest. The 90 % intervals for z hold the truth
-# about 80 times in 100. It is a mild illness: in the pixels, where noise adds to z, the intervals above came out nearly
-# right. Do not read single coordinates of z with error bars from this guide, though, and see `02_guides` for better
+# about 80 times in 100. It is a mild illness: in the pixels, where noise is added to what z says, the intervals above
+# came out nearly right, and the names were right even more often than the model expected. Do not read single coordinates of z with error bars from this guide, though, and see `02_guides` for better
 # ones and `09_diagnostics` for repair.
 #
 # Next: `vae.posterior(x)` for codes, `mm.log_likelihood(vae, x)` for how plausible a row is, `mm.translate(vae, x,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ from nbclient.exceptions import CellExecutionError
 HERE = Path(__file__).resolve().parent
 LARGEST = 400_000  # bytes of an .ipynb
 SLOWEST = 600  # seconds that one cell may take
-AT_ONCE = 2
+AT_ONCE = 2  # processes, each with one thread
 WRITTEN_AT: dict[str, float] = {}
 """Notebooks whose committed outputs were made at a larger scale than the check's, which is 1."""
 
@@ -50,10 +51,10 @@ def opened(source: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def executed(source: Path, scale: float | None, threads: int) -> tuple[nbformat.NotebookNode, str, float]:
+def executed(source: Path, scale: float | None) -> tuple[nbformat.NotebookNode, str, float]:
     """The notebook with its outputs, what went wrong ("" if nothing did), and the seconds that it took."""
     scale = WRITTEN_AT.get(source.stem, 1.0) if scale is None else scale
-    os.environ.update(MMVAE_NOTEBOOK_SCALE=f"{scale:g}", OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    os.environ.update(MMVAE_NOTEBOOK_SCALE=f"{scale:g}", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm would like a package that a stored bar needs not
     os.environ.pop("MPLBACKEND", None)  # or the kernel would not show figures
@@ -79,9 +80,9 @@ def executed(source: Path, scale: float | None, threads: int) -> tuple[nbformat.
 
 
 def _without_bars(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
-    """The output without the lines of progress bars, which overwrite themselves; None if nothing is left."""
+    """The output without progress bars; None if nothing is left."""
     if output.get("name") == "stderr":
-        kept = [line for line in output["text"].split("\n") if "\r" not in line and line.strip()]
+        kept = [line for line in output["text"].split("\n") if not re.search(r"\d%\|", line) and line.strip()]
         output["text"] = "\n".join(kept)
         return output if kept else None
     return output
@@ -116,10 +117,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen, wrong = sources(options.names), 0
     scale = 1.0 if options.check and options.scale is None else options.scale
-    at_once = AT_ONCE if options.check else 1
-    threads = max(1, AT_ONCE // at_once)
-    with ProcessPoolExecutor(at_once) as pool:
-        runs = pool.map(executed, chosen, repeat(scale), repeat(threads))
+    with ProcessPoolExecutor(AT_ONCE) as pool:
+        runs = pool.map(executed, chosen, repeat(scale))
         for source, (notebook, error, seconds) in zip(chosen, runs):
             found = [error] if error else []
             if not error and not options.check:
