@@ -145,7 +145,7 @@ from pyro_mmvae.tables import (
     TableTrunk,
     outputs_of,
 )
-from pyro_mmvae.training import History, constant, cosine, fit
+from pyro_mmvae.training import History, carry_on, constant, cosine, fit, give_up
 from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 
 __all__ = [
@@ -235,6 +235,7 @@ __all__ = [
     "ZukoTransform",
     "annealed_log_likelihood",
     "batched",
+    "carry_on",
     "certify",
     "compare",
     "conditional_log_likelihood",
@@ -248,6 +249,7 @@ __all__ = [
     "from_nan",
     "gaps",
     "generate",
+    "give_up",
     "guess_modalities",
     "guide_predictive_log_likelihood",
     "hide",

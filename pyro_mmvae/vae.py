@@ -12,6 +12,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.fusion import Fusion
@@ -186,7 +187,7 @@ class MultimodalVAE(nn.Module):
         Args:
             batch: what a prior that depends on data may look at.
         """
-        with alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        with alone(), undisturbed(devices_of(self.parameters())), torch.no_grad():
             modes = [(module, module.training) for module in self.modules()]
             self.eval()
             try:

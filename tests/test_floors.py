@@ -9,7 +9,18 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"distributions", "networks", "data", "programs", "psis", "datasets", "optim", "arviz_adapter", "storage"},
+    {
+        "distributions",
+        "networks",
+        "data",
+        "programs",
+        "psis",
+        "datasets",
+        "optim",
+        "arviz_adapter",
+        "storage",
+        "chance",
+    },
     {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset"},
     {"fusion", "priors", "guess", "observe"},
     {"vae"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Schedule = Callable[[float], float]
 
@@ -17,6 +18,25 @@ def cosine(progress: float) -> float:
 def constant(progress: float) -> float:
     """A learning-rate factor of 1."""
     return 1.0
+
+
+class Pace(NamedTuple):
+    """How the learning rate and the KL's weight go.
+
+    Attributes:
+        steps: an epoch has, 0 if that is not known; then both change from epoch to epoch.
+    """
+
+    lr: float
+    schedule: Schedule
+    epochs: int
+    warmup: int
+    steps: int
+
+    def __call__(self, epoch: int, step: int) -> tuple[float, float]:
+        """The learning rate and the KL's weight at a step."""
+        done = epoch + (step / self.steps if self.steps else 0.0)
+        return self.lr * self.schedule(done / self.epochs), min(1.0, done / self.warmup) if self.warmup else 1.0
 
 
 @dataclass
@@ -36,3 +56,8 @@ class History:
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
+
+    def summary(self) -> str:
+        """The last epoch in a few words."""
+        held_out = f", held out {self.validation[-1]:.2f}" if self.validation else ""
+        return f"loss {self.loss[-1]:.2f}{held_out} nats a row"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,12 +15,15 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.programs import Program, alone
-from pyro_mmvae.training.batches import batches_of, opened, pair
-from pyro_mmvae.training.history import History, Schedule, cosine
-from pyro_mmvae.training.step import Run, Snapshot, inventory
+from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
+from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
+from pyro_mmvae.training.course import Course
+from pyro_mmvae.training.history import History, Pace, Schedule, cosine
+from pyro_mmvae.training.step import Run, inventory, not_finite
 
 
 def fit(
@@ -40,6 +43,9 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
+    if_unwritable: Callable[[OSError], None] = carry_on,
 ) -> History:
     """Trains a model and its guide in place, and returns how it went.
 
@@ -63,72 +69,107 @@ def fit(
         optimizer: (parameters, lr) -> torch optimiser; fused Adam by default.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
+        checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
+            in the same way, after its process was killed at whatever moment, gets the result of an uninterrupted run,
+            bit by bit on the same machine; a run that was over is returned at once. Under `schedule=mm.constant` a run
+            goes on to more epochs.
+        every: seconds between two records in that file; 0 = one after each step.
+        if_unwritable: what to do if the disk is full or the folder may not be written to: `mm.carry_on` in memory with
+            a warning, or `mm.give_up`, which raises the OSError.
 
     Returns:
         A `History`. The modules are left in eval mode.
 
     Raises:
-        ValueError: bad input, in one line, before anything is changed.
+        ValueError: bad input, in one line, before anything is changed; or a checkpoint that is damaged, foreign or of
+            another run, which is left as it is.
         FloatingPointError: the loss is no longer finite; names the epoch, the step and the modality. The weights are
             those from the start of that epoch.
+        OSError: no checkpoint could be written, with `mm.give_up`.
+
+    Limits of resuming: a loader must give the same batches again, in an order that depends on torch's global generator
+    alone; what a module keeps outside of its parameters and buffers is not in the file.
     """
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
-    loss = Trace_ELBO() if loss is None else loss
-    history = History()
-    with (
-        alone(),
-        torch.random.fork_rng(),
-        pyro.validation_enabled(False),
-        _training(vae) as modules,
-        warnings.catch_warnings(),
-    ):
-        warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
-        torch.manual_seed(seed)
-        parameters, latents = inventory(vae, data.first())
-        make = optimizer or _adam
-        optim = make(parameters, lr=lr)
-        run = Run(vae, loss, optim, parameters, clip, dict.fromkeys(latents, 1.0))
-        state = Snapshot(parameters, modules)
-        best, kept, started = math.inf, state, time.perf_counter()
-        bar = tqdm(range(epochs), disable=not progress, unit="epoch", mininterval=0.5)
-        for epoch in bar:
-            total, rows = 0.0, 0
-            for step, batch in enumerate(data.walk()):
-                done = (epoch + step / max(data.steps, 1)) / epochs
-                run.beta(min(1.0, (epoch + step / max(data.steps, 1)) / warmup) if warmup else 1.0)
-                for group in optim.param_groups:
-                    group["lr"] = lr * schedule(done)
-                value = run.step(batch)
-                if not math.isfinite(value):
-                    culprit = run.culprit(batch)
-                    state.restore()
-                    raise FloatingPointError(
-                        f"the loss is {value} in epoch {epoch}, step {step}, from {culprit}; the weights of the epoch's"
-                        " start are back: lower lr, clip the gradient, or rescale the data"
-                    )
-                total, rows = total + value, rows + batch.rows
-            history.loss.append(total / rows)
-            history.lr.append(optim.param_groups[0]["lr"])
-            history.seconds.append(time.perf_counter() - started)
-            state = Snapshot(parameters, modules)
-            shown = f"{history.loss[-1]:.2f}"
-            if held_out is not None:
-                history.validation.append(run.validate(held_out, modules, batch_size))
-                shown += f", held out {history.validation[-1]:.2f}"
-                if history.validation[-1] < best:
-                    best, kept, history.best_epoch = history.validation[-1], state, epoch
-                elif patience is not None and epoch - (history.best_epoch or 0) >= patience:
-                    break
-            bar.set_postfix_str(f"loss {shown} nats a row", refresh=False)
-        bar.close()
-        if held_out is not None:
-            kept.restore()
-    return history
+    loss, make = Trace_ELBO() if loss is None else loss, optimizer or _adam
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
+        "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
+        "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
+        "steps an epoch": data.steps,
+    }  # fmt: skip
+    with _prepared(vae, data, seed) as (modules, first, devices):
+        parameters, latents = inventory(vae, first, devices)
+        optim = make(list(parameters.values()), lr=float(lr))
+        run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices)
+        course = Course({**parameters, **_buffers(modules)}, optim, devices)
+        keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
+        keeper.resume(course)
+        before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, data.steps)
+        with tqdm(total=epochs, initial=before, disable=not progress, unit="epoch", mininterval=0.5) as bar:
+            while course.epoch < epochs and not course.stale(patience):
+                _epoch(run, course, data, pace, keeper)
+                course.end_epoch(None if held_out is None else run.validate(held_out, modules, batch_size))
+                bar.set_postfix_str(course.history.summary(), refresh=False)
+                bar.update()
+        if course.epoch > before:
+            keeper.write(course)
+        if course.kept is not None:
+            course.set(course.kept)
+    return course.history
+
+
+def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:
+    """What is left of an epoch, step by step."""
+    for batch in course.rest(data):
+        rate, beta = pace(course.epoch, course.step)
+        value = run.step(batch, rate, beta)
+        if not math.isfinite(value):
+            raise _stopped(course, f"the loss is {value}", not_finite(course.live) or run.culprit(batch))
+        course.add(value, batch.rows)
+        keeper.offer(course)
+    lost = not_finite(course.live)
+    if lost is not None:  # else the last step of an epoch would put it into the history as a good one
+        raise _stopped(course, "the weights are no longer finite", lost)
+
+
+def _stopped(course: Course, what: str, culprit: str) -> FloatingPointError:
+    course.set(course.start)
+    return FloatingPointError(
+        f"{what} in epoch {course.epoch}, step {course.step}, from {culprit}; the weights of its start are back:"
+        " lower lr, clip the gradient, or rescale the data"
+    )
 
 
 def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def _title(thing: Any) -> str:
+    return getattr(thing, "__qualname__", type(thing).__qualname__)
+
+
+def _shapes(batch: Batch) -> dict[str, list[int]]:
+    return {name: list(value.shape[1:]) for name, value in batch.items()}
+
+
+def _buffers(modules: list[nn.Module]) -> dict[str, Tensor]:
+    named = [(name, value) for module in modules for name, value in module.named_buffers()]
+    return dict(named)
+
+
+@contextmanager
+def _prepared(vae: Any, data: Batches, seed: int) -> Iterator[tuple[list[nn.Module], Batch, list[torch.device]]]:
+    """The modules in training mode, a small batch, and the devices, whose generators are seeded and put back."""
+    with alone(), _training(vae) as modules, pyro.validation_enabled(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
+        with undisturbed():
+            first = data.first()
+        devices = devices_of([*first.values(), *(p for module in modules for p in module.parameters())])
+        with undisturbed(devices):
+            seed_generators(devices, seed)
+            yield modules, first, devices
 
 
 @contextmanager

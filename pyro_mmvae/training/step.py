@@ -1,9 +1,10 @@
-"""One step of the optimiser, one measurement of the loss, and the weights of a moment."""
+"""One step of the optimiser, one measurement of the loss, and what there is to train."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import scaled, silent
 
@@ -26,13 +28,12 @@ class Run:
         parameters: list[Tensor],
         clip: float | None,
         factors: dict[str, float],
+        devices: Sequence[torch.device],
     ):
         self.model, self.guide = vae.model, vae.guide
         self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
+        self.devices = devices
         self.differentiable = hasattr(loss, "differentiable_loss")
-
-    def beta(self, value: float) -> None:
-        self.factors.update(dict.fromkeys(self.factors, value))
 
     def _weighted(self, function: Callable[..., Any], batch: Batch) -> Any:
         if all(value == 1 for value in self.factors.values()):
@@ -40,8 +41,16 @@ class Run:
         with scaled(self.factors):
             return function(self.model, self.guide, batch, batch.mask)
 
-    def step(self, batch: Batch) -> float:
-        """One gradient step; the loss summed over the rows of the batch. Takes no step if it is not finite."""
+    def step(self, batch: Batch, rate: float, beta: float) -> float:
+        """One gradient step; the loss summed over the rows of the batch. Takes no step if it is not finite.
+
+        Args:
+            rate: the learning rate.
+            beta: weight of the KL.
+        """
+        for group in self.optim.param_groups:
+            group["lr"] = rate
+        self.factors.update(dict.fromkeys(self.factors, beta))
         self.optim.zero_grad(set_to_none=True)
         if self.differentiable:
             with silent(self.model, self.guide):
@@ -69,8 +78,8 @@ class Run:
         modes = [module.training for module in modules]
         for module in modules:
             module.eval()
-        with torch.random.fork_rng(), silent(self.model, self.guide):
-            torch.manual_seed(0)
+        with undisturbed(self.devices), silent(self.model, self.guide):
+            seed_generators(self.devices, 0)
             parts = torch.arange(batch.rows).split(max(batch_size, 512))
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
             total = sum(float(function(self.model, self.guide, b, b.mask)) for b in map(batch.take, parts))
@@ -90,30 +99,42 @@ class Run:
                             return f"modality {name!r}" if name in batch else f"the site {name!r}"
             except ValueError as error:
                 return str(error).splitlines()[0]
-        return "the gradient of an earlier step"
+        return "no single site"
 
 
-class Snapshot:
-    """The values of all parameters and buffers at one moment."""
+def not_finite(values: Mapping[str, Tensor]) -> str | None:
+    """Whose weights an earlier gradient has spoilt, if any are.
 
-    def __init__(self, parameters: list[Tensor], modules: list[nn.Module]):
-        live = {id(t): t for t in [*parameters, *(b for module in modules for b in module.buffers())]}
-        self.live = list(live.values())
-        self.values = [t.detach().clone() for t in self.live]
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for tensor, value in zip(self.live, self.values):
-            tensor.copy_(value)
+    A gradient that is not finite reaches the decoder that it comes from and every encoder, but no other decoder.
+    """
+    lost = [name for name, value in values.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if not lost:
+        return None
+    part = re.search(r"modalities\.([^.]+)\.", next((name for name in lost if ".decoder." in name), lost[0]))
+    return f"the gradient of modality {part[1]!r}" if part else f"the gradient of {lost[0]!r}"
 
 
-def inventory(vae: Any, batch: Batch) -> tuple[list[Tensor], list[str]]:
-    """The tensors to train, and the names of the latent sites."""
-    with poutine.trace(param_only=True) as capture, torch.random.fork_rng():
+def inventory(vae: Any, batch: Batch, devices: Sequence[torch.device]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors to train, by name, and the names of the latent sites."""
+    with poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
-    unique = {id(p): p for p in (site["value"].unconstrained() for site in capture.trace.nodes.values())}
+    unique: dict[int, tuple[str, Tensor]] = {}
+    for site, node in capture.trace.nodes.items():
+        value = node["value"].unconstrained()
+        unique.setdefault(id(value), (site, value))
     if not unique:
         raise ValueError("there is nothing to train: no parameter of the model or the guide takes gradients")
     names = {n for t in (guide, model) for n in t.stochastic_nodes if not site_is_subsample(t.nodes[n])}
-    return list(unique.values()), sorted(names)
+    return _named(unique.values()), sorted(names)
+
+
+def _named(sites: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The parameters by names that are the same in another process: a site of ours begins with an address."""
+    named: dict[str, Tensor] = {}
+    for site, value in sites:
+        name = re.sub(r"^vae[0-9a-f]+\.", "", site)
+        while name in named:  # two models in one pair
+            name += "'"
+        named[name] = value
+    return named

@@ -1,0 +1,114 @@
+"""Where a training run stands: all that it takes to go on from there as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.chance import generators, set_generators
+from pyro_mmvae.data import Batch
+from pyro_mmvae.training.batches import Batches
+from pyro_mmvae.training.history import History
+
+Values = dict[str, Tensor]
+
+
+class Course:
+    """The weights, the optimiser, the generators and the history of a run, at one moment.
+
+    Args:
+        live: the parameters and buffers that training changes, by name.
+        optim: their optimiser.
+        devices: those with generators of their own.
+
+    Attributes:
+        epoch, step: epochs done, and steps done in the one that is under way.
+        total, rows: of the losses and of the rows of that epoch so far.
+        start: the values at its start.
+        best, kept: the least validation loss of an epoch, and the values then.
+    """
+
+    def __init__(self, live: Values, optim: torch.optim.Optimizer, devices: Sequence[torch.device]):
+        self.live, self.optim, self.devices = live, optim, devices
+        self.history, self.epoch, self.step, self.total, self.rows = History(), 0, 0, 0.0, 0
+        self.best, self.kept = math.inf, cast("Values | None", None)
+        self.start: Values = self.values()
+        self.order = generators(devices)  # at the start of the epoch, where its order is drawn from
+        self.began = time.perf_counter()
+
+    def values(self) -> Values:
+        """A copy of the live values."""
+        return {name: tensor.detach().clone() for name, tensor in self.live.items()}
+
+    @torch.no_grad()
+    def set(self, values: Mapping[str, Tensor]) -> None:
+        """Makes the live values those."""
+        for name, tensor in self.live.items():
+            tensor.copy_(values[name])
+
+    def rest(self, data: Batches) -> Iterator[Batch]:
+        """The batches of this epoch that are still to come."""
+        if self.step == 0:
+            self.order = generators(self.devices)
+            yield from data.walk()
+            return
+        now = generators(self.devices)
+        set_generators(self.order)
+        batches = data.walk(self.step - 1)
+        next(batches, None)  # by now the order has been drawn
+        set_generators(now)
+        yield from batches
+
+    def add(self, loss: float, rows: int) -> None:
+        """One step was done."""
+        self.total, self.rows, self.step = self.total + loss, self.rows + rows, self.step + 1
+
+    def end_epoch(self, validation: float | None) -> None:
+        """An epoch was done; its weights are kept if they are the best so far."""
+        history = self.history
+        history.loss.append(self.total / self.rows)
+        history.lr.append(self.optim.param_groups[0]["lr"])
+        history.seconds.append(time.perf_counter() - self.began)
+        self.start = self.values()
+        if validation is not None:
+            history.validation.append(validation)
+            if validation < self.best:
+                self.best, self.kept, history.best_epoch = validation, self.start, self.epoch
+        self.epoch, self.step, self.total, self.rows = self.epoch + 1, 0, 0.0, 0
+
+    def stale(self, patience: int | None) -> bool:
+        """Whether so many epochs passed without a better validation loss."""
+        if patience is None or not self.history.validation:
+            return False
+        return self.epoch - 1 - (self.history.best_epoch or 0) >= max(patience, 1)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as tensors, numbers and text, for a file."""
+        return {
+            "live": {name: tensor.detach() for name, tensor in self.live.items()},
+            "start": self.start if self.step else None,
+            "kept": self.kept,
+            "optimizer": self.optim.state_dict(),
+            "history": asdict(self.history),
+            "at": [self.epoch, self.step, self.total, self.rows, self.best],
+            "seconds": time.perf_counter() - self.began,
+            "generators": [generators(self.devices), self.order],
+        }
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Goes to where `record` was taken, maybe in another process."""
+        self.set(record["live"])
+        self.optim.load_state_dict(record["optimizer"])
+        self.history = History(**record["history"])
+        self.epoch, self.step, self.total, self.rows, self.best = record["at"]
+        self.start, self.kept = record["start"] or self.values(), record["kept"]
+        self.began = time.perf_counter() - record["seconds"]
+        now, self.order = record["generators"]
+        self.order = {name: self.order[name] for name in self.order if name in generators(self.devices)}
+        set_generators({name: now[name] for name in self.order})
