@@ -129,6 +129,7 @@ from pyro_mmvae.priors import (
     StandardNormal,
     VampPrior,
 )
+from pyro_mmvae.processes import MeanLoss
 from pyro_mmvae.programs import Pair, scaled
 
 # Certificates
@@ -193,6 +194,7 @@ __all__ = [
     "LogPool",
     "LogRates",
     "LooksAt",
+    "MeanLoss",
     "Mixture",
     "MixtureOfWasserstein",
     "MoE",
