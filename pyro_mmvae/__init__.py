@@ -21,6 +21,7 @@ from pyro_mmvae.diagnostics import (
     Gaps,
     Importance,
     Sandwich,
+    RankECDF,
     SubsetCertificate,
     annealed_log_likelihood,
     certify,
@@ -30,6 +31,7 @@ from pyro_mmvae.diagnostics import (
     guide_predictive_log_likelihood,
     importance,
     sandwich,
+    rank_ecdf,
     sbc,
 )
 
@@ -215,6 +217,7 @@ __all__ = [
     "Pooled",
     "Positive",
     "PositiveColumn",
+    "RankECDF",
     "RealColumn",
     "RecurrentTrunk",
     "Rows",
@@ -275,6 +278,7 @@ __all__ = [
     "plot_missingness",
     "plot_ranks",
     "predict",
+    "rank_ecdf",
     "recipes",
     "residual_decoder",
     "residual_encoder",

@@ -2,11 +2,13 @@
 
 from pyro_mmvae.diagnostics.annealed import Sandwich, annealed_log_likelihood, sandwich
 from pyro_mmvae.diagnostics.calibration import Calibration, sbc
-from pyro_mmvae.diagnostics.certify import Certificate, SubsetCertificate, certify
+from pyro_mmvae.diagnostics.certificate import Certificate, SubsetCertificate
+from pyro_mmvae.diagnostics.certify import certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
+from pyro_mmvae.diagnostics.ranks import RankECDF, rank_ecdf
 
 __all__ = [
     "Calibration",
@@ -15,6 +17,7 @@ __all__ = [
     "Gaps",
     "Importance",
     "Sandwich",
+    "RankECDF",
     "SubsetCertificate",
     "annealed_log_likelihood",
     "certify",
@@ -24,5 +27,6 @@ __all__ = [
     "guide_predictive_log_likelihood",
     "importance",
     "sandwich",
+    "rank_ecdf",
     "sbc",
 ]

@@ -14,8 +14,7 @@ Reference:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -24,11 +23,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import draw, nesting, parts, per_row, row_axis
+from pyro_mmvae.weights import draw, nesting, parts, per_row, row_axis, value_of
 
-BINS = 20
+TARP = "tarp"
 
 
 class Calibration(NamedTuple):
@@ -41,13 +41,17 @@ class Calibration(NamedTuple):
     position: dict[str, Tensor]
 
     def tests(self) -> list[Check]:
-        """Three tests of every quantity: of its mean, its spread, and its histogram."""
-        return [test for name, u in self.position.items() for test in _tests(name, u)]
+        """Three tests of every quantity: of its mean, its spread, and its ECDF."""
+        return [test for name, u in self.position.items() for test in uniformity(name, u)]
 
     def coverage(self, probability: float) -> float:
         """The share of truths inside the central interval, over all latents."""
         inside = [((u - 0.5).abs() < probability / 2).double().mean() for name, u in self.latents.items()]
         return float(torch.stack(inside).mean())
+
+    def deviation(self, *quantities: str) -> float:
+        """The largest distance between ECDF and diagonal among the named quantities, between 0 and 1."""
+        return max(float(rank_ecdf(self.position[name]).difference.abs().max()) for name in quantities)
 
     @property
     def dispersion(self) -> float:
@@ -60,22 +64,31 @@ class Calibration(NamedTuple):
         return {name: u for name, u in self.position.items() if name.endswith("]")}
 
 
-class Check(NamedTuple):
-    """One test: of which quantity, of what ("mean", "spread" or "histogram"), its z (0 for histograms) and p-value."""
+class Simulated(NamedTuple):
+    """Rows drawn from a model, of which the truth is known.
 
-    quantity: str
-    of: str
-    z: float
-    p: float
+    Attributes:
+        truth: site -> the codes, (row, dim).
+        batch: the data drawn from them.
+        log_likelihood: name -> log p(x_m | codes), (row,), in nats.
+    """
+
+    truth: dict[str, Tensor]
+    batch: Batch
+    log_likelihood: dict[str, Tensor]
 
 
 @torch.no_grad()
-def sbc(vae: Any, given: Sequence[str], *, rows: int = 500, num_draws: int = 199) -> Calibration:
+def sbc(
+    vae: Any, given: Sequence[str], like: Batch | None = None, *, rows: int = 500, num_draws: int = 199
+) -> Calibration:
     """Where the truth stands among draws from q(z | x_S), over rows simulated from the model.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.
         given: S; () for the prior.
+        like: data whose holes the simulated rows get: single hidden entries, and the number of repeats. Each modality
+            takes those of a random row that has it.
         rows: simulated rows.
         num_draws: draws from the guide for each.
 
@@ -85,55 +98,88 @@ def sbc(vae: Any, given: Sequence[str], *, rows: int = 500, num_draws: int = 199
     Raises:
         ValueError: the model cannot be drawn from without data.
     """
-    truth, data = joint_draws(vae, rows)
-    masks = {name: torch.full((rows,), name in given) for name in data}
-    x = {name: value if name in given else torch.zeros_like(value) for name, value in data.items()}
-    batch = Batch(x, masks, rows, frozenset(given))
+    return calibrate(vae, simulate(vae, rows, like), given, num_draws)
+
+
+@torch.no_grad()
+def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
+    """Rows from the model, with holes like those of the data `like`; see `sbc`."""
+    truth, x = joint_draws(vae, rows)
+    masks = {name: torch.ones(rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
+    for name in _repeated(vae, x):
+        times = like[name].shape[1] if like is not None and name in like else 1
+        x[name] = x[name].unsqueeze(1).expand(-1, times, *x[name].shape[1:])
+    whole = Batch(x, masks, rows, frozenset(x))
+    if _repeated(vae, x):  # every repeat a draw of its own
+        whole = Batch({**x, **_drawn_again(vae, truth, whole)}, masks, rows, frozenset(x))
+    batch = whole if like is None else _with_holes(whole, like)
+    trace = _trace_at(vae, truth, batch, poutine.condition)
+    return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
+
+
+@torch.no_grad()
+def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: int) -> Calibration:
+    """Where the truth of simulated rows stands among draws from q(z | x_S)."""
+    for name in given:
+        if name not in simulated.log_likelihood:
+            raise ValueError(f"no rows of modality {name!r} can be simulated: the model has no likelihood of it")
+    truth, batch = simulated.truth, simulated.batch.only(given)
     depth = nesting(vae, batch)
     drawn = [draw(vae, part, num_draws, depth=depth)[:3] for part in parts(batch, num_draws)]
-    latents = {site: torch.cat([one[site] for one, _, _ in drawn], 1) for site in drawn[0][0]}
+    latents = {site: torch.cat([one[site] for one, _, _ in drawn], 1) for site in drawn[0][0] if site in truth}
     position = {}
     for site, value in latents.items():
-        if site in truth:
-            for d in range(value.shape[-1]):
-                position[f"{site}[{d}]"] = _position(value[..., d], truth[site][:, d])
+        for d in range(value.shape[-1]):
+            position[f"{site}[{d}]"] = rank(value[..., d], truth[site][:, d])
     if given:
         scored = torch.cat([torch.stack([one[name] for name in given]).sum(0) for _, _, one in drawn], 1)
-        position["log p(x | z)"] = _position(scored, _log_likelihood(vae, batch, truth, list(given)))
-    z, star = latents["z"], truth["z"]
-    reference = star[torch.randperm(rows)] + 0.5 * star.std(0) * torch.randn_like(star)
-    position["tarp"] = _position((z - reference).norm(dim=-1), (star - reference).norm(dim=-1))
+        at_truth = torch.stack([simulated.log_likelihood[name] for name in given]).sum(0)
+        position["log p(x | z)"] = rank(scored, at_truth)
+    codes, star = torch.cat(list(latents.values()), -1), torch.cat([truth[site] for site in latents], -1)
+    reference = star.roll(1, 0) + 0.5 * star.std(0) * torch.randn_like(star)  # another row's truth, and noise
+    position[TARP] = rank((codes - reference).norm(dim=-1), (star - reference).norm(dim=-1))
     return Calibration(position)
 
 
-def _position(draws: Tensor, truth: Tensor) -> Tensor:
-    """The randomised rank of the truth (row,) among draws (draw, row), on (0, 1)."""
-    below = (draws < truth).sum(0) + torch.rand(truth.shape) * (draws == truth).sum(0)
-    return (below + torch.rand(truth.shape)) / (len(draws) + 1)
+def rank(draws: Tensor, truth: Tensor) -> Tensor:
+    """The position of the truth (row, ...) among draws (draw, row, ...), on (0, 1), ties broken by chance."""
+    below = (draws < truth).sum(0) + torch.rand(truth.shape, device=truth.device) * (draws == truth).sum(0)
+    return (below + torch.rand(truth.shape, device=truth.device)) / (len(draws) + 1)
 
 
-def _log_likelihood(vae: Any, batch: Batch, truth: dict[str, Tensor], given: list[str]) -> Tensor:
-    """log p(x_S | z*), (row,), in nats."""
+def _with_holes(whole: Batch, like: Batch) -> Batch:
+    """The same rows, each modality observed as in a random row of `like` that has it."""
+    x, masks = dict(whole), dict(whole.mask)
+    for name, mask in like.mask.items():
+        if name in x and mask.dim() > 1 and name not in like.complete:
+            there = mask[mask.flatten(1).any(-1)]
+            if len(there):
+                masks[name] = there[torch.randint(len(there), (whole.rows,), device=there.device)]
+                fine = masks[name].reshape(*masks[name].shape, *[1] * (x[name].dim() - mask.dim()))
+                x[name] = torch.where(fine, x[name], 0)
+    return Batch(x, masks, whole.rows, frozenset(name for name in x if bool(masks[name].all())))
+
+
+def _repeated(vae: Any, names: Iterable[str]) -> list[str]:
+    """The modalities that are measured several times a row."""
+    modalities = getattr(vae, "modalities", {})
+    return [name for name in names if name in modalities and modalities[name].repeated]
+
+
+def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, Tensor]:
+    """The repeated modalities, drawn at the true codes as often as the batch has room for."""
+    trace = _trace_at(vae, truth, whole, lambda model, data: poutine.condition(poutine.uncondition(model), data))
+    return {
+        name: value_of(trace.nodes[name], 1, whole.rows)[0].reshape(whole[name].shape) for name in _repeated(vae, whole)
+    }
+
+
+def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
+    """The model's trace of a batch, its latents held at their true values."""
     with silent(vae.model, vae.guide), pyro.validation_enabled(False), torch.random.fork_rng():
-        trace = poutine.trace(vae.guide).get_trace(batch, batch.mask)
+        guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
         placed = {}
         for site, value in truth.items():
-            node = trace.nodes.get(site)
-            axis = row_axis(node) if node is not None else -2
+            axis = row_axis(guide.nodes[site]) if site in guide else None
             placed[site] = value.reshape(len(value), *[1] * (-(axis or -2) - 1), *value.shape[1:])
-        trace = poutine.trace(poutine.condition(vae.model, placed)).get_trace(batch, batch.mask)
-    return sum((per_row(trace.nodes[name], 1, batch.rows)[0] for name in given), torch.zeros(batch.rows))
-
-
-def _tests(name: str, u: Tensor) -> list[Check]:
-    rows, u = len(u), u.double()
-    mean = float((u.mean() - 0.5) * math.sqrt(12 * rows))
-    spread = float((12 * ((u - 0.5) ** 2).mean() - 1) / math.sqrt(0.8 / rows))
-    counts = torch.histc(u, BINS, 0, 1)
-    chi2 = ((counts - rows / BINS) ** 2).sum() / (rows / BINS)
-    tail = float(torch.special.gammaincc(torch.tensor((BINS - 1) / 2).double(), chi2 / 2))
-    return [
-        Check(name, "mean", mean, math.erfc(abs(mean) / math.sqrt(2))),
-        Check(name, "spread", spread, math.erfc(abs(spread) / math.sqrt(2))),
-        Check(name, "histogram", 0.0, tail),
-    ]
+        return poutine.trace(condition(vae.model, placed)).get_trace(batch, batch.mask)

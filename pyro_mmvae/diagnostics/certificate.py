@@ -1,0 +1,133 @@
+"""What a certificate holds, and how it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from pyro_mmvae.diagnostics.patterns import title
+
+LEVEL = 0.01
+"""The probability with which a correct guide is refused for one subset."""
+WIDTH = 22
+"""Of the column of subsets."""
+
+
+class SubsetCertificate(NamedTuple):
+    """What is known of q(z | x_S) for one subset S.
+
+    Attributes:
+        given: S.
+        verdict: "pass", "over-confident", "under-confident", "biased" or "not enough draws".
+        because: the check that decided.
+        p: the smallest p-value of all checks of calibration, times their number.
+        sbc, sbc_p: largest distance between the ECDF of the ranks of the latents and of log p(x_S | z) and that of the
+            uniform distribution, and the smallest p-value of their checks, times their number.
+        tarp, tarp_p: the same of the distances to a random point.
+        dispersion: 12 times the variance of the ranks of the latents; 1 is calibrated, above over-confident.
+        coverage50, coverage90: share of simulated truths inside the central 50 % and 90 % intervals.
+        rows: rows of the data that have all of S.
+        log_likelihood, se: mean log p(x_S) of those rows by importance sampling, and its standard error, in nats.
+        gap: log_likelihood - ELBO, the mean KL from guide to posterior, nats a row.
+        good_khat: share of rows with a k-hat below its limit.
+    """
+
+    given: tuple[str, ...]
+    verdict: str
+    because: str
+    p: float
+    sbc: float
+    sbc_p: float
+    tarp: float
+    tarp_p: float
+    dispersion: float
+    coverage50: float
+    coverage90: float
+    rows: int
+    log_likelihood: float
+    se: float
+    gap: float
+    good_khat: float
+
+
+@dataclass
+class Certificate:
+    """One `SubsetCertificate` a subset; `print` shows a table, `mm.plot_certificate` a picture.
+
+    Attributes:
+        rows: the subsets.
+        simulated: rows simulated for each.
+        num_draws: draws from the guide for each of them.
+        num_particles: draws from the guide for each row of the data.
+    """
+
+    rows: list[SubsetCertificate]
+    simulated: int
+    num_draws: int
+    num_particles: int
+
+    def __str__(self) -> str:
+        return "\n".join([*self._calibration(), "", *self._data()])
+
+    def _calibration(self) -> list[str]:
+        width, word = self._width(), max(7, *(len(row.verdict) for row in self.rows))
+        head = f"{'given':{width}}  {'verdict':{word}}  {'SBC':>5} {'p':>6}  {'TARP':>5} {'p':>6}  spread  50 % 90 %"
+        lines = []
+        for r in self.rows:
+            ranks = f"{r.sbc:5.3f} {_p(r.sbc_p)}  {r.tarp:5.3f} {_p(r.tarp_p)}  {r.dispersion:6.2f}"
+            covered = f"{r.coverage50:4.0%} {r.coverage90:4.0%}"
+            given = f"{title(r.given, WIDTH):{width}}"
+            lines.append(f"{given}  {r.verdict:{word}}  {ranks}  {covered}  {r.because}".rstrip())
+        return [
+            f"Is q(z | x_S) the model's posterior? {self.simulated} rows simulated from the model,"
+            f" {self.num_draws} draws from the guide for each",
+            "",
+            f"{head}  decided by",
+            *lines,
+            "",
+            "SBC: the true codes, and log p(x_S | z) at them, ranked among the draws; TARP: the same of distances to",
+            "a random point. Both as the largest distance of an ECDF to the diagonal, p-values corrected for the",
+            "number of tests. Spread: 12 var(rank), 1 if calibrated, above 1 over-confident. 50 %, 90 %: coverage of",
+            f"central intervals. A correct guide is refused with probability {LEVEL:g} a subset.",
+        ]
+
+    def _data(self) -> list[str]:
+        width = self._width()
+        lines = []
+        for r in self.rows:
+            value = f"{r.log_likelihood:11.2f} {r.se:6.2f}  {r.gap:7.3f}  {r.good_khat:10.0%}"
+            lines.append(f"{title(r.given, WIDTH):{width}}  {r.rows:6d}  {value}")
+        return [
+            f"How good is it on your data? {self.num_particles} draws a row; nats a row",
+            "",
+            f"{'given':{width}}  {'rows':>6}  {'log p(x_S)':>11} {'+-':>6}  {'gap':>7}  good k-hat",
+            *lines,
+            "",
+            "log p(x_S): by importance sampling, +- standard error over rows. Gap: log p(x_S) - ELBO, the divergence",
+            "KL(guide, posterior). Good k-hat: rows for which the guide is a reliable proposal; where they are few,",
+            "log p(x_S) and gap are lower bounds: see mm.posterior_draws.",
+        ]
+
+    def _width(self) -> int:
+        return max(8, *(len(title(row.given, WIDTH)) for row in self.rows))
+
+    def to_xarray(self) -> Any:
+        """The numbers as an `xarray.Dataset` with dim "subset"."""
+        import xarray
+
+        names = [field for field in SubsetCertificate._fields if field != "given"]
+        columns = {name: ("subset", [getattr(row, name) for row in self.rows]) for name in names}
+        attributes = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
+        return xarray.Dataset(
+            columns, {"subset": [" + ".join(row.given) or "nothing" for row in self.rows]}, attributes
+        )
+
+
+def _p(value: float) -> str:
+    """A p-value in six characters.
+
+    Example:
+        >>> _p(0.0421), _p(1e-9)
+        (' 0.042', '<0.001')
+    """
+    return "<0.001" if value < 0.001 else f"{value:6.3f}"

@@ -1,0 +1,88 @@
+"""Which subsets of the modalities to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from typing import Literal
+
+import torch
+
+from pyro_mmvae.data import Batch
+
+Subsets = Sequence[Collection[str]] | int | Literal["all"] | None
+"""Explicit subsets; a number of random ones; "all"; None = all for up to four modalities, else those of the data."""
+
+ALL_UP_TO = 4
+
+
+def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...]]:
+    """The subsets to look at, each in the order of the data.
+
+    Args:
+        batch: the data.
+        subsets: see `Subsets`.
+
+    Raises:
+        ValueError: a word other than "all", or a number below 1.
+
+    Example:
+        >>> import torch
+        >>> chosen_subsets(Batch.of({"a": torch.zeros(3), "b": torch.zeros(3)}), "all")
+        [('a',), ('b',), ('a', 'b')]
+    """
+    names = list(batch)
+    if subsets is None:
+        return all_subsets(names) if len(names) <= ALL_UP_TO else observed_subsets(batch)
+    if isinstance(subsets, int):
+        return random_subsets(names, subsets)
+    if isinstance(subsets, str):
+        if subsets != "all":
+            raise ValueError(f'subsets is {subsets!r}; give "all", a number, or a list such as [("image", "sound")]')
+        return all_subsets(names)
+    return [tuple(given) for given in subsets]
+
+
+def all_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset, the smaller ones first."""
+    return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
+
+
+def random_subsets(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
+    """That many different subsets (all, if there are no more), sizes as likely as each other, the smaller ones first.
+
+    Drawn from torch's generator.
+    """
+    if count < 1:
+        raise ValueError(f"subsets is {count}; give 1 or more")
+    if count >= 2 ** len(names) - 1:
+        return all_subsets(names)
+    found: set[tuple[int, ...]] = set()
+    while len(found) < count:
+        size = int(torch.randint(1, len(names) + 1, ()))
+        found.add(tuple(sorted(torch.randperm(len(names))[:size].tolist())))
+    return [tuple(names[i] for i in s) for s in sorted(found, key=lambda s: (len(s), s))]
+
+
+def observed_subsets(batch: Batch) -> list[tuple[str, ...]]:
+    """The subsets that the rows of the data have, the frequent ones first."""
+    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    patterns, counts = seen.unique(dim=0, return_counts=True)
+    chosen = patterns[counts.argsort(descending=True)].tolist()
+    return [tuple(n for n, there in zip(batch, row) if there) for row in chosen if any(row)]
+
+
+def title(given: Sequence[str], width: int = 28) -> str:
+    """The names of a subset, cut to a width.
+
+    Example:
+        >>> title(("image", "sound")), title([f"sensor{i}" for i in range(9)])
+        ('image + sound', 'sensor0 + sensor1 + ... (9)')
+    """
+    whole = " + ".join(given) or "nothing"
+    if len(whole) <= width:
+        return whole
+    end, kept = f" + ... ({len(given)})", list(given)
+    while len(kept) > 1 and len(" + ".join(kept) + end) > width:
+        kept.pop()
+    return " + ".join(kept)[: width - len(end)] + end

@@ -1,0 +1,128 @@
+"""Are these positions uniform? Their ECDF with an exact simultaneous band, and three tests of them."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+POINTS = 49
+"""Where ECDF and diagonal are compared: 0.02, 0.04, ..., 0.98."""
+FARTHEST = 8.0
+"""Standard deviations beyond which probabilities are not told apart."""
+
+
+class RankECDF(NamedTuple):
+    """How far an ECDF strays from that of the uniform distribution.
+
+    Attributes:
+        grid: (point,), between 0 and 1.
+        difference: (point,), ECDF - grid.
+        band: (point,), half the width of the simultaneous band around zero.
+        p: how probable it is that an ECDF of uniform positions strays as far anywhere, each point measured in its own
+            standard deviation.
+    """
+
+    grid: Tensor
+    difference: Tensor
+    band: Tensor
+    p: float
+
+
+class Check(NamedTuple):
+    """One test: of which quantity, of what ("mean", "spread" or "ECDF"), its z (0 for the ECDF) and p-value."""
+
+    quantity: str
+    of: str
+    z: float
+    p: float
+
+
+def rank_ecdf(position: Tensor, level: float = 0.95) -> RankECDF:
+    """ECDF of positions minus the uniform's, with a band that uniform positions leave nowhere with probability `level`.
+
+    Band and p-value are exact, by recursion over the number of positions below each point of the grid.
+
+    Args:
+        position: (row,), between 0 and 1, as in `mm.Calibration.position`.
+        level: simultaneous over the grid.
+
+    Returns:
+        `RankECDF`.
+
+    Reference:
+        Säilynoja, Bürkner and Vehtari, 2022, Graphical Test for Discrete Uniformity and its Applications in Goodness of
+        Fit Evaluation and Multiple Sample Comparison, https://arxiv.org/abs/2103.10522; the band here is a fixed number
+        of standard deviations wide instead of a fixed quantile.
+
+    Example:
+        >>> import torch
+        >>> found = rank_ecdf((torch.arange(100) + 0.5) / 100)
+        >>> round(found.p, 2), bool((found.difference.abs() < found.band).all())
+        (1.0, True)
+    """
+    rows, grid = len(position), _grid()
+    ordered = position.detach().double().cpu().sort().values
+    difference = torch.searchsorted(ordered, grid, right=True) / rows - grid
+    sd = (grid * (1 - grid) / rows).sqrt()
+    farthest = min(float((difference.abs() / sd).max()), FARTHEST)
+    return RankECDF(grid, difference, _limit(rows, level) * sd, 1 - _within(rows, farthest - 1e-9))
+
+
+def uniformity(name: str, position: Tensor) -> list[Check]:
+    """Three tests of one quantity: of its mean, its spread, and its ECDF."""
+    rows, u = len(position), position.double()
+    mean = float((u.mean() - 0.5) * math.sqrt(12 * rows))
+    spread = float((12 * ((u - 0.5) ** 2).mean() - 1) / math.sqrt(0.8 / rows))
+    return [
+        Check(name, "mean", mean, two_sided(mean)),
+        Check(name, "spread", spread, two_sided(spread)),
+        Check(name, "ECDF", 0.0, rank_ecdf(u).p),
+    ]
+
+
+def two_sided(z: float) -> float:
+    """The probability that a standard normal is as far from zero.
+
+    Example:
+        >>> round(two_sided(1.96), 3)
+        0.05
+    """
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def _grid() -> Tensor:
+    return torch.arange(1, POINTS + 1, dtype=torch.float64) / (POINTS + 1)
+
+
+@lru_cache(maxsize=64)
+def _limit(rows: int, level: float) -> float:
+    """How many standard deviations wide the band is."""
+    low, high = 0.0, FARTHEST
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(rows, middle) < level else (low, middle)
+    return high
+
+
+def _within(rows: int, limit: float) -> float:
+    """The probability that at every point of the grid an ECDF of uniforms is within `limit` standard deviations."""
+    below, at = torch.zeros(1, dtype=torch.float64), 0.0  # how many positions are below the last point, and the point
+    probability = torch.ones(1, dtype=torch.float64)
+    for point in _grid().tolist():
+        half = limit * math.sqrt(rows * point * (1 - point))
+        first, last = max(0, math.ceil(rows * point - half)), min(rows, math.floor(rows * point + half))
+        if first > last:
+            return 0.0
+        now = torch.arange(first, last + 1, dtype=torch.float64)
+        step = now - below.unsqueeze(1)
+        left = (rows - below).unsqueeze(1)
+        share = (point - at) / (1 - at)
+        ways = torch.lgamma(left + 1) - torch.lgamma(step.clamp(min=0) + 1) - torch.lgamma((left - step).clamp(0) + 1)
+        chance = (ways + step * math.log(share) + (left - step) * math.log1p(-share)).exp()
+        probability = probability @ torch.where((step >= 0) & (step <= left), chance, 0.0)
+        below, at = now, point
+    return min(1.0, float(probability.sum()))

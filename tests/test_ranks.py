@@ -1,0 +1,80 @@
+"""Uniformity of ranks: the exact band and p-value, patterns of holes, and which subsets are looked at."""
+
+import pytest
+import torch
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+from pyro_mmvae.data import Batch
+from pyro_mmvae.diagnostics.calibration import simulate
+from pyro_mmvae.diagnostics.patterns import chosen_subsets, observed_subsets, title
+
+
+def test_the_band_holds_all_of_a_uniform_ecdf_as_often_as_stated_and_p_values_are_uniform():
+    found = [mm.rank_ecdf(torch.rand(150)) for _ in range(400)]
+    inside = sum(bool((one.difference.abs() <= one.band).all()) for one in found) / 400
+    assert inside == pytest.approx(0.95, abs=3.5 * (0.95 * 0.05 / 400) ** 0.5)
+    for level in (0.05, 0.5):
+        share = sum(one.p < level for one in found) / 400
+        assert share == pytest.approx(level, abs=3.5 * (level * (1 - level) / 400) ** 0.5 + 0.01)  # it is discrete
+
+
+@pytest.mark.parametrize("power", [0.8, 1.3])
+def test_positions_that_are_not_uniform_leave_the_band(power):
+    found = mm.rank_ecdf(torch.rand(1000) ** power)
+    assert found.p < 1e-4 and (found.difference.abs() > found.band).any()
+    expected = found.grid ** (1 / power) - found.grid
+    assert (found.difference - expected).abs().max() < 4 * 0.5 / 1000**0.5
+
+
+def test_simulated_rows_have_the_holes_and_repeats_of_the_data():
+    truth = LinearGaussian(repeated=("c",))
+    x = truth.simulate(40, repeats=3)
+    hole = torch.ones(40, 4, dtype=torch.bool)
+    hole[:, 1], hole[:10] = False, False
+    mask = {"a": hole, "c": torch.tensor([[True, True, False]]).expand(40, 3)}
+    found = simulate(truth.vae(), 300, Batch.of(x, mask))
+    assert found.batch.mask["a"].tolist() == [[True, False, True, True]] * 300  # never one of the rows without a
+    assert found.batch["c"].shape == (300, 3, 5) and found.batch.mask["c"][:, 2].sum() == 0
+    residual = found.batch["c"] - (found.truth["z"] @ truth.loading["c"].T + truth.offset["c"]).unsqueeze(1)
+    assert residual[:, 0].std().item() == pytest.approx(truth.noise["c"], rel=0.1)
+    assert (residual[:, 0] * residual[:, 1]).mean().abs() < 4 * truth.noise["c"] ** 2 / 1500**0.5  # draws of their own
+    loc = found.truth["z"] @ truth.loading["a"].T + truth.offset["a"]
+    scored = torch.distributions.Normal(loc, truth.noise["a"]).log_prob(found.batch["a"])[:, [0, 2, 3]].sum(-1)
+    torch.testing.assert_close(found.log_likelihood["a"], scored)
+
+
+def test_a_guide_that_is_wrong_only_where_entries_are_missing_is_found_by_the_holes_of_the_data():
+    """The encoder takes hidden entries for zeros: right for complete rows, wrong for the rows of the data."""
+    truth = LinearGaussian()
+    x = {"a": truth.simulate(100)["a"]}
+    x["a"][:, :2] = torch.nan
+    vae = truth.vae()
+    verdicts = {}
+    for name, data in {"complete": {"a": truth.simulate(100)["a"]}, "holes": x}.items():
+        options = {"subsets": [("a",)], "num_particles": 50, "progress": False}
+        verdicts[name] = mm.certify(vae, data, **options).rows[0].verdict
+    assert verdicts["complete"] == "pass" and verdicts["holes"] != "pass"
+
+
+def test_which_subsets():
+    batch = Batch.of({n: torch.zeros(4) for n in "abcdef"}, {"b": torch.tensor([True, False, False, False])})
+    assert observed_subsets(batch) == [tuple("acdef"), tuple("abcdef")] == chosen_subsets(batch)
+    assert len(chosen_subsets(batch, "all")) == 63
+    few = chosen_subsets(batch, 5)
+    assert len(set(few)) == 5 and all(s == tuple(sorted(s)) for s in few)
+    assert chosen_subsets(batch, [{"c"}, ["a", "b"]]) == [("c",), ("a", "b")]
+    assert len(chosen_subsets(Batch.of({"a": torch.zeros(2), "b": torch.zeros(2)}), 9)) == 3
+    with pytest.raises(ValueError, match='give "all"'):
+        chosen_subsets(batch, "every")
+    with pytest.raises(ValueError, match="subsets is 0"):
+        chosen_subsets(batch, 0)
+    assert len(title([f"modality{i}" for i in range(20)], 22)) <= 22
+
+
+def test_a_modality_without_likelihood_cannot_be_simulated():
+    parts = LinearGaussian().vae().modalities
+    parts["b"].decoder = None
+    vae = mm.MultimodalVAE(dict(parts.items()), mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="no rows of modality 'b'"):
+        mm.sbc(vae, ("b",), rows=20)
