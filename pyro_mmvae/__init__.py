@@ -20,8 +20,8 @@ from pyro_mmvae.diagnostics import (
     Comparison,
     Gaps,
     Importance,
-    Sandwich,
     RankECDF,
+    Sandwich,
     SubsetCertificate,
     annealed_log_likelihood,
     certify,
@@ -30,8 +30,8 @@ from pyro_mmvae.diagnostics import (
     gaps,
     guide_predictive_log_likelihood,
     importance,
-    sandwich,
     rank_ecdf,
+    sandwich,
     sbc,
 )
 

@@ -16,8 +16,8 @@ __all__ = [
     "Comparison",
     "Gaps",
     "Importance",
-    "Sandwich",
     "RankECDF",
+    "Sandwich",
     "SubsetCertificate",
     "annealed_log_likelihood",
     "certify",
@@ -26,7 +26,7 @@ __all__ = [
     "gaps",
     "guide_predictive_log_likelihood",
     "importance",
-    "sandwich",
     "rank_ecdf",
+    "sandwich",
     "sbc",
 ]
