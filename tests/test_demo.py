@@ -32,10 +32,11 @@ def test_own_arrays_in_table_and_folder_out(arrays, tmp_path, capsys):
     out = tmp_path / "out"
     assert command.main(["--data", str(arrays), "--epochs", "3", "--out", str(out), "--prior", "normal"]) == 0
     printed = capsys.readouterr().out
-    for line in ("kind", "kind + size + spots", "good k-hat", "Wrote figure.png"):
+    for line in ("kind", "kind + size + spots", "good k-hat", "refined row by row", "Wrote figure.png"):
         assert line in printed
     report = json.loads((out / "report.json").read_text())
     assert len(report["subsets"]) == 7 and len(report["loss"]) == 3
+    assert all(row["gain"] > -0.1 and row["refined_good_khat"] >= row["good_khat"] for row in report["subsets"])
     assert report["options"]["prior"] == "normal" and report["options"]["hide"] == 0.3
     state = torch.load(out / "model.pt", weights_only=True)["state"]
     assert all(value.isfinite().all() for value in state.values())

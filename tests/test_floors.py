@@ -26,8 +26,8 @@ FLOORS = [
     {"vae"},
     {"objectives"},
     {"levels", "training", "inference"},
-    {"recipes", "diagnostics", "plots", "demo", "export"},
-    {"demo_figure", "__init__"},
+    {"recipes", "diagnostics", "plots", "export"},
+    {"demo", "demo_figure", "__init__"},
     {"__main__", "lightning"},
 ]
 OPTIONAL = ("arviz", "matplotlib", "sklearn", "zuko", "lightning", "xarray", "pandas", "h5py", "zarr")
