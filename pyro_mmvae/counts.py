@@ -36,7 +36,13 @@ class LogRates(nn.Module):
 
 
 class Last(nn.Module):
-    """The last few coordinates of a code."""
+    """The last few coordinates of a code.
+
+    Example:
+        >>> import torch
+        >>> Last(2)(torch.tensor([1.0, 2.0, 3.0]))
+        tensor([2., 3.])
+    """
 
     def __init__(self, size: int):
         super().__init__()

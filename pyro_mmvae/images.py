@@ -52,7 +52,13 @@ def residual_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64, 128)
 def residual_encoder(
     shape: Sequence[int], channels: Sequence[int] = (32, 64, 128), size: int = 256, *, dim: int
 ) -> nn.Sequential:
-    """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,)."""
+    """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,).
+
+    Example:
+        >>> import torch
+        >>> residual_encoder((1, 32, 20), channels=(8, 16), dim=4)(torch.zeros(5, 1, 32, 20)).event_shape
+        torch.Size([4])
+    """
     return nn.Sequential(residual_trunk(shape, channels, size), NormalHead(size, dim))
 
 

@@ -21,6 +21,12 @@ class LearnedScale(nn.Module):
     Args:
         shape: () for one number, (features,) for one a feature.
         start: where it starts.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> head = mm.NormalLikelihood(mm.mlp(2, 40), scale=LearnedScale(40, start=0.5))
+        >>> head(torch.zeros(2)).stddev[:2]
+        tensor([0.5000, 0.5000], grad_fn=<SliceBackward0>)
     """
 
     def __init__(self, *shape: int, start: float = 1.0):
@@ -32,7 +38,13 @@ class LearnedScale(nn.Module):
 
 
 class Positive(nn.Module):
-    """A network made positive by softplus: a scale for each row and feature."""
+    """A network made positive by softplus: a scale for each row and feature.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> bool((Positive(mm.mlp(2, 40))(torch.randn(5, 2)) > 0).all())
+        True
+    """
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -43,7 +55,12 @@ class Positive(nn.Module):
 
 
 class Fixed(nn.Module):
-    """A positive number or tensor that stays as it is."""
+    """A positive number or tensor that stays as it is.
+
+    Example:
+        >>> Fixed(0.5)(torch.zeros(5, 2))
+        tensor(0.5000)
+    """
 
     value: Tensor
 
@@ -78,14 +95,27 @@ def _scale(scale: float | Tensor | nn.Module | None) -> nn.Module:
 
 
 class BernoulliLikelihood(Likelihood):
-    """Yes or no as 1 or 0; the network gives logits. Grey levels are counts: see `BinomialLikelihood`."""
+    """Yes or no as 1 or 0; the network gives logits. Grey levels are counts: see `BinomialLikelihood`.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> p = BernoulliLikelihood(mm.mlp(2, 32, 784))(torch.zeros(5, 1, 2))
+        >>> p.batch_shape, p.event_shape
+        (torch.Size([5, 1]), torch.Size([784]))
+    """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         return dist.Bernoulli(logits=out)
 
 
 class BinomialLikelihood(Likelihood):
-    """Counts 0..total_count, such as grey levels; the network gives logits."""
+    """Counts 0..total_count, such as grey levels; the network gives logits.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 64), nn.Unflatten(-1, (8, 8)))
+        >>> BinomialLikelihood(net, 16)(torch.zeros(5, 1, 2)).event_shape
+        torch.Size([8, 8])
+    """
 
     def __init__(self, net: nn.Module, total_count: int):
         super().__init__(net)
@@ -101,6 +131,11 @@ class NormalLikelihood(Likelihood):
     Args:
         scale: a positive number or tensor (fixed), a module z -> scale, such as `LearnedScale(40)` (learnt, one a
             feature) or `Positive(mlp(16, 64, 40))` (one a row and feature); None is one learnt number.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> NormalLikelihood(mm.mlp(2, 32, 40), scale=0.1)(torch.zeros(5, 1, 2)).event_shape
+        torch.Size([40])
     """
 
     def __init__(self, net: nn.Module, scale: float | Tensor | nn.Module | None = None):
@@ -112,14 +147,26 @@ class NormalLikelihood(Likelihood):
 
 
 class LaplaceLikelihood(NormalLikelihood):
-    """Real numbers with exponential tails; scale as in `NormalLikelihood`."""
+    """Real numbers with exponential tails; scale as in `NormalLikelihood`.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> LaplaceLikelihood(mm.mlp(2, 32, 40))(torch.zeros(5, 1, 2)).event_shape
+        torch.Size([40])
+    """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         return dist.Laplace(out, self.scale(z))
 
 
 class StudentTLikelihood(NormalLikelihood):
-    """Real numbers with outliers; scale as in `NormalLikelihood`, `df` fixed or a module z -> df."""
+    """Real numbers with outliers; scale as in `NormalLikelihood`, `df` fixed or a module z -> df.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> StudentTLikelihood(mm.mlp(2, 32, 40), df=3.0)(torch.zeros(5, 1, 2)).event_shape
+        torch.Size([40])
+    """
 
     def __init__(
         self, net: nn.Module, scale: float | Tensor | nn.Module | None = None, df: float | Tensor | nn.Module = 4.0
@@ -132,14 +179,27 @@ class StudentTLikelihood(NormalLikelihood):
 
 
 class CategoricalLikelihood(Likelihood):
-    """Categories 0, 1, ...; the network gives logits (..., *event, categories). One label a row has event ()."""
+    """Categories 0, 1, ...; the network gives logits (..., *event, categories). One label a row has event ().
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> p = CategoricalLikelihood(mm.mlp(2, 32, 10))(torch.zeros(5, 1, 2))
+        >>> p.event_shape, p.log_prob(torch.zeros(5, 1)).shape
+        (torch.Size([]), torch.Size([5, 1]))
+    """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         return dist.Categorical(logits=out)
 
 
 class PoissonLikelihood(Likelihood):
-    """Counts; the network gives log rates."""
+    """Counts; the network gives log rates.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> PoissonLikelihood(mm.mlp(2, 32, 765))(torch.zeros(5, 1, 2)).event_shape
+        torch.Size([765])
+    """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         return dist.Poisson(out.exp())
@@ -150,6 +210,13 @@ class NegativeBinomialLikelihood(Likelihood):
 
     Args:
         dispersion: a positive number or tensor (fixed), or a module z -> dispersion; None is one learnt number.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> p = NegativeBinomialLikelihood(lambda z: z.exp(), dispersion=2.0)(torch.zeros(5, 1, 1))
+        >>> mu = torch.tensor(1.0).exp()
+        >>> bool(torch.allclose(p.mean, mu)), bool(torch.allclose(p.variance, mu + mu**2 / 2.0))
+        (True, True)
     """
 
     def __init__(self, net: nn.Module, dispersion: float | Tensor | nn.Module | None = None):

@@ -36,7 +36,12 @@ def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 
 class Standardize(nn.Module):
-    """(x - loc) / scale as real numbers: the first layer of an encoder of counts, grey levels or measurements."""
+    """(x - loc) / scale as real numbers: the first layer of an encoder of counts, grey levels or measurements.
+
+    Example:
+        >>> Standardize(loc=8, scale=8)(torch.tensor([0, 8, 16]))
+        tensor([-1.,  0.,  1.])
+    """
 
     loc: Tensor
     scale: Tensor
@@ -51,7 +56,13 @@ class Standardize(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Categories 0, 1, ... as one-hot vectors (..., categories): the first layer of an encoder of labels."""
+    """Categories 0, 1, ... as one-hot vectors (..., categories): the first layer of an encoder of labels.
+
+    Example:
+        >>> OneHot(3)(torch.tensor([0, 2]))
+        tensor([[1., 0., 0.],
+                [0., 0., 1.]])
+    """
 
     eye: Tensor
 
@@ -67,6 +78,13 @@ class SeesHoles(nn.Module):
     """A trunk that is also told which entries of its modality were observed. Abstract: forward(x, mask) -> h.
 
     x (entry, *event) is zero where hidden; mask (entry, *event) is bool, True = observed.
+
+    Example:
+        >>> class Share(SeesHoles):
+        ...     def forward(self, x, mask):
+        ...         return mask.float().mean(-1, keepdim=True)
+        >>> Share()(torch.zeros(1, 4), torch.tensor([[True, False, True, True]]))
+        tensor([[0.7500]])
     """
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -121,7 +139,12 @@ def batched(net: nn.Module, event_dims: int = 1) -> Batched:
 
 
 class NormalHead(nn.Module):
-    """h (..., size) -> diagonal normal with event (dim,)."""
+    """h (..., size) -> diagonal normal with event (dim,).
+
+    Example:
+        >>> NormalHead(128, 16)(torch.zeros(5, 128)).event_shape
+        torch.Size([16])
+    """
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -133,7 +156,12 @@ class NormalHead(nn.Module):
 
 
 class LaplaceHead(nn.Module):
-    """h (..., size) -> diagonal Laplace with event (dim,)."""
+    """h (..., size) -> diagonal Laplace with event (dim,).
+
+    Example:
+        >>> encoder(784, 256, dim=16, head=LaplaceHead)(torch.zeros(5, 784)).event_shape
+        torch.Size([16])
+    """
 
     def __init__(self, size: int, dim: int):
         super().__init__()
@@ -155,7 +183,12 @@ def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Seq
 
 
 def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128) -> nn.Sequential:
-    """A trunk for pictures (row, channel, height, width) of any size -> (row, size); each stage halves the picture."""
+    """A trunk for pictures (row, channel, height, width) of any size -> (row, size); each stage halves the picture.
+
+    Example:
+        >>> conv_trunk((3, 28, 28))(torch.zeros(5, 3, 28, 28)).shape
+        torch.Size([5, 128])
+    """
     layers: list[nn.Module] = [Standardize()]
     inner, height, width = shape
     for outer in channels:
@@ -167,12 +200,22 @@ def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: i
 def conv_encoder(
     shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128, *, dim: int
 ) -> nn.Sequential:
-    """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,)."""
+    """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,).
+
+    Example:
+        >>> conv_encoder((3, 28, 28), dim=16)(torch.zeros(5, 3, 28, 28)).event_shape
+        torch.Size([16])
+    """
     return nn.Sequential(conv_trunk(shape, channels, size), NormalHead(size, dim))
 
 
 def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 32), size: int = 128) -> Batched:
-    """A network z (..., dim) -> (..., channel, height, width) for a likelihood head; each stage doubles the picture."""
+    """A network z (..., dim) -> (..., channel, height, width) for a likelihood head; each stage doubles the picture.
+
+    Example:
+        >>> conv_decoder(16, (3, 28, 28))(torch.zeros(5, 1, 16)).shape
+        torch.Size([5, 1, 3, 28, 28])
+    """
     outer, height, width = shape
     step = 2 ** len(channels)
     small = (channels[0], -(-height // step), -(-width // step))

@@ -55,6 +55,11 @@ class RecurrentTrunk(SeesHoles):
         vocabulary: tokens are 0 .. vocabulary - 1.
         size: of the features, even.
         layers: of the GRU.
+
+    Example:
+        >>> trunk, tokens = RecurrentTrunk(1000, 64), torch.randint(1000, (5, 20))
+        >>> trunk(tokens, torch.arange(20).expand(5, 20) < 7).shape
+        torch.Size([5, 64])
     """
 
     def __init__(self, vocabulary: int, size: int, *, layers: int = 1):

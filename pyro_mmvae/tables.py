@@ -44,6 +44,11 @@ class RealColumn:
 
     Args:
         loc, scale: a typical value, and how far others are from it, in the units of the data.
+
+    Example:
+        >>> column = RealColumn(loc=40.0, scale=5.0)
+        >>> column.distribution(torch.zeros(1), column.start()).mean
+        tensor(40.)
     """
 
     loc: float = 0.0
@@ -67,6 +72,11 @@ class PositiveColumn:
 
     Args:
         median: a typical value, in the units of the data.
+
+    Example:
+        >>> column = PositiveColumn(median=4000.0)
+        >>> column.features(torch.tensor([4000.0]))
+        tensor([[0.]])
     """
 
     median: float = 1.0
@@ -89,6 +99,11 @@ class CountColumn:
 
     Args:
         mean: a typical value.
+
+    Example:
+        >>> column = CountColumn(mean=3.0)
+        >>> round(float(column.distribution(torch.zeros(1), column.start()).mean), 3)
+        3.0
     """
 
     mean: float = 1.0
@@ -107,7 +122,13 @@ class CountColumn:
 
 @dataclass(frozen=True)
 class OrdinalColumn:
-    """Ordered levels 0 .. levels - 1: a cumulative logit with learnt thresholds."""
+    """Ordered levels 0 .. levels - 1: a cumulative logit with learnt thresholds.
+
+    Example:
+        >>> column = OrdinalColumn(levels=5)
+        >>> column.distribution(torch.zeros(1), column.start()).probs.sum()
+        tensor(1.)
+    """
 
     levels: int
     outputs: int = 1
@@ -126,7 +147,12 @@ class OrdinalColumn:
 
 @dataclass(frozen=True)
 class CategoryColumn:
-    """Categories 0 .. levels - 1 without an order."""
+    """Categories 0 .. levels - 1 without an order.
+
+    Example:
+        >>> CategoryColumn(levels=3).features(torch.tensor([2.0]))
+        tensor([[0., 0., 1.]])
+    """
 
     levels: int
 
@@ -182,13 +208,24 @@ class TableLikelihood(nn.Module):
 
 
 def outputs_of(columns: Sequence[Column]) -> int:
-    """How many numbers the network of a `TableLikelihood` gives."""
+    """How many numbers the network of a `TableLikelihood` gives.
+
+    Example:
+        >>> outputs_of([RealColumn(), CategoryColumn(3)])
+        4
+    """
     return sum(c.outputs for c in columns)
 
 
 class TableTrunk(SeesHoles):
     """What an encoder sees of a row with holes: each column in a scale of its own, zero where hidden, and the pattern
-    of what was observed; (row, column) -> (row, size)."""
+    of what was observed; (row, column) -> (row, size).
+
+    Example:
+        >>> trunk = TableTrunk([RealColumn(), CategoryColumn(3)], 16)
+        >>> trunk(torch.zeros(5, 2), torch.ones(5, 2, dtype=torch.bool)).shape
+        torch.Size([5, 16])
+    """
 
     def __init__(self, columns: Sequence[Column], size: int):
         super().__init__()

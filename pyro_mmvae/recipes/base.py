@@ -18,7 +18,15 @@ Ready = tuple[MultimodalVAE, Objective | Trace_ELBO]
 
 
 class ByComponent(Fusion):
-    """A fusion whose mixture is scored by the component that each draw came from: the bound of MoPoE and mmJSD."""
+    """A fusion whose mixture is scored by the component that each draw came from: the bound of MoPoE and mmJSD.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), ByComponent(mm.MoE()))
+        >>> type(vae.posterior(x)).__name__
+        'Mixture'
+    """
 
     def __init__(self, fusion: Fusion):
         super().__init__()

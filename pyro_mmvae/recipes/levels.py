@@ -41,6 +41,15 @@ def cvae(
     Reference:
         Sohn, Lee and Yan, 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
         https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
+        >>> parts = mm.guess_modalities(x, dim=2 + 2 + 1)  # the decoder sees z, b, and whether b is there
+        >>> vae, loss = mm.recipes.cvae(parts, 2, "a", net, {"a": 3, "b": 2})
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     others = {name: size for name, size in sizes.items() if name != target}
     parts = {k: m if k == target else Modality(None, m.encoder, trunk=m.trunk) for k, m in modalities.items()}
@@ -64,6 +73,16 @@ def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int],
     Reference:
         Dorent et al., 2023, Unified Brain MR-Ultrasound Synthesis using Multi-Modal Hierarchical Representations,
         https://arxiv.org/abs/2309.08747
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> def part(size):
+        ...     decoder = mm.NormalLikelihood(torch.nn.Sequential(mm.Last(2), mm.mlp(2, 16, size)))
+        ...     return mm.Modality(decoder, torch.nn.Identity())
+        >>> vae, loss = mm.recipes.mhvae({"a": part(3), "b": part(2)}, [2, 2], {"a": 3, "b": 2})
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     prior = Ladder(dims, hidden)
     vae = MultimodalVAE(modalities, prior, LadderPoE(prior, sizes, hidden))
@@ -95,6 +114,13 @@ def nexus(
     Reference:
         Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-
         Modality Inference, https://doi.org/10.1016/j.neunet.2021.11.019
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.nexus(mm.guess_modalities(x, dim=2), 2, {"a": 2, "b": 2})
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})

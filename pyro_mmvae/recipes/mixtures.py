@@ -16,6 +16,13 @@ def alignment(modalities: Modalities, dim: int, alpha: float = 0.9) -> Ready:
     taken to a log-linear pool of the prior (weight 1 - alpha) with all experts (alpha / M each).
 
     sum_m 1/|S| { -E_{q_m} log p(x | z) + KL(q_m || pool) }: cross-generation as in MMVAE, alignment as in mmJSD.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.alignment(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     prior = Pooled(StandardNormal(dim), alpha / len(modalities))
     return MultimodalVAE(modalities, prior, ByComponent(MoE())), Objective([strata])
@@ -29,6 +36,13 @@ def mmvae(modalities: Modalities, dim: int, num_particles: int = 10, bound: Boun
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
         Generative Models, https://arxiv.org/abs/1911.03393
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mmvae(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     vae = MultimodalVAE(modalities, LearnedNormal(dim), MoE())
     return vae, Objective([strata], bound, num_particles=num_particles)
@@ -41,6 +55,13 @@ def mopoe(modalities: Modalities, dim: int) -> Ready:
 
     Reference:
         Sutter, Daunhawer and Vogt, 2021, Generalized Multimodal ELBO, https://arxiv.org/abs/2105.02470
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mopoe(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return MultimodalVAE(modalities, StandardNormal(dim), ByComponent(MoPoE())), Trace_ELBO()
 
@@ -54,6 +75,13 @@ def mmjsd(modalities: Modalities, dim: int) -> Ready:
     Reference:
         Sutter, Daunhawer and Vogt, 2020, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence,
         https://arxiv.org/abs/2006.08242
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mmjsd(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     prior = DynamicPrior(GeometricMean(prior_expert=True), otherwise=StandardNormal(dim))
     vae = MultimodalVAE(modalities, prior, ByComponent(MoE()))
@@ -65,6 +93,13 @@ def wasserstein(modalities: Modalities, dim: int) -> Ready:
 
     Reference:
         Qiu et al., 2025, Multimodal Variational Autoencoder: a Barycentric View, https://arxiv.org/abs/2412.20487
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.wasserstein(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return MultimodalVAE(modalities, StandardNormal(dim), ByComponent(MixtureOfWasserstein())), Trace_ELBO()
 
@@ -77,5 +112,12 @@ def code(modalities: Modalities, dim: int, rho: float = 0.5) -> Ready:
     Reference:
         Mancisidor, Jenssen, Yu and Kampffmeyer, 2025, Aggregation of Dependent Expert Distributions in Multimodal
         Variational Autoencoders, https://arxiv.org/abs/2505.01134
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.code(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return MultimodalVAE(modalities, StandardNormal(dim), CoDE(list(modalities), rho)), Trace_ELBO()

@@ -23,6 +23,16 @@ def dmvae(modalities: Modalities, dim: int, private: int) -> Ready:
         Lee and Pavlovic, 2021, Private-Shared Disentangled Multimodal VAE for Learning of Hybrid Latent
         Representations,
         https://arxiv.org/abs/2012.13024
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> def part(size):
+        ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
+        ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
+        >>> vae, loss = mm.recipes.dmvae({"a": part(3), "b": part(2)}, dim=2, private=1)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     own = {name: StandardNormal(private) for name, m in modalities.items() if m.private is not None}
     vae = MultimodalVAE(modalities, StandardNormal(dim), PoE(), private_prior=own)
@@ -48,6 +58,16 @@ def mmvaeplus(
     Reference:
         Palumbo, Daunhawer and Vogt, 2023, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without
         Compromises, https://openreview.net/forum?id=sdQGxouELX
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> def part(size):
+        ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
+        ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
+        >>> vae, loss = mm.recipes.mmvaeplus({"a": part(3), "b": part(2)}, dim=2, private=1)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     owners = [name for name, modality in modalities.items() if modality.private is not None]
     vae = MultimodalVAE(
@@ -68,6 +88,16 @@ def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, nu
     Reference:
         Palumbo, Manduchi, Laguna, Chopard and Vogt, 2024, Deep Generative Clustering with Multimodal Diffusion
         Variational Autoencoders, https://openreview.net/forum?id=k5THrhXDV3
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> def part(size):
+        ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
+        ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
+        >>> vae, loss = mm.recipes.cmvae({"a": part(3), "b": part(2)}, dim=2, private=1, clusters=3)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return mmvaeplus(modalities, dim, private, num_particles, prior=GaussianMixture(dim, clusters))
 
@@ -85,6 +115,13 @@ def mmvm(modalities: Modalities) -> Ready:
     Reference:
         Sutter, Meng, Agostini, Chopard, Fortin, Vogt, Shahbaba and Mandt, 2024, Unity by Diversity: Improved
         Representation Learning in Multimodal VAEs, https://arxiv.org/abs/2403.05300
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mmvm(mm.guess_modalities(x, dim=2))
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     mixture = MoE()

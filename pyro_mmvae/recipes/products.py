@@ -20,7 +20,15 @@ from pyro_mmvae.vae import MultimodalVAE
 
 
 def shared_representation(modalities: Modalities, dim: int) -> Ready:
-    """One code behind all modalities, inferred by a product of experts: the plain multimodal VAE."""
+    """One code behind all modalities, inferred by a product of experts: the plain multimodal VAE.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.shared_representation(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
+    """
     return MultimodalVAE(modalities, StandardNormal(dim), PoE()), Trace_ELBO()
 
 
@@ -29,6 +37,14 @@ def feature_fusion(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapp
 
     Args:
         net, sizes: see `mm.JointEncoder`.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
+        >>> vae, loss = mm.recipes.feature_fusion(mm.guess_modalities(x, dim=2), 2, net, {"a": 3, "b": 2})
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return MultimodalVAE(modalities, StandardNormal(dim), JointEncoder(net, sizes)), Trace_ELBO()
 
@@ -41,6 +57,13 @@ def mvae(modalities: Modalities, dim: int, subsets: int = 0) -> Ready:
     Reference:
         Wu and Goodman, 2018, Multimodal Generative Models for Scalable Weakly-Supervised Learning,
         https://arxiv.org/abs/1802.05335
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mvae(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     return MultimodalVAE(modalities, StandardNormal(dim), PoE()), Objective([joint, unimodal, random_subsets(subsets)])
 
@@ -54,6 +77,13 @@ def mvtcae(modalities: Modalities, dim: int, alpha: float = 0.9, beta: float = 1
     Reference:
         Hwang, Kim, Hong and Kim, 2021, Multi-View Representation Learning via Total Correlation Objective,
         https://proceedings.neurips.cc/paper/2021/hash/65a99bb7a3115fdede20da98b08a370f-Abstract.html
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.mvtcae(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     count = len(modalities)
     vae = MultimodalVAE(modalities, Pooled(StandardNormal(dim), alpha / count), PoE(prior_expert=False))
@@ -72,6 +102,14 @@ def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, 
     Reference:
         Suzuki, Nakayama and Matsuo, 2016, Joint Multimodal Learning with Deep Generative Models,
         https://arxiv.org/abs/1611.01891
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
+        >>> vae, loss = mm.recipes.jmvae(mm.guess_modalities(x, dim=2), 2, net, {"a": 3, "b": 2})
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     total = 1 + alpha * len(modalities)
     prior = Pooled(StandardNormal(dim), alpha / total)
@@ -90,6 +128,14 @@ def telbo(
     Reference:
         Vedantam, Fischer, Huang and Murphy, 2018, Generative Models of Visually Grounded Imagination,
         https://arxiv.org/abs/1705.10762
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x, sizes = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}, {"a": 3, "b": 2}
+        >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
+        >>> vae, first, second = mm.recipes.telbo(mm.guess_modalities(x, dim=2), 2, net, sizes)
+        >>> history = mm.fit(vae, x, loss=first, epochs=2, progress=False)
+        >>> history = mm.fit(vae, x, loss=second(), epochs=2, progress=False)
     """
     fusion = JointEncoder(net, sizes, otherwise=PoE(prior_expert=False))
     vae = MultimodalVAE(modalities, StandardNormal(dim), fusion)
@@ -110,6 +156,13 @@ def crmvae(modalities: Modalities, dim: int, beta: float = 1.0) -> Ready:
     Reference:
         Suzuki and Matsuo, 2022, Mitigating the Limitations of Multimodal VAEs with Coordination-Based Approach,
         https://openreview.net/forum?id=Rn8u4MYgeNJ
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae, loss = mm.recipes.crmvae(mm.guess_modalities(x, dim=2), dim=2)
+        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
+        2
     """
     total = 1 + len(modalities)
     vae = MultimodalVAE(modalities, Pooled(StandardNormal(dim), 1 / total), PoE(prior_expert=False))
@@ -138,6 +191,14 @@ def jnf(
     Reference:
         Senellart, Chadebec and Allassonniere, 2023, Improving Multimodal Joint Variational Autoencoders through
         Normalizing Flows and Correlation Analysis, https://arxiv.org/abs/2305.11832
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x, sizes = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}, {"a": 3, "b": 2}
+        >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
+        >>> vae, first, second = mm.recipes.jnf(mm.guess_modalities(x, dim=2), 2, net, sizes)
+        >>> history = mm.fit(vae, x, loss=first, epochs=2, progress=False)
+        >>> history = mm.fit(vae, x, loss=second(), epochs=2, progress=False)
     """
     make = transforms or (lambda: couplings(dim))
     flows = {

@@ -11,12 +11,22 @@ Schedule = Callable[[float], float]
 
 
 def cosine(progress: float) -> float:
-    """A learning-rate factor that falls from 1 to 0 as half a cosine while progress goes from 0 to 1."""
+    """A learning-rate factor that falls from 1 to 0 as half a cosine while progress goes from 0 to 1.
+
+    Example:
+        >>> cosine(0.0), round(cosine(0.5), 3), cosine(1.0)
+        (1.0, 0.5, 0.0)
+    """
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def constant(progress: float) -> float:
-    """A learning-rate factor of 1."""
+    """A learning-rate factor of 1.
+
+    Example:
+        >>> constant(0.7)
+        1.0
+    """
     return 1.0
 
 
@@ -49,6 +59,14 @@ class History:
         lr: the learning rate at the end of the epoch.
         seconds: wall time since the start.
         best_epoch: the epoch (from 0) whose weights were kept; None without validation data.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> history = mm.fit(vae, x, validation={"a": torch.randn(10, 3)}, epochs=3, progress=False)
+        >>> len(history.loss), len(history.validation)
+        (3, 3)
     """
 
     loss: list[float] = field(default_factory=list)
