@@ -91,7 +91,14 @@ class Frozen(TorchDistribution):
 
 
 class Stacked(Frozen):
-    """Distributions of different families under one leading component axis."""
+    """Distributions of different families under one leading component axis.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> parts = [dist.Normal(torch.zeros(2), 1.0).to_event(1), dist.Laplace(torch.zeros(2), 1.0).to_event(1)]
+        >>> Stacked(parts).batch_shape
+        torch.Size([2])
+    """
 
     def __init__(self, distributions: Sequence[Distribution]):
         self.parts = list(distributions)

@@ -19,6 +19,12 @@ class Switch(Frozen):
     Args:
         condition: bool, of the batch shape (row, 1).
         yes, no: distributions that broadcast to that batch shape.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> near, far = (dist.Normal(torch.full((3, 1, 2), loc), 1.0).to_event(1) for loc in (0.0, 9.0))
+        >>> Switch(torch.tensor([[True], [False], [True]]), near, far).mean[:, 0, 0]
+        tensor([0., 9., 0.])
     """
 
     def __init__(self, condition: Tensor, yes: Distribution, no: Distribution):
@@ -63,6 +69,12 @@ class Rows(Frozen):
         base: batch (..., observed, repeat).
         index: which rows they are, (observed,).
         rows: the number of all rows.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> seen = dist.Normal(torch.zeros(2, 1), 1.0)  # the likelihood of rows 0 and 3
+        >>> Rows(seen, torch.tensor([0, 3]), rows=4).log_prob(torch.zeros(4, 1)).squeeze(-1)
+        tensor([-0.9189,  0.0000,  0.0000, -0.9189])
     """
 
     def __init__(self, base: Distribution, index: Tensor, rows: int):

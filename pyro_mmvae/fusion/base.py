@@ -11,7 +11,18 @@ from pyro_mmvae.modality import Experts, is_normal, otherwise
 
 
 class Fusion(nn.Module):
-    """Abstract: how the experts of a row are combined. A row with nothing given gets the model's own prior."""
+    """Abstract: how the experts of a row are combined. A row with nothing given gets the model's own prior.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> class First(mm.Fusion):
+        ...     def fuse(self, experts):
+        ...         return next(q for _, q, _ in experts.apart())
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), First())
+        >>> bool((vae.posterior(x).mean == vae.posterior(x, given=["a"]).mean).all())
+        True
+    """
 
     def forward(self, experts: Experts | None) -> Distribution:
         if experts is None:

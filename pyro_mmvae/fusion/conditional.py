@@ -48,6 +48,13 @@ class LooksAt(nn.Module):
     Args:
         names: of the modalities.
         part: the prior or the fusion.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), LooksAt(["a"], mm.PoE()))
+        >>> bool((vae.posterior(x).mean == vae.posterior(x, given=["a"]).mean).all())
+        True
     """
 
     def __init__(self, names: Collection[str], part: Lazy):
@@ -65,6 +72,13 @@ class WhereGiven(nn.Module):
         name: of the modality.
         fusion: for the rows that have it.
         prior: for the rest.
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> x, prior = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}, mm.StandardNormal(2)
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), prior, WhereGiven("a", mm.PoE(), prior))
+        >>> vae.posterior(x, given=["b"]).mean.abs().max()
+        tensor(0.)
     """
 
     def __init__(self, name: str, fusion: Fusion, prior: Lazy):

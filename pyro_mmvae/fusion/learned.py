@@ -63,6 +63,11 @@ class Attention(Fusion):
 
     Reference:
         Hirt, Campolo, Leong and Ortega, 2024, https://arxiv.org/abs/2309.00380
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> embed = {"image": nn.Linear(128, 64), "sound": nn.Linear(40, 64)}
+        >>> fusion = Attention(embed, mm.NormalHead(64, 16), 64)
     """
 
     def __init__(self, embed: Mapping[str, nn.Module], head: nn.Module, size: int, *, heads: int = 4, layers: int = 1):

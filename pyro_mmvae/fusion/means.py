@@ -22,6 +22,13 @@ class WassersteinMean(Fusion):
 
     Reference:
         Qiu et al., 2025, Multimodal Variational Autoencoder: a Barycentric View, https://arxiv.org/abs/2412.20487
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), WassersteinMean())
+        >>> bool(vae.posterior(x).mean.allclose(sum(vae.posterior(x, given=[m]).mean for m in x) / 2, atol=1e-6))
+        True
     """
 
     def __init__(self, prior_expert: bool = False):
@@ -49,6 +56,13 @@ class HoelderMixture(Fusion):
     Reference:
         Vo, Martinez-Garcia and Valera, 2026, Hoelder++: Improving the Quality-Coherence Trade-off in Multimodal VAEs,
         https://arxiv.org/abs/2606.13381
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), HoelderMixture())
+        >>> vae.fusion(vae.experts(x)).components.batch_shape
+        torch.Size([3, 5, 1])
     """
 
     def __init__(self, prior_expert: bool = False):
@@ -70,6 +84,13 @@ class Hellinger(Fusion):
 
     Reference:
         Vo and Valera, 2026, Hellinger Multimodal Variational Autoencoders, https://arxiv.org/abs/2601.06572
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), Hellinger())
+        >>> vae.posterior(x).event_shape
+        torch.Size([2])
     """
 
     def __init__(self, prior_expert: bool = False):

@@ -23,6 +23,13 @@ class PoE(Fusion):
     Reference:
         Wu and Goodman, 2018, Multimodal Generative Models for Scalable Weakly-Supervised Learning,
         https://arxiv.org/abs/1802.05335
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), PoE())
+        >>> bool((vae.posterior(x).variance < vae.posterior(x, given=['a']).variance).all())
+        True
     """
 
     def __init__(self, prior_expert: bool = True):
@@ -53,6 +60,13 @@ class GeneralizedPoE(Fusion):
     Reference:
         Cao and Fleet, 2014, Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process
         Predictions, https://arxiv.org/abs/1410.7827
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), GeneralizedPoE(['a', 'b'], 2))
+        >>> sum(p.numel() for p in vae.fusion.parameters())
+        4
     """
 
     def __init__(self, names: Collection[str], dim: int, prior_expert: bool = False):
@@ -91,6 +105,13 @@ class GeometricMean(Fusion):
     Reference:
         Sutter, Daunhawer and Vogt, 2020, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence,
         https://arxiv.org/abs/2006.08242
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), GeometricMean())
+        >>> vae.posterior(x).event_shape
+        torch.Size([2])
     """
 
     def __init__(self, prior_expert: bool = False):
@@ -117,6 +138,13 @@ class MoE(Fusion):
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
         Generative Models, https://arxiv.org/abs/1911.03393
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), MoE())
+        >>> vae.fusion(vae.experts(x)).components.batch_shape
+        torch.Size([2, 5, 1])
     """
 
     def __init__(self, prior_expert: bool = False):

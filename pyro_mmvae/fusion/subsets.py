@@ -35,6 +35,13 @@ class MoPoE(Fusion):
 
     Reference:
         Sutter, Daunhawer and Vogt, 2021, Generalized Multimodal ELBO, https://arxiv.org/abs/2105.02470
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), MoPoE())
+        >>> vae.posterior(x).sample((1000,)).shape
+        torch.Size([1000, 5, 2])
     """
 
     def __init__(self, prior_expert: bool = False, components: int = COMPONENTS):
@@ -62,6 +69,13 @@ class MixtureOfWasserstein(Fusion):
 
     Reference:
         Qiu et al., 2025, Multimodal Variational Autoencoder: a Barycentric View, https://arxiv.org/abs/2412.20487
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), MixtureOfWasserstein())
+        >>> vae.posterior(x).sample((1000,)).shape
+        torch.Size([1000, 5, 2])
     """
 
     def __init__(self, components: int = COMPONENTS):
@@ -100,6 +114,13 @@ class CoDE(Fusion):
     Reference:
         Mancisidor, Jenssen, Yu and Kampffmeyer, 2025, Aggregation of Dependent Expert Distributions in Multimodal
         Variational Autoencoders, https://arxiv.org/abs/2505.01134
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), CoDE(['a', 'b'], rho=0.3))
+        >>> vae.fusion.logits.shape  # a weight for {a}, {b} and {a, b}
+        torch.Size([3])
     """
 
     def __init__(self, names: Collection[str], rho: float = 0.5):
