@@ -26,7 +26,7 @@ FLOORS = [
     {"vae"},
     {"objectives"},
     {"levels", "training", "inference"},
-    {"recipes", "diagnostics", "plots", "export"},
+    {"recipes", "diagnostics", "metrics", "plots", "export"},
     {"demo", "demo_figure", "__init__"},
     {"__main__", "lightning"},
 ]

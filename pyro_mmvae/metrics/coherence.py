@@ -1,0 +1,119 @@
+"""Do generated modalities show what they should, in the eyes of a classifier?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.inference import generate, predictive_draws
+from pyro_mmvae.weights import opened
+
+Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """Conditional coherence: how often a modality drawn from others shows their label.
+
+    Attributes:
+        share: (given, target) -> share of draws with the right label, in percent / 100.
+        rows: how many rows were looked at.
+    """
+
+    share: dict[tuple[tuple[str, ...], str], float]
+    rows: int
+
+    @property
+    def by_size(self) -> dict[int, float]:
+        """Number of given modalities -> mean share over all such subsets and their targets."""
+        found: dict[int, list[float]] = {}
+        for (given, _), share in self.share.items():
+            found.setdefault(len(given), []).append(share)
+        return {size: sum(shares) / len(shares) for size, shares in sorted(found.items())}
+
+    def __str__(self) -> str:
+        width = max(len(" + ".join(given)) for given, _ in self.share)
+        lines = [f"{'given':{width}}  share of draws with the right label"]
+        for given in dict.fromkeys(given for given, _ in self.share):
+            shares = [f"{target} {share:.1%}" for (other, target), share in self.share.items() if other == given]
+            lines.append(f"{' + '.join(given):{width}}  {', '.join(shares)}")
+        sizes = ", ".join(f"{size} given {share:.1%}" for size, share in self.by_size.items())
+        return "\n".join([*lines, f"mean: {sizes}; {self.rows} rows, +- {0.5 / math.sqrt(self.rows):.1%} at most"])
+
+
+@torch.no_grad()
+def coherence(
+    vae: Any,
+    x: Arrays,
+    labels: Any,
+    classifiers: Classifiers,
+    mask: Arrays | None = None,
+    *,
+    most_given: int | None = None,
+) -> Coherence:
+    """Conditional coherence for every subset S of the modalities and every other modality.
+
+    x_m is drawn from p(x_m | x_S), z from the guide, once a row, and the classifier of m says what it shows.
+
+    Args:
+        vae: a `MultimodalVAE` or a `Pair`.
+        x, mask: held-out data; of each subset the rows count that have all of it.
+        labels: (row,) whole numbers, the right answers.
+        classifiers: target modality -> function (row, *event) -> labels (row,); `mm.Judge` is one.
+        most_given: the largest subsets to look at; None = all but one modality.
+
+    Returns:
+        `Coherence`.
+
+    Raises:
+        ValueError: no classifier, or labels of another number than the rows.
+
+    Reference:
+        Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
+        Generative Models, https://arxiv.org/abs/1911.03393
+    """
+    batch, right = opened(vae, x, mask), torch.as_tensor(labels)
+    if not classifiers:
+        raise ValueError("no classifier; give at least one, such as {'image': mm.Judge(images, labels)}")
+    if right.shape != (batch.rows,):
+        raise ValueError(f"labels have shape {tuple(right.shape)} for {batch.rows} rows; give one a row")
+    share = {}
+    for size in range(1, (most_given or len(batch) - 1) + 1):
+        for given in combinations(batch, size):
+            there = torch.stack([batch.mask[n].reshape(batch.rows, -1).any(-1) for n in given]).all(0)
+            part = batch.take(there.nonzero().squeeze(-1))
+            targets = [name for name in classifiers if name not in given]
+            if part.rows and targets:
+                drawn = predictive_draws(vae, part, num_draws=1, given=given, only=targets)
+                for name in targets:
+                    said = torch.as_tensor(classifiers[name](drawn[name][0]))
+                    share[given, name] = float((said.cpu() == right[there.cpu()]).double().mean())
+    return Coherence(share, batch.rows)
+
+
+@torch.no_grad()
+def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000) -> float:
+    """How often all modalities of a row drawn from the model's own prior show the same label.
+
+    Args:
+        classifiers: modality -> function (row, *event) -> labels (row,), two or more.
+        num_draws: rows to draw.
+
+    Returns:
+        A share between 0 and 1.
+
+    Raises:
+        ValueError: fewer than two classifiers, or a model that cannot be drawn from without data.
+    """
+    if len(classifiers) < 2:
+        raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
+    drawn = generate(vae, num_draws)
+    said = torch.stack([torch.as_tensor(see(drawn[name])).cpu() for name, see in classifiers.items()])
+    return float((said == said[0]).all(0).double().mean())

@@ -1,0 +1,125 @@
+"""How well hidden entries are filled in, against their truth and against a guess that looks at nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.inference import predict
+from pyro_mmvae.programs import silent
+from pyro_mmvae.weights import chunks, nesting, opened, per_row
+
+
+class ImputationError(NamedTuple):
+    """The error in the hidden entries of one modality.
+
+    Attributes:
+        entries: how many were hidden.
+        rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; NaN for
+            categories.
+        baseline_rmse: the same of the mean of the visible entries of the same column.
+        accuracy: how often the most probable category is the true one; NaN for numbers.
+        baseline_accuracy: the same of the most frequent visible category of the same column.
+        log_score: log p(hidden entries of a row | visible ones), z from the guide, nats an entry; higher is better.
+    """
+
+    entries: int
+    rmse: float
+    baseline_rmse: float
+    accuracy: float
+    baseline_accuracy: float
+    log_score: float
+
+
+@torch.no_grad()
+def imputation_error(
+    vae: Any, x: Arrays, mask: Arrays | None = None, *, visible: Arrays, num_draws: int = 100
+) -> dict[str, ImputationError]:
+    """Hides entries, fills them in, and compares with what was hidden.
+
+    Args:
+        vae: a `MultimodalVAE` or a `Pair`.
+        x, mask: held-out data.
+        visible: name -> bool, what the model may see of it: (row,) as from `mm.hide`, or single entries. What is
+            observed and not visible is scored; a name that is left out is visible as far as it is observed.
+        num_draws: draws of z a row.
+
+    Returns:
+        name -> `ImputationError`, for the modalities with hidden entries. For a modality whose columns have different
+        units (a table) the rmse is that of the largest ones: scale them, or give them modalities of their own.
+
+    Raises:
+        ValueError: bad input, or nothing is hidden.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(50, 3)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = imputation_error(vae, x, visible={"a": torch.rand(50, 3) > 0.2})
+        >>> found["a"].rmse > 0
+        True
+    """
+    batch = opened(vae, x, mask)
+    shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
+    fine = {name: (_fine(batch, name, batch.mask[name]), _fine(batch, name, shown[name])) for name in batch}
+    seen = Batch.of(dict(batch), {name: there & look for name, (there, look) in fine.items()})
+    hidden = {name: there & ~look for name, (there, look) in fine.items()}
+    names = [name for name in batch if bool(hidden[name].any())]
+    if not names:
+        raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
+    means = predict(vae, seen, seen.mask, num_draws=num_draws)
+    scores = _log_scores(vae, seen, Batch.of(dict(batch), hidden), names, num_draws)
+    return {
+        name: ImputationError(
+            int(hidden[name].sum()),
+            *_errors(batch[name], means[name], hidden[name], seen.mask[name]),
+            scores[name] / int(hidden[name].sum()),
+        )
+        for name in names
+    }
+
+
+def _errors(truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor) -> tuple[float, float, float, float]:
+    """rmse, that of the baseline, accuracy, that of the baseline."""
+    if mean.dim() > truth.dim():  # probabilities of categories
+        votes = torch.nn.functional.one_hot(truth.long(), mean.shape[-1]) * visible.unsqueeze(-1)
+        frequent = votes.sum(0).argmax(-1).expand_as(truth)
+        right = (mean.argmax(-1) == truth)[hidden].double().mean()
+        return math.nan, math.nan, float(right), float((frequent == truth)[hidden].double().mean())
+    middle = torch.where(visible, truth, 0).sum(0) / visible.sum(0).clamp(min=1)
+    missed, guessed = ((truth - guess)[hidden].double() for guess in (mean, middle))
+    return float((missed**2).mean().sqrt()), float((guessed**2).mean().sqrt()), math.nan, math.nan
+
+
+def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int) -> dict[str, float]:
+    """Sum over rows of log 1/K sum_k p(hidden entries | z_k), for each modality, in nats."""
+    depth, total = nesting(vae, seen), dict.fromkeys(names, 0.0)
+    index = torch.arange(seen.rows, device=seen[names[0]].device)
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+        at = 0
+        for part, sizes in chunks(seen, num_draws):
+            asked, at = hidden.take(index[at : at + part.rows]), at + part.rows
+            logs: dict[str, list[Tensor]] = {name: [] for name in names}
+            for size in sizes:
+                with pyro.plate("draws", size, dim=-1 - depth):
+                    guide = poutine.trace(vae.guide).get_trace(part, part.mask)
+                    model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(asked, asked.mask)
+                for name in names:
+                    if name in model:
+                        logs[name].append(per_row(model.nodes[name], size, part.rows))
+            for name, found in logs.items():
+                if found:
+                    total[name] += float((torch.cat(found).logsumexp(0) - math.log(num_draws)).sum())
+    return total
+
+
+def _fine(batch: Batch, name: str, mask: Tensor) -> Tensor:
+    """One truth value an entry."""
+    value = batch[name]
+    return mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())).expand(value.shape)

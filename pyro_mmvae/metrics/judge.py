@@ -1,0 +1,107 @@
+"""A small classifier: of pictures for coherence and Fréchet distances, and, without hidden layers, of codes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Judge(nn.Module):
+    """A classifier of one modality, trained on real entries as it is made; it sees numbers, flattened and scaled.
+
+    Args:
+        x: (row, *event).
+        labels: (row,), whole numbers.
+        hidden: sizes of the hidden layers; without any it is a logistic regression, and its fit the only one.
+        ridge: weight decay, times |weights|^2 / 2.
+        steps: of L-BFGS, on all rows at once.
+        seed: of the first weights.
+
+    Raises:
+        ValueError: labels that are not whole numbers, or of another number than the rows.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(200, 2)
+        >>> judge = Judge(x, (x[:, 0] > 0).long())
+        >>> bool((judge(x) == (x[:, 0] > 0)).float().mean() > 0.95)
+        True
+    """
+
+    def __init__(
+        self, x: Tensor, labels: Any, *, hidden: tuple[int, ...] = (64,), ridge: float = 1e-3, steps: int = 100, seed=0
+    ):
+        super().__init__()
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.shape != (len(x),):
+            raise ValueError(
+                f"labels are {labels.dtype} {tuple(labels.shape)} for {len(x)} rows; give one whole number a row"
+            )
+        flat = x.detach().flatten(1) if x.dim() > 1 else x.detach().unsqueeze(1)
+        flat = flat.to(torch.get_default_dtype())
+        self.register_buffer("loc", flat.mean(0))
+        self.register_buffer("scale", flat.std(0).clamp(min=0.1 * float(flat.std()) + 1e-12))
+        self.register_buffer("classes", labels.unique())
+        sizes = [flat.shape[1], *hidden]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.SiLU()) for a, b in pairwise(sizes)])
+            self.head = nn.Linear(sizes[-1], len(self.classes))
+        self.to(flat.device)
+        self._fit(x, torch.searchsorted(self.classes, labels.to(flat.device)), ridge, steps)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last hidden layer says, (row, feature)."""
+        flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
+        return self.body((flat.to(self.loc.dtype) - self.loc) / self.scale)
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """(row, class), in nats; the classes are `judge.classes`."""
+        return self.head(self.features(x)).log_softmax(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Labels, (row,)."""
+        return self.classes[self.log_probabilities(x).argmax(-1)]
+
+    def _fit(self, x: Tensor, target: Tensor, ridge: float, steps: int) -> None:
+        optimiser = torch.optim.LBFGS(self.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+        weights = [p for p in self.parameters() if p.dim() > 1]
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            value = nn.functional.nll_loss(self.log_probabilities(x), target)
+            value = value + ridge / 2 * sum(((w**2).sum() for w in weights), torch.zeros(()))
+            value.backward()
+            return value
+
+        with torch.enable_grad():
+            optimiser.step(loss)
+        self.requires_grad_(False)
+
+
+def linear_probe(
+    codes: Tensor, labels: Any, test_codes: Tensor, test_labels: Any, *, ridge: float = 1e-3
+) -> tuple[float, float]:
+    """How much of a label a linear classifier finds in the codes.
+
+    Args:
+        codes, test_codes: (row, dim), such as `vae.posterior(x, given=["image"]).mean`.
+        labels, test_labels: (row,), whole numbers.
+        ridge: of the logistic regression, on codes scaled to unit variance.
+
+    Returns:
+        Share of right answers on the test rows, and mean log-probability of the right one there, in nats.
+
+    Reference:
+        Alain and Bengio, 2017, Understanding Intermediate Layers Using Linear Classifier Probes,
+        https://arxiv.org/abs/1610.01644
+    """
+    loc, scale = codes.detach().mean(0), codes.detach().std(0).clamp(min=1e-12)
+    scaled, asked = ((z.detach() - loc) / scale for z in (codes, test_codes))
+    probe, right = Judge(scaled, labels, hidden=(), ridge=ridge), torch.as_tensor(test_labels)
+    column = (right.unsqueeze(1) == probe.classes).double()  # a class never seen in training has probability zero
+    score = torch.where(column.sum(1) > 0, (probe.log_probabilities(asked) * column).sum(1), -torch.inf)
+    return float((probe(asked) == right).double().mean()), float(score.mean())

@@ -1,0 +1,100 @@
+"""Finding the partner: which picture belongs to this sound?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.programs import silent
+from pyro_mmvae.weights import nesting, opened, parts
+
+
+class Retrieval(NamedTuple):
+    """How high the right candidate ranks.
+
+    Attributes:
+        recall: k -> share of queries whose partner is among the k best.
+        median_rank: of the partner, 1 is best.
+        candidates: how many there were; chance has recall k / candidates.
+    """
+
+    recall: dict[int, float]
+    median_rank: float
+    candidates: int
+
+
+def retrieval(scores: Tensor, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
+    """Recall at k from a table of scores.
+
+    Args:
+        scores: (query, candidate), higher = more alike; the partner of query i is candidate i. Ties count half.
+        k: how many of the best to look at.
+
+    Example:
+        >>> import torch
+        >>> retrieval(torch.eye(20)).recall[1]
+        1.0
+    """
+    own = scores.diagonal().unsqueeze(1)
+    rank = 1 + (scores > own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)
+    return Retrieval({n: float((rank <= n).double().mean()) for n in k}, float(rank.quantile(0.5)), scores.shape[1])
+
+
+@torch.no_grad()
+def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequence[str]) -> Tensor:
+    """Cosine between posterior means given the query modalities and given the target ones, (row, row).
+
+    Every dimension is centred and scaled by its standard deviation over the rows first.
+
+    Args:
+        x: rows with all modalities named.
+        query, target: names.
+    """
+    sides = []
+    for given in (query, target):
+        mean = vae.posterior(x, given=list(given)).mean
+        mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
+        sides.append(mean / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
+    return sides[0] @ sides[1].T
+
+
+@torch.no_grad()
+def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: str, num_draws: int = 30) -> Tensor:
+    """log p(x_target of row j | x_query of row i), (i, j), in nats: each candidate's likelihood under each query.
+
+    log 1/K sum_k p(x_target,j | z_k), z_k ~ q(z | x_query,i); less the log of its mean over the queries, which
+    is about log p(x_target,j): pointwise mutual information, in which no candidate wins everywhere.
+
+    Args:
+        x: rows with all modalities named, complete.
+        query: names of the modalities that are looked at.
+        target: the modality whose entries are the candidates.
+        num_draws: K.
+
+    Raises:
+        ValueError: a row lacks the target.
+    """
+    batch, rows = opened(vae, x), []
+    if not bool(batch.mask[target].all()):
+        raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
+    depth = nesting(vae, batch)
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+        for part in parts(batch, num_draws * 8):
+            seen, wanted = part.only(query), part.only([target])
+            with pyro.plate("draws", num_draws, dim=-1 - depth):
+                guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+                p = poutine.trace(poutine.replay(vae.model, guide)).get_trace(wanted, wanted.mask).nodes[target]["fn"]
+            shape = (1, *[1] * (len(p.batch_shape) - 1), *p.event_shape)
+            found = [
+                p.log_prob(entry.reshape(shape)).reshape(num_draws, part.rows, -1).sum(-1) for entry in batch[target]
+            ]
+            rows.append(torch.stack(found, -1).logsumexp(0) - math.log(num_draws))
+    scores = torch.cat(rows)
+    return scores - (scores.logsumexp(0) - math.log(len(scores)))

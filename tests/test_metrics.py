@@ -1,0 +1,164 @@
+"""Learning metrics against values that are known: perfect and blind models, closed forms, the oracle."""
+
+import math
+
+import pytest
+import torch
+from exact import LinearGaussian
+from torch import nn
+
+import pyro_mmvae as mm
+
+
+def twins(noise=0.1):
+    """Two modalities that both show z, so that the sign of its first entry is a label they share."""
+    truth = LinearGaussian({"a": 2, "b": 2})
+    for name in truth.names:
+        truth.loading[name], truth.offset[name], truth.noise[name] = torch.eye(2), torch.zeros(2), noise
+    return truth
+
+
+def positive(x):
+    return (x[:, 0] > 0).long()
+
+
+def test_coherence_is_one_where_modalities_share_everything_and_a_half_where_the_guide_is_blind():
+    truth = twins(0.01)
+    x = truth.simulate(400)
+    judges = {"a": positive, "b": positive}
+    found = mm.coherence(truth.vae(), x, positive(x["a"]), judges)
+    assert found.by_size[1] > 0.97 and set(found.share) == {(("a",), "b"), (("b",), "a")}
+    assert "a" in str(found) and "1 given" in str(found)
+    assert mm.joint_coherence(truth.vae(), judges) > 0.97
+    blind = truth.vae(fusion=lambda experts: experts.prior)
+    assert mm.coherence(blind, x, positive(x["a"]), judges).by_size[1] == pytest.approx(0.5, abs=0.08)
+    with pytest.raises(ValueError, match="give one a row"):
+        mm.coherence(blind, x, [1, 0], judges)
+    with pytest.raises(ValueError, match="give two"):
+        mm.joint_coherence(blind, {"a": positive})
+
+
+def test_coherence_of_the_oracle_is_that_of_the_bivariate_normal():
+    """x_a and a draw of x_b | x_a have correlation r = 1 / (1 + s^2): same sign with 1/2 + asin(r) / pi."""
+    truth = twins(1.0)
+    x = truth.simulate(4000)
+    expected = 0.5 + math.asin(0.5) / math.pi
+    assert mm.coherence(truth.vae(), x, positive(x["a"]), {"b": positive}).share[("a",), "b"] == pytest.approx(
+        expected, abs=4 * 0.5 / 4000**0.5
+    )
+    joint = mm.joint_coherence(truth.vae(), {"a": positive, "b": positive}, num_draws=4000)
+    assert joint == pytest.approx(expected, abs=4 * 0.5 / 4000**0.5)
+
+
+def test_frechet_distance_is_the_closed_form_of_normals():
+    def sample(mean, root, rows=5):
+        e = torch.linalg.qr(torch.randn(rows * 40, rows))[0]  # orthogonal columns: the covariance is exact
+        e = torch.linalg.qr(e - e.mean(0))[0] * (rows * 40 - 1) ** 0.5
+        return mean + e @ root.T
+
+    one, two = torch.randn(5, 5), torch.randn(5, 5)
+    mean = torch.randn(5)
+    a, b = sample(torch.zeros(5), one), sample(mean, two)
+    first, second = one @ one.T, two @ two.T
+    values = torch.linalg.eigvals(first @ second).real.sqrt().sum()  # tr (AB)^1/2, another way
+    expected = (mean**2).sum() + first.trace() + second.trace() - 2 * values
+    assert mm.frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-8)
+    assert mm.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
+    flat = a * torch.tensor([1.0, 0, 0, 0, 0])  # a singular covariance
+    assert mm.frechet_distance(flat, flat + 1) == pytest.approx(5.0, abs=1e-5)
+    with pytest.raises(ValueError, match="give \\(row, feature\\)"):
+        mm.frechet_distance(a, b[:, :2])
+
+
+def test_a_judge_learns_a_ring_and_a_line_does_not():
+    x = torch.randn(600, 2, 1)
+    labels = 3 + (x.flatten(1).norm(dim=1) > 1.18).long()
+    judge = mm.Judge(x[:400], labels[:400])
+    assert (judge(x[400:]) == labels[400:]).double().mean() > 0.93
+    assert judge.features(x).shape == (600, 64) and judge.classes.tolist() == [3, 4]
+    share, score = mm.linear_probe(x[:400].flatten(1), labels[:400], x[400:].flatten(1), labels[400:])
+    assert share < 0.65 and score == pytest.approx(-math.log(2), abs=0.03)
+    with pytest.raises(ValueError, match="one whole number a row"):
+        mm.Judge(x, labels[:5])
+
+
+def test_a_linear_probe_is_scikit_learns_logistic_regression():
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    z = torch.randn(500, 3) * torch.tensor([1.0, 5.0, 0.2])
+    labels = (z[:, 0] + 0.2 * z[:, 1] + torch.randn(500) > 0).long() + (z[:, 2] > 0.1).long()
+    share, score = mm.linear_probe(z[:300], labels[:300], z[300:], labels[300:], ridge=1e-2)
+    scaled = (z - z[:300].mean(0)) / z[:300].std(0)
+    theirs = linear_model.LogisticRegression(C=1 / (300 * 1e-2), tol=1e-8).fit(scaled[:300], labels[:300])
+    assert share == pytest.approx(theirs.score(scaled[300:], labels[300:]), abs=0.011)
+    log = torch.as_tensor(theirs.predict_log_proba(scaled[300:]))
+    assert score == pytest.approx(log.gather(1, labels[300:].unsqueeze(1)).mean().item(), abs=0.003)
+
+
+def test_retrieval_counts_ranks():
+    scores = torch.tensor([[3.0, 1, 0, 2], [5, 4, 1, 0], [0, 0, 0, 0], [9, 8, 7, 1]])
+    found = mm.retrieval(scores, k=(1, 2, 3))  # ranks 1, 2, 2.5, 4
+    assert found.recall == {1: 0.25, 2: 0.5, 3: 0.75} and found.median_rank == 2.25 and found.candidates == 4
+
+
+def test_partners_are_found_in_the_codes_and_by_likelihood():
+    truth = twins(0.05)
+    x, vae = truth.simulate(60), truth.vae()
+    by_code = mm.retrieval(mm.latent_similarity(vae, x, query=["a"], target=["b"]))
+    likelihood = mm.predictive_similarity(vae, x, query=["a"], target="b", num_draws=2000)
+    assert by_code.recall[10] > 0.9 and mm.retrieval(likelihood).recall[5] > 0.95
+    blind = truth.vae(fusion=lambda experts: experts.prior)
+    chance = mm.retrieval(mm.predictive_similarity(blind, x, query=["a"], target="b"))
+    assert chance.recall[10] == pytest.approx(10 / 60, abs=0.2)
+
+
+def test_predictive_similarity_is_pointwise_mutual_information():
+    truth = LinearGaussian({"a": 4, "b": 3})
+    x, vae = truth.simulate(5), truth.vae()
+    found = mm.predictive_similarity(vae, x, query=["a"], target="b", num_draws=20_000)
+    exact = torch.zeros(5, 5)
+    for j in range(5):
+        both = {"a": x["a"], "b": x["b"][j].expand(5, -1)}
+        exact[:, j] = truth.log_prob(both) - truth.log_prob(both, subset=["a"])
+    exact = exact - (exact.logsumexp(0) - math.log(5))
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.08)
+
+
+def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
+    truth = LinearGaussian()
+    x, vae = truth.simulate(600), truth.vae()
+    found = mm.imputation_error(vae, x, visible={"b": torch.zeros(600, dtype=torch.bool)}, num_draws=400)
+    assert list(found) == ["b"] and found["b"].entries == 1800
+    _, covariance = truth.posterior({k: v[:1] for k, v in x.items()}, subset=["a", "c"])
+    predicted = truth.loading["b"] @ covariance[0] @ truth.loading["b"].T + truth.noise["b"] ** 2 * torch.eye(3)
+    assert found["b"].rmse == pytest.approx((predicted.trace() / 3).sqrt().item(), rel=4 / (2 * 1800) ** 0.5 + 0.01)
+    marginal = (truth.loading["b"] ** 2).sum() / 3 + truth.noise["b"] ** 2 + (truth.offset["b"] ** 2).mean()
+    assert found["b"].baseline_rmse == pytest.approx(marginal.sqrt().item(), rel=0.09)  # no visible entry: zero
+    exact = truth.log_prob(x) - truth.log_prob(x, subset=["a", "c"])
+    assert found["b"].log_score * 1800 / 600 == pytest.approx(exact.mean().item(), abs=0.02)
+    assert math.isnan(found["b"].accuracy)
+
+
+def test_single_hidden_entries_and_categories():
+    truth = LinearGaussian({"a": 4})
+    x = truth.simulate(800)
+    visible = torch.ones(800, 4, dtype=torch.bool)
+    visible[:, 0] = torch.arange(800) % 2 == 0
+    found = mm.imputation_error(truth.vae(), x, visible={"a": visible})["a"]
+    shown = x["a"][visible[:, 0], 0].mean()
+    assert found.baseline_rmse == pytest.approx((x["a"][1::2, 0] - shown).pow(2).mean().sqrt().item())
+    assert found.rmse < 1.1 * found.baseline_rmse and found.entries == 400
+
+    class Sure(nn.Module):  # says category 2 whatever z
+        def forward(self, z):
+            return torch.tensor([0.0, 1.0, 5.0]).expand(*z.shape[:-1], 3)
+
+    parts = {"label": mm.Modality(mm.CategoricalLikelihood(Sure()), nn.Sequential(mm.OneHot(3), mm.encoder(3, dim=2)))}
+    labels = torch.tensor([0, 0, 0, 2, 2, 1])
+    seen = torch.tensor([True, True, True, False, False, False])
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    found = mm.imputation_error(vae, {"label": labels}, visible={"label": seen})["label"]
+    assert found.accuracy == pytest.approx(2 / 3) and found.baseline_accuracy == 0.0 and math.isnan(found.rmse)
+    log = torch.tensor([0.0, 1.0, 5.0]).log_softmax(-1)
+    assert found.log_score == pytest.approx((2 * log[2] + log[1]).item() / 3)
+    with pytest.raises(ValueError, match="no entry is hidden"):
+        mm.imputation_error(vae, {"label": labels}, visible={})
