@@ -31,8 +31,19 @@ class Judge(nn.Module):
         True
     """
 
+    loc: Tensor
+    scale: Tensor
+    classes: Tensor
+
     def __init__(
-        self, x: Tensor, labels: Any, *, hidden: tuple[int, ...] = (64,), ridge: float = 1e-3, steps: int = 100, seed=0
+        self,
+        x: Tensor,
+        labels: Any,
+        *,
+        hidden: tuple[int, ...] = (64,),
+        ridge: float = 1e-3,
+        steps: int = 100,
+        seed: int = 0,
     ):
         super().__init__()
         labels = torch.as_tensor(labels)
