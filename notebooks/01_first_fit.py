@@ -95,7 +95,9 @@ expected = votes.max(1).values.mean()
 print(f"{int(gone.sum())} missing names: {right.float().mean():.1%} right; the model expected {expected:.1%}")
 for low, high in [(0, 0.6), (0.6, 0.9), (0.9, 1.01)]:
     these = (votes.max(1).values >= low) & (votes.max(1).values < high)
-    print(f"  where it was {low:4.0%} to {min(high, 1):4.0%} sure: {right[these].float().mean():.1%} of {int(these.sum())}")
+    print(
+        f"  where it was {low:4.0%} to {min(high, 1):4.0%} sure: {right[these].float().mean():.1%} of {int(these.sum())}"
+    )
 
 for half in ["left", "right"]:
     gone = ~mask[half]
@@ -103,7 +105,9 @@ for half in ["left", "right"]:
     error, naive = (draws.mean(0) - true).square().mean().sqrt(), (x[half].nanmean(0) - true).square().mean().sqrt()
     rank = (draws < true).float().mean(0)
     inside = ((rank > 0.05) & (rank < 0.95)).float().mean()
-    print(f"{half:5}: error {error:.3f}, that of the mean digit {naive:.3f}; {inside:.0%} of pixels in the 90 % interval")
+    print(
+        f"{half:5}: error {error:.3f}, that of the mean digit {naive:.3f}; {inside:.0%} of pixels in the 90 % interval"
+    )
 
 # %% [markdown]
 # ## How far can the posterior be trusted?

@@ -90,8 +90,14 @@ class Batch(Mapping[str, Tensor]):
             clean[name], seen[name] = _hide_nan(name, value, given)
         return cls(clean, seen, rows, frozenset(name for name in seen if bool(seen[name].all())))
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the data are; None if there are none."""
+        return next((value.device for value in self._x.values()), None)
+
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
+        index = index.to(self.device)
         x = {name: value[index] for name, value in self._x.items()}
         mask = {}
         for name, value in self.mask.items():  # where all is observed any rows of the mask will do

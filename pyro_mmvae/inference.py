@@ -251,6 +251,6 @@ def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
         for name, p in vae.likelihoods(batch).items():
             if name not in x and (only is None or name in only):
                 repeat = [1] if vae.modalities[name].repeated else []
-                x[name] = torch.zeros(batch.rows, *repeat, *p.event_shape)
+                x[name] = torch.zeros(batch.rows, *repeat, *p.event_shape, device=batch.device)
     mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
     return Batch(x, mask, batch.rows, frozenset(x))

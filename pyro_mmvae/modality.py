@@ -156,6 +156,11 @@ class Experts(Mapping[str, Distribution]):
         """The model's own prior, batch (row, 1)."""
         return self._prior().expand((self.rows, 1))
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the modalities are, if they have parameters."""
+        return next((p.device for m in self.modalities.values() for p in m.parameters()), None)
+
     def features(self, name: str) -> Tensor:
         """What the modality's trunk says of its seen entries, (entry, ...)."""
         if name not in self._features:
@@ -189,7 +194,7 @@ class Experts(Mapping[str, Distribution]):
     def any(self) -> Tensor:
         """Where the guide saw anything, bool (row, 1)."""
         seen = [given.any(-1, keepdim=True) for given in self.given.values()]
-        return torch.stack(seen).any(0) if seen else torch.zeros(self.rows, 1, dtype=torch.bool)
+        return torch.stack(seen).any(0) if seen else torch.zeros(self.rows, 1, dtype=torch.bool, device=self.device)
 
     def stack(self) -> Stack:
         """All experts as normals in one stack.

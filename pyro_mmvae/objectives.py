@@ -59,7 +59,7 @@ def random_subsets(count: int) -> Views:
 
     def views(names: Sequence[str]) -> list[View]:
         family = [s for size in range(2, len(names)) for s in combinations(names, size)]
-        chosen = torch.randperm(len(family))[:count].tolist()
+        chosen = torch.randperm(len(family), device="cpu")[:count].tolist()
         return [View(family[position], family[position]) for position in chosen]
 
     return views
@@ -74,10 +74,10 @@ def dropped(probability: float) -> Views:
     """The guide sees all; or, with the given probability, a random subset, one for the batch. All is explained."""
 
     def views(names: Sequence[str]) -> list[View]:
-        if float(torch.rand(())) >= probability:
+        if float(torch.rand((), device="cpu")) >= probability:
             return [EVERYTHING]
         family = every_subset(names)
-        return [family[int(torch.randint(len(family), ()))]]
+        return [family[int(torch.randint(len(family), (), device="cpu"))]]
 
     return views
 
@@ -169,7 +169,7 @@ class Objective(ELBO):
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         batch = Batch.of(*args, **kwargs).remembering()
         names = [name for name in batch if bool(batch.mask[name].any())]
-        total = torch.zeros(())
+        total = torch.zeros((), device=batch.device)
         for part in self.passes:
             for view in part.views(names):
                 total = total - part.weight * self._bound(model, guide, batch, view, self.beta * part.beta)
@@ -199,7 +199,8 @@ class Objective(ELBO):
             p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
         doubled = _Doubled(particles, batch.rows)
-        log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), torch.zeros(()))
+        zero = torch.zeros((), device=batch.device)
+        log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), zero)
         for name in codes if beta else ():
             site = q.nodes[name]
             if self.bound.doubly and site["value"].requires_grad:
@@ -216,13 +217,15 @@ class Objective(ELBO):
         if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
             value = torch.where(_any_of(batch, view.given), value, 0)
         share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
-        return value.sum() if share is None else (share.expand(batch.rows, 1).squeeze(-1).to(value.dtype) * value).sum()
+        if isinstance(share, torch.Tensor):  # (row, 1); one number for all rows if there is no mixture
+            share = share.expand(batch.rows, 1).squeeze(-1).to(value.dtype)
+        return value.sum() if share is None else (share * value).sum()
 
 
 def _any_of(batch: Batch, names: Collection[str]) -> Tensor:
     """The rows that have one of the named modalities, bool (row,)."""
     seen = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in names if name in batch]
-    return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool)
+    return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
 
 
 class Match(ELBO):
@@ -247,7 +250,7 @@ class Match(ELBO):
         with torch.no_grad():
             z = self.vae.fusion(experts).sample()  # type: ignore[misc]
         whole = [experts.given[name].any(-1) for name in experts]
-        complete = torch.stack(whole).all(0) & torch.tensor(len(whole) == len(self.vae.modalities))
+        complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
         logs = torch.stack([experts[name].log_prob(z).mean(-1) for name in experts]).sum(0)
         return -torch.where(complete, logs, 0).sum()
 

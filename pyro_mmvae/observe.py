@@ -44,11 +44,11 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     x = seen.x if seen.x.is_floating_point() else seen.x.to(latent.dtype)  # not every log_prob takes integers
     if seen.elements is not None:
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
-        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.elements[at], seen.elements.dim() - 2)
     elif repeats > 1 and not seen.whole:
         fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
-        x = torch.where(fine, x, torch.as_tensor(feasible(p), dtype=x.dtype, device=x.device))
+        x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.entries[at])
     if seen.rows is not None:
         p = Rows(p, seen.rows, rows)

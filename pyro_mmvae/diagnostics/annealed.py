@@ -127,7 +127,7 @@ def sandwich(
     """
     truth, batch = _simulated(vae, rows, given)
     depth, found = nesting(vae, batch), []
-    for index in torch.arange(rows).split(next(parts(batch, chains)).rows):
+    for index in torch.arange(rows, device=batch.device).split(next(parts(batch, chains)).rows):
         target = Target(vae, batch.take(index), None, depth)
         if target.outside:
             raise ValueError(
@@ -156,7 +156,7 @@ class _Way:
     def __init__(self, target: Target, chains: int, temperatures: int, from_prior: bool):
         base = moments(target.prior(1000), full_rank=True) if from_prior else fit_normal(target, full_rank=True)
         self.path = Path(target, base, chains)
-        grid = torch.linspace(-4, 4, temperatures + 1).sigmoid()
+        grid = torch.linspace(-4, 4, temperatures + 1, device="cpu").sigmoid()
         self.betas: list[float] = ((grid - grid[0]) / (grid[-1] - grid[0])).tolist()
         step = torch.full_like(base.loc[:, 0], LONGEST / 2)
         self.steps = [step]

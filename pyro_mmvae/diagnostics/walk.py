@@ -50,7 +50,7 @@ class Path:
         """All that is asked of y."""
         joint, slope = self.target.gradient(self.codes(y), self.shared)
         slope = (self.base.scale_tril.mT @ slope.unsqueeze(-1)).squeeze(-1)
-        return State(y, Normal(0.0, 1.0).log_prob(y).sum(-1), joint + self.volume, slope)
+        return State(y, Normal(torch.zeros_like(y), 1.0).log_prob(y).sum(-1), joint + self.volume, slope)
 
     def start(self) -> State:
         """A draw from the base for each chain and row."""

@@ -62,11 +62,11 @@ class LogPool(Frozen):
             raise NotImplementedError(
                 f"a log-linear pool of {kinds} can be scored, not drawn; use normals, or draw with NUTS"
             )
-        precision = torch.zeros(())
-        shift = torch.zeros(())
-        for part, weight in zip(self.parts, self.weights, strict=True):
-            powered = weight.unsqueeze(-1) / part.base_dist.scale**2
-            precision, shift = precision + powered, shift + powered * part.base_dist.loc
+        powered = [w.unsqueeze(-1) / p.base_dist.scale**2 for p, w in zip(self.parts, self.weights, strict=True)]
+        precision = sum(powered[1:], powered[0])
+        shift = sum(
+            (w * p.base_dist.loc for p, w in zip(self.parts[1:], powered[1:])), powered[0] * self.parts[0].base_dist.loc
+        )
         return dist.Normal(shift / precision, precision.rsqrt()).to_event(1)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:

@@ -111,15 +111,15 @@ def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Dis
     return distribution.base_dist.mask(mask).to_event(whole)
 
 
-def feasible(distribution: Distribution) -> Tensor | float:
-    """A value on the support, to stand where an observation is hidden."""
+def feasible(distribution: Distribution, like: Tensor) -> Tensor:
+    """A value on the support, to stand where an observation is hidden, of the dtype and on the device of `like`."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     if isinstance(distribution, Columnwise):
-        return torch.tensor([float(feasible(part)) for part in distribution.parts])
+        return torch.stack([feasible(part, like) for part in distribution.parts])
     support = distribution.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support.is_discrete:
-        return float(getattr(support, "lower_bound", 0))
-    return transform_to(support)(torch.zeros(()))
+        return like.new_zeros(()) + getattr(support, "lower_bound", 0)
+    return transform_to(support)(like.new_zeros(()))

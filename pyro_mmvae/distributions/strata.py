@@ -95,15 +95,15 @@ def by_component(q: Distribution) -> Distribution:
     return q
 
 
-def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor]:
-    """Draws from one component of q, and that component's weight (row, 1).
+def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor | float]:
+    """Draws from one component of q, and that component's weight: (row, 1), or one number.
 
     What is no mixture is one of a single component. A row that a `Switch` gives the prior has its weight in the first.
     """
-    first = torch.ones(()) if index == 0 else torch.zeros(())
+    first = float(index == 0)
     if isinstance(q, Switch):
         yes, share = stratum(q.yes, index)
-        return Switch(q.condition, yes, q.no), torch.where(q.condition, share, first.to(share))
+        return Switch(q.condition, yes, q.no), torch.where(q.condition, share, first)
     if isinstance(q, Mixture):
         part = Stratum(q, index)
         return part, part.share

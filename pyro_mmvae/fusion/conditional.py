@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-import torch
 from pyro.distributions import Distribution
 from torch import nn
 
@@ -38,7 +37,8 @@ class Conditioned(nn.Module):
 
     def forward(self, experts: Experts | None) -> Distribution:
         if experts is None:
-            return Beside(self.part(None), torch.zeros(sum(self.sizes.values()) + len(self.sizes)))
+            part = self.part(None)
+            return Beside(part, part.mean.new_zeros(sum(self.sizes.values()) + len(self.sizes)))
         return Beside(self.part(experts), features_beside(experts, self.sizes).unsqueeze(1))
 
 

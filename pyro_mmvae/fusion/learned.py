@@ -147,7 +147,7 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
         ValueError: features of another size than stated.
     """
     columns, given = [], []
-    like = torch.zeros((), dtype=torch.get_default_dtype())
+    like = torch.zeros((), dtype=torch.get_default_dtype(), device=experts.device)
     for name, wanted in sizes.items():
         if name not in experts:
             columns.append(like.new_zeros(experts.rows, wanted))

@@ -155,7 +155,7 @@ class CoDE(Fusion):
                 raise ValueError(f"modality {name!r} has no weights in CoDE; add it to names")
         full = given.new_zeros(len(self.names), *given.shape[1:])
         full[[self.names.index(name) for name in names]] = given
-        wanted = indicator(len(self.names)).to(given.device).bool().unsqueeze(-1).unsqueeze(-1)
+        wanted = indicator(len(self.names), given.device).bool().unsqueeze(-1).unsqueeze(-1)
         there = (full | ~wanted).all(1)
         return wanted[:, [self.names.index(name) for name in names]], there
 
@@ -194,7 +194,7 @@ def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:
         that is not there are of no use.
     """
     if 2 ** len(given) - 1 <= most:
-        members = indicator(len(given)).to(given.device).bool().unsqueeze(-1).unsqueeze(-1)
+        members = indicator(len(given), given.device).bool().unsqueeze(-1).unsqueeze(-1)
         return members, (given | ~members).all(1)
     number = 2 ** given.sum(0) - 1
     index = torch.arange(1, most + 1, device=given.device).reshape(-1, 1, 1).expand(-1, *number.shape)
@@ -214,7 +214,7 @@ def over(members: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("smrk,mrkd->srkd", members, values)
 
 
-def indicator(modalities: int) -> Tensor:
+def indicator(modalities: int, device: torch.device | None = None) -> Tensor:
     """Which modality is in which non-empty subset, (2^M - 1, M), the smaller subsets first.
 
     Example:
@@ -224,7 +224,4 @@ def indicator(modalities: int) -> Tensor:
                 [1., 1.]])
     """
     rows = [s for size in range(1, modalities + 1) for s in combinations(range(modalities), size)]
-    table = torch.zeros(len(rows), modalities)
-    for position, members in enumerate(rows):
-        table[position, list(members)] = 1
-    return table
+    return torch.tensor([[float(m in members) for m in range(modalities)] for members in rows], device=device)

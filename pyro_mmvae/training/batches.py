@@ -45,11 +45,11 @@ class InMemory:
         self.steps = -(-data.rows // self.batch_size)
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
-        for index in torch.randperm(self.rows).split(self.batch_size)[start:]:
+        for index in torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]:
             yield self.data.take(index)
 
     def first(self) -> Batch:
-        return self.data.take(torch.arange(min(2, self.rows)))
+        return self.data.take(torch.arange(min(2, self.rows), device="cpu"))
 
 
 class Loader:
@@ -89,7 +89,7 @@ class OnDisk:
     def walk(self, start: int = 0) -> Iterator[Batch]:
         coming: deque[Future[Batch]] = deque()
         with ThreadPoolExecutor(1, "mm.fit reads") as reader:
-            for index in torch.randperm(self.rows).split(self.batch_size)[start:]:
+            for index in torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]:
                 coming.append(reader.submit(self.data.batch, index, self._check))
                 if len(coming) > self.ahead:
                     yield coming.popleft().result()

@@ -80,7 +80,7 @@ class Run:
             module.eval()
         with undisturbed(self.devices), silent(self.model, self.guide):
             seed_generators(self.devices, 0)
-            parts = torch.arange(batch.rows).split(max(batch_size, 512))
+            parts = torch.arange(batch.rows, device="cpu").split(max(batch_size, 512))
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
             total = sum(float(function(self.model, self.guide, b, b.mask)) for b in map(batch.take, parts))
         for module, mode in zip(modules, modes):
