@@ -147,7 +147,7 @@ def _on_data(
 
 def rows_with(batch: Batch, given: tuple[str, ...]) -> torch.Tensor:
     """The rows that have something of every modality of S, (found,)."""
-    there = torch.ones(batch.rows, dtype=torch.bool)
+    there = torch.ones(batch.rows, dtype=torch.bool, device="cpu")
     for name in given:
         there &= batch.mask[name].reshape(batch.rows, -1).any(-1).cpu() if name in batch else False
     return there.nonzero().squeeze(-1)

@@ -59,8 +59,8 @@ def random_subsets(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
         return all_subsets(names)
     found: set[tuple[int, ...]] = set()
     while len(found) < count:
-        size = int(torch.randint(1, len(names) + 1, ()))
-        found.add(tuple(sorted(torch.randperm(len(names))[:size].tolist())))
+        size = int(torch.randint(1, len(names) + 1, (), device="cpu"))
+        found.add(tuple(sorted(torch.randperm(len(names), device="cpu")[:size].tolist())))
     return [tuple(names[i] for i in s) for s in sorted(found, key=lambda s: (len(s), s))]
 
 

@@ -95,7 +95,7 @@ def two_sided(z: float) -> float:
 
 
 def _grid() -> Tensor:
-    return torch.arange(1, POINTS + 1, dtype=torch.float64) / (POINTS + 1)
+    return torch.arange(1, POINTS + 1, dtype=torch.float64, device="cpu") / (POINTS + 1)
 
 
 @lru_cache(maxsize=64)
@@ -110,14 +110,15 @@ def _limit(rows: int, level: float) -> float:
 
 def _within(rows: int, limit: float) -> float:
     """The probability that at every point of the grid an ECDF of uniforms is within `limit` standard deviations."""
-    below, at = torch.zeros(1, dtype=torch.float64), 0.0  # how many positions are below the last point, and the point
-    probability = torch.ones(1, dtype=torch.float64)
+    # below: how many positions may be below the last point; at: that point
+    below, at = torch.zeros(1, dtype=torch.float64, device="cpu"), 0.0
+    probability = torch.ones(1, dtype=torch.float64, device="cpu")
     for point in _grid().tolist():
         half = limit * math.sqrt(rows * point * (1 - point))
         first, last = max(0, math.ceil(rows * point - half)), min(rows, math.floor(rows * point + half))
         if first > last:
             return 0.0
-        now = torch.arange(first, last + 1, dtype=torch.float64)
+        now = torch.arange(first, last + 1, dtype=torch.float64, device="cpu")
         step = now - below.unsqueeze(1)
         left = (rows - below).unsqueeze(1)
         share = (point - at) / (1 - at)
