@@ -26,7 +26,7 @@ class Conditioned(nn.Module):
         sizes: name -> number of features that the trunk gives, or the data has where there is no trunk.
 
     Example:
-        >>> import pyro_mmvae as mm
+        >>> import torch, pyro_mmvae as mm
         >>> Conditioned(mm.StandardNormal(4), {"label": 10})(None).event_shape
         torch.Size([15])
     """
@@ -50,7 +50,7 @@ class LooksAt(nn.Module):
         part: the prior or the fusion.
 
     Example:
-        >>> import pyro_mmvae as mm
+        >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), LooksAt(["a"], mm.PoE()))
         >>> bool((vae.posterior(x).mean == vae.posterior(x, given=["a"]).mean).all())
@@ -74,7 +74,7 @@ class WhereGiven(nn.Module):
         prior: for the rest.
 
     Example:
-        >>> import pyro_mmvae as mm
+        >>> import torch, pyro_mmvae as mm
         >>> x, prior = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}, mm.StandardNormal(2)
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), prior, WhereGiven("a", mm.PoE(), prior))
         >>> vae.posterior(x, given=["b"]).mean.abs().max()
