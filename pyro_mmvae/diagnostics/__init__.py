@@ -8,7 +8,9 @@ from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
+from pyro_mmvae.diagnostics.predictive import LeftOut, PredictiveCheck, leave_one_out
 from pyro_mmvae.diagnostics.ranks import RankECDF, rank_ecdf
+from pyro_mmvae.diagnostics.two_samples import TwoSamples, c2st
 
 __all__ = [
     "Calibration",
@@ -16,16 +18,21 @@ __all__ = [
     "Comparison",
     "Gaps",
     "Importance",
+    "LeftOut",
+    "PredictiveCheck",
     "RankECDF",
     "Sandwich",
     "SubsetCertificate",
+    "TwoSamples",
     "annealed_log_likelihood",
+    "c2st",
     "certify",
     "compare",
     "conditional_log_likelihood",
     "gaps",
     "guide_predictive_log_likelihood",
     "importance",
+    "leave_one_out",
     "rank_ecdf",
     "sandwich",
     "sbc",
