@@ -14,8 +14,8 @@
 # %% [markdown]
 # # A first fit: from arrays with holes to imputations
 #
-# Every handwritten digit comes here as three arrays: the left half of its picture, the right half, and its name. One in
-# three of these entries is missing. A single model learns from whatever is there, and fills in whatever is not.
+# Every handwritten digit comes here as three arrays: the left half of its picture, the right half, and its name. One
+# in three of these entries is missing. A single model learns from whatever is there, and fills in whatever is not.
 #
 # Everything below works on a mapping `x` of arrays: one row a thing, any number of axes after the first, `NaN` where
 # something is missing. Put your own arrays there.
@@ -95,9 +95,7 @@ expected = votes.max(1).values.mean()
 print(f"{int(gone.sum())} missing names: {right.float().mean():.1%} right; the model expected {expected:.1%}")
 for low, high in [(0, 0.6), (0.6, 0.9), (0.9, 1.01)]:
     these = (votes.max(1).values >= low) & (votes.max(1).values < high)
-    print(
-        f"  where it was {low:4.0%} to {min(high, 1):4.0%} sure: {right[these].float().mean():.1%} of {int(these.sum())}"
-    )
+    print(f"  {low:4.0%} to {min(high, 1):4.0%} sure: {right[these].float().mean():.1%} of {int(these.sum())} right")
 
 for half in ["left", "right"]:
     gone = ~mask[half]
@@ -126,8 +124,9 @@ ax = mm.plot_certificate(certificate)
 # part, with independent coordinates; the posterior of a network's code is neither normal nor independent, and a normal
 # that is fitted by the ELBO covers the middle of it and leaves out the rest. The 90 % intervals for z hold the truth
 # about 80 times in 100. It is a mild illness: in the pixels, where noise is added to what z says, the intervals above
-# came out nearly right, and the names were right even more often than the model expected. Do not read single coordinates of z with error bars from this guide, though, and see `02_guides` for better
-# ones and `09_diagnostics` for repair.
+# came out nearly right, and the names were right even more often than the model expected. Do not read single
+# coordinates of z with error bars from this guide, though, and see `02_guides` for better ones and `09_diagnostics`
+# for repair.
 #
 # Next: `vae.posterior(x)` for codes, `mm.log_likelihood(vae, x)` for how plausible a row is, `mm.translate(vae, x,
 # to="name")` for one part from the others, `mm.generate(vae, 10)` for new rows.
