@@ -13,8 +13,9 @@ from pyro_mmvae.diagnostics.certify import verdict
 WHOLE = [("a", "b", "c")]
 
 
-def certificate(vae, subsets=None, rows=500, **options):
-    return mm.certify(vae, LinearGaussian().simulate(200), subsets=subsets, rows=rows, progress=False, **options)
+def certificate(vae, subsets=None, rows=500, num_particles=300, gap_rows=0, **options):
+    options = {"subsets": subsets, "rows": rows, "num_particles": num_particles, "gap_rows": gap_rows, **options}
+    return mm.certify(vae, LinearGaussian().simulate(200), progress=False, **options)
 
 
 def test_the_exact_guide_passes_for_every_subset():
@@ -81,6 +82,20 @@ def test_a_correct_guide_is_refused_no_more_often_than_stated_by_the_verdict_or_
     for column in zip(*(one.tests() for one in found)):  # each check alone
         share = sum(test.p < 0.05 for test in column) / repeats
         assert share < 0.05 + 3.5 * (0.05 * 0.95 / repeats) ** 0.5, column[0]
+
+
+def test_the_gap_is_taken_apart_on_some_rows():
+    """A prior in every expert is still a normal: all that it loses a better encoder could mend."""
+    truth = LinearGaussian()
+    right = certificate(truth.vae(), WHOLE, rows=200, gap_rows=20).rows[0]
+    assert abs(right.approximation) < 0.01 and abs(right.amortisation) < 0.01
+    found = certificate(truth.vae(expert="posterior"), WHOLE, rows=200, gap_rows=20, num_particles=1000)
+    row = found.rows[0]
+    assert row.amortisation == pytest.approx(row.gap, rel=0.5) and row.amortisation > 0.1
+    assert abs(row.approximation) < 0.1 * row.amortisation
+    text = str(found)
+    assert "amortisation" in text and "20 rows" in text and max(len(line) for line in text.splitlines()) <= 110
+    assert "amortisation" not in str(certificate(truth.vae(), WHOLE, rows=100))
 
 
 def test_too_few_rows_get_no_verdict():

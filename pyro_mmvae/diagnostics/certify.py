@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
+from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.programs import alone
@@ -30,6 +31,7 @@ def certify(
     rows: int = 500,
     num_draws: int = 199,
     num_particles: int = 1000,
+    gap_rows: int = 25,
     seed: int = 0,
     progress: bool = True,
 ) -> Certificate:
@@ -48,6 +50,7 @@ def certify(
         rows: simulated rows, and the most rows of the data for each subset.
         num_draws: draws from the guide for each simulated row.
         num_particles: draws for each row of the data.
+        gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
 
@@ -66,13 +69,10 @@ def certify(
         simulated = simulate(vae, rows, batch)
         for given in tqdm(wanted, disable=not progress, unit="subset"):
             calibration = calibrate(vae, simulated, given, num_draws)
-            columns: Any = (
-                *verdict(calibration),
-                *_numbers(calibration),
-                *_on_data(vae, batch, given, rows, num_particles),
-            )
-            found.append(SubsetCertificate(given, *columns))
-    return Certificate(found, rows, num_draws, num_particles)
+            ranks: Any = *verdict(calibration), *_numbers(calibration)
+            data: Any = _on_data(vae, batch, given, rows, num_particles, gap_rows)
+            found.append(SubsetCertificate(given, *ranks, *data))
+    return Certificate(found, rows, num_draws, num_particles, gap_rows)
 
 
 def verdict(calibration: Calibration) -> tuple[str, str, float]:
@@ -128,21 +128,28 @@ def _numbers(calibration: Calibration) -> tuple[float, ...]:
 
 @torch.no_grad()
 def _on_data(
-    vae: Any, batch: Batch, given: tuple[str, ...], rows: int, num_particles: int
-) -> tuple[int, float, float, float, float]:
-    """Rows used, log p(x_S), its standard error, the gap to the ELBO, and the share of good k-hats."""
+    vae: Any, batch: Batch, given: tuple[str, ...], rows: int, num_particles: int, gap_rows: int
+) -> tuple[float, ...]:
+    """The fields of `SubsetCertificate` from `rows` on; all but the first of them NaN if no row has all of S."""
     index = rows_with(batch, given)[:rows]
     if not len(index):
-        return 0, math.nan, math.nan, math.nan, math.nan
+        return 0, *[math.nan] * 6
     data, columns = batch.take(index), []
     depth = nesting(vae, data)
     for part, sizes in chunks(data, num_particles):
         raw = torch.cat([draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes])
         columns.append((raw.logsumexp(0) - math.log(num_particles), raw.mean(0), smooth(raw).khat))
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))
-    good = float((khat < khat_limit(num_particles)).double().mean())
     se = float(value.std()) / math.sqrt(len(index)) if len(index) > 1 else math.nan
-    return len(index), float(value.mean()), se, float((value - elbo).mean()), good
+    split = _gaps(vae, batch.take(index[:gap_rows]), given, num_particles) if gap_rows else (math.nan, math.nan)
+    good = float((khat < khat_limit(num_particles)).double().mean())
+    return len(index), float(value.mean()), se, float((value - elbo).mean()), *split, good
+
+
+def _gaps(vae: Any, data: Batch, given: tuple[str, ...], num_draws: int) -> tuple[float, float]:
+    """Mean approximation and amortisation gap."""
+    found = gaps(vae, data, given=given, num_draws=num_draws)
+    return float(found.approximation.mean()), float(found.amortisation.mean())
 
 
 def rows_with(batch: Batch, given: tuple[str, ...]) -> torch.Tensor:
