@@ -35,7 +35,9 @@ def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) ->
     if isinstance(distribution, Independent):
         ndims = distribution.reinterpreted_batch_ndims
         return mapped(distribution.base_dist, function, event_dims + ndims).to_event(ndims)
-    if isinstance(distribution, TransformedDistribution):
+    if isinstance(
+        distribution, torch.distributions.TransformedDistribution
+    ):  # such as LogNormal, no subclass of Pyro's
         return TransformedDistribution(mapped(distribution.base_dist, function, event_dims), distribution.transforms)
     tensors = parameters_of(distribution)
     if not tensors:

@@ -23,6 +23,7 @@ from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, cosine
+from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.step import Run, inventory, not_finite
 
 
@@ -41,6 +42,7 @@ def fit(
     warmup: int = 0,
     clip: float | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    autocast: torch.dtype | None = None,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -67,6 +69,7 @@ def fit(
         warmup: epochs over which the KL's weight rises from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; fused Adam by default.
+        autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
         checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
@@ -97,9 +100,9 @@ def fit(
         "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
         "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
         "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
-        "steps an epoch": data.steps,
+        "steps an epoch": data.steps, "autocast": str(autocast),
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices):
+    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast):
         parameters, latents = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
         run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices)

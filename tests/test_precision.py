@@ -1,0 +1,124 @@
+"""bfloat16 networks: what is lowered, what is not, and that training ends where it does in float32."""
+
+import math
+
+import pytest
+import torch
+from cases import LIKELIHOODS, RECIPES, SIZES, data, modality, three, three_rows
+from exact import LinearGaussian
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+import pyro_mmvae as mm
+
+
+@pytest.fixture(autouse=True)
+def single(settled):
+    torch.set_default_dtype(torch.float32)
+
+
+class Seen(nn.Module):
+    """Passes on what it gets, and notes in which precision, in training."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x):
+        if self.training:
+            self.seen.add(x.dtype)
+        return x
+
+
+class Watched(Trace_ELBO):
+    """Notes the precision of every log-probability."""
+
+    seen: set
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        q = poutine.trace(guide).get_trace(*args)
+        p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
+        for trace in (q, p):
+            trace.compute_log_prob()
+            self.seen |= {site["log_prob"].dtype for site in trace.nodes.values() if "log_prob" in site}
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+
+def test_networks_are_lowered_and_sums_are_not():
+    inside, outside = set(), set()
+    vae = three(fusion="MoPoE", prior="GaussianMixture")
+    for part in vae.modalities.values():
+        part.decoder.net = nn.Sequential(part.decoder.net, Seen(inside))
+    vae.modalities["body"].trunk = nn.Sequential(nn.Linear(3, 3), Seen(inside))
+    loss = Watched()
+    loss.seen = outside
+    mm.fit(vae, three_rows(20), epochs=1, loss=loss, autocast=torch.bfloat16, progress=False)
+    assert inside == {torch.bfloat16} and outside == {torch.float32}
+    inside.clear()
+    vae.train().posterior(three_rows(4))
+    assert inside == {torch.float32}  # it is over
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_takes_it(likelihood):
+    """The loss in bfloat16 is that in float32 to the precision of what a network gives: about 1 in 2^8."""
+    x = {"x": data(likelihood, 200)}
+    losses = []
+    for autocast in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        vae = mm.MultimodalVAE({"x": modality(likelihood)}, mm.StandardNormal(2), mm.PoE())
+        losses.append(mm.fit(vae, x, epochs=1, batch_size=200, lr=0.0, autocast=autocast, progress=False).loss[0])
+    assert math.isfinite(losses[1]) and losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+@pytest.mark.parametrize("recipe", ["mmvaeplus", "nexus", "mhvae", "jnf"])
+def test_recipes_take_it(recipe):
+    x = {name: torch.randn(100, size) for name, size in SIZES.items()}
+    losses = []
+    for autocast in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        vae, loss = RECIPES[recipe]()
+        losses.append(
+            mm.fit(vae, x, epochs=1, batch_size=100, lr=0.0, loss=loss, autocast=autocast, progress=False).loss[0]
+        )
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def held_out_nll(autocast, seed):
+    """The exact held-out -log p(x) of the decoders that were learnt, nats a row."""
+    truth = LinearGaussian({"a": 10, "b": 10, "c": 10}, dim=3, orthogonal=False)
+    torch.manual_seed(100)
+    x, test = ({k: v.float() for k, v in truth.simulate(rows).items()} for rows in (400, 2000))
+    parts = {k: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), 0.7), mm.encoder(10, 64, dim=3)) for k in x}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE())
+    mm.fit(vae, x, epochs=50, batch_size=100, lr=1e-2, seed=seed, autocast=autocast, progress=False)
+    nets = [part.decoder.net for part in vae.modalities.values()]
+    w, b = torch.cat([n.weight for n in nets]).double(), torch.cat([n.bias for n in nets]).double()
+    p = torch.distributions.MultivariateNormal(b, w @ w.T + 0.49 * torch.eye(30).double())
+    return -p.log_prob(torch.cat(list(test.values()), 1).double()).mean().item()
+
+
+def test_it_trains_to_within_noise_of_float32():
+    """Noise is what another order of the batches and other draws do to float32, .02 nats a row of log p(x)."""
+    full = torch.tensor([held_out_nll(None, seed) for seed in range(3)])
+    low = torch.tensor([held_out_nll(torch.bfloat16, seed) for seed in range(3)])
+    assert (low - full).abs().mean() < full.std() and (low - full).mean().abs() < 0.02
+
+
+def test_another_dtype_and_a_model_in_double_precision_are_refused():
+    vae, x = three(), three_rows(4)
+    with pytest.raises(ValueError, match=r"autocast is torch\.float16; give torch\.bfloat16"):
+        mm.fit(vae, x, autocast=torch.float16, progress=False)
+    with pytest.raises(ValueError, match=r"in float32, this one has torch\.float64; call vae\.float\(\)"):
+        mm.fit(vae.double(), x, autocast=torch.bfloat16, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile's own making
+def test_a_compiled_network_takes_it():
+    torch.manual_seed(0)
+    decoder = mm.BernoulliLikelihood(torch.compile(mm.mlp(2, 8, 3), backend="eager"))
+    vae = mm.MultimodalVAE({"x": mm.Modality(decoder, mm.encoder(3, 8, dim=2))}, mm.StandardNormal(2), mm.PoE())
+    history = mm.fit(vae, {"x": torch.ones(40, 3)}, epochs=20, lr=3e-2, autocast=torch.bfloat16, progress=False)
+    assert history.loss[-1] < history.loss[0] - 0.5
