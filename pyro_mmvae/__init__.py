@@ -158,6 +158,7 @@ from pyro_mmvae.programs import Pair, scaled
 # Certificates
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
+from pyro_mmvae.sleep import Sleep
 from pyro_mmvae.storage import load
 from pyro_mmvae.tables import (
     CategoryColumn,
@@ -250,6 +251,7 @@ __all__ = [
     "Rows",
     "Sandwich",
     "SeesHoles",
+    "Sleep",
     "Stacked",
     "StandardNormal",
     "Standardize",

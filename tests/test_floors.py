@@ -27,6 +27,7 @@ FLOORS = [
     {"objectives"},
     {"levels", "training", "inference"},
     {"recipes", "diagnostics", "metrics", "plots", "export"},
+    {"sleep"},
     {"demo", "demo_figure", "__init__"},
     {"__main__", "lightning"},
 ]

@@ -177,9 +177,15 @@ def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, 
 def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
     """The model's trace of a batch, its latents held at their true values."""
     with silent(vae.model, vae.guide), pyro.validation_enabled(False), torch.random.fork_rng():
+        return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
+
+
+def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Codes (row, dim) with the axes that the guide's sites have."""
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False), torch.random.fork_rng(), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-        placed = {}
-        for site, value in truth.items():
-            axis = row_axis(guide.nodes[site]) if site in guide else None
-            placed[site] = value.reshape(len(value), *[1] * (-(axis or -2) - 1), *value.shape[1:])
-        return poutine.trace(condition(vae.model, placed)).get_trace(batch, batch.mask)
+    placed = {}
+    for site, value in truth.items():
+        axis = row_axis(guide.nodes[site]) if site in guide else None
+        placed[site] = value.reshape(len(value), *[1] * (-(axis or -2) - 1), *value.shape[1:])
+    return placed

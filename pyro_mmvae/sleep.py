@@ -1,0 +1,76 @@
+"""Guides taught by the model: the sleep phase, which covers the posterior of every subset of the modalities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_mmvae.data import Batch
+from pyro_mmvae.diagnostics.calibration import placed_in, simulate
+from pyro_mmvae.objectives import Objective
+from pyro_mmvae.programs import Pair
+from pyro_mmvae.weights import per_row
+
+
+class Sleep(ELBO):
+    """-E log q(z | x_S), z and x drawn from the model, S drawn for every row: forward KL to p(z | x_S), nats.
+
+    The ELBO leaves out what q cannot reach without cost, and so its guides tend to be over-confident; this loss covers
+    instead, for every S alike, weights of modalities left aside. It teaches the guide alone: use it in a second phase,
+    after `mm.objectives.encoders_only(vae)` or with another optimiser over the guide's own parameters, as the model
+    learns nothing from its own dreams. Each simulated row has the holes of the data's rows, and each of its modalities
+    is hidden besides with probability `hide`, but for one.
+
+    Limits: the model must be one that can be drawn from without data; what it simulates is not the data, so a guide of
+    a poor model is calibrated for that and may still serve real rows badly: look at k-hat.
+
+    Args:
+        hide: probability.
+
+    Reference:
+        Hinton, Dayan, Frey and Neal, 1995, The Wake-Sleep Algorithm for Unsupervised Neural Networks,
+        https://doi.org/10.1126/science.7761831; Bornschein and Bengio, 2015, Reweighted Wake-Sleep,
+        https://arxiv.org/abs/1406.2751
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> history = mm.fit(vae, x, epochs=2, progress=False)
+        >>> free = mm.objectives.encoders_only(vae)
+        >>> history = mm.fit(vae, x, loss=Sleep(), epochs=2, progress=False)
+    """
+
+    def __init__(self, hide: float = 0.5):
+        super().__init__(max_plate_nesting=2)
+        self.hide = hide
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of as many simulated rows as the batch `(x, mask)` has, a scalar that can be differentiated."""
+        data, pair = Batch.of(*args, **kwargs), Pair(model, guide)
+        simulated = simulate(pair, data.rows, like=data)
+        batch = self._hidden(simulated.batch)
+        with pyro.validation_enabled(False):
+            trace = poutine.trace(poutine.condition(guide, placed_in(pair, simulated.truth, batch)))
+            sites = trace.get_trace(batch, batch.mask).nodes
+        logs = [per_row(sites[name], 1, batch.rows).sum() for name in simulated.truth if name in sites]
+        return -torch.stack(logs).sum()
+
+    loss_and_grads = Objective.loss_and_grads
+    loss = Objective.loss
+    _get_trace = Objective._get_trace
+
+    def _hidden(self, batch: Batch) -> Batch:
+        """With a random subset of the modalities of every row."""
+        chance = torch.rand(len(batch), batch.rows, device=batch.device)
+        kept = (chance >= self.hide) | (chance == chance.amax(0))
+        mask = {}
+        for name, keep in zip(batch, kept):
+            old = batch.mask[name]
+            mask[name] = old & keep.reshape(-1, *[1] * (old.dim() - 1))
+        return Batch(dict(batch), mask, batch.rows, frozenset())
