@@ -120,7 +120,7 @@ class Certificate:
         if not self.gap_rows:
             return []
         return [
-            f"On the first {self.gap_rows} rows the gap is taken apart: what the best normal posterior of each row lacks"
+            f"On the first {self.gap_rows} rows the gap is taken apart: what the best normal of each row lacks"
             " (approximation;",
             "a richer fusion helps), and what the encoder loses against it (amortisation; a better encoder helps).",
         ]
