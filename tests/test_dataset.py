@@ -1,6 +1,11 @@
 """Data on disk: read in order, once and ahead, and training that cannot tell where they lie."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,3 +207,35 @@ def test_what_a_dataset_cannot_take():
         mm.MultimodalDataset({"body": np.zeros((4, 3))}, rows=[])
     with pytest.raises(ValueError, match="unknown modality 'nose'"):
         mm.fit(three(), mm.MultimodalDataset({"nose": np.zeros((4, 3))}), progress=False)
+
+
+def a_file(path, rows, features):
+    """Standard normal numbers, written in parts."""
+    part = np.random.default_rng(0).standard_normal((rows // 10, features), dtype=np.float32)
+    if path.suffix == ".npy":
+        array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, features))
+    else:
+        array = pytest.importorskip("h5py").File(path, "w").create_dataset("x", (rows, features), np.float32)
+    for start in range(0, rows, len(part)):
+        array[start : start + len(part)] = part
+    array.flush()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+@pytest.mark.parametrize("name", ["x.npy", "x.h5"])
+def test_it_trains_on_ten_times_the_memory_that_it_may_take(name, tmp_path):
+    """150 MB on disk, 14 MB to take; memory_worker.py says what is limited."""
+    path, here = tmp_path / name, Path(__file__).parent
+    a_file(path, 18_750, 2000)
+    env = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(here / "memory_worker.py"), str(path), "14"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    size = path.stat().st_size
+    path.unlink()
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert size > 10 * 14 * 2**20
+    assert found["refused"]  # the limit bites: loading the file fails
+    # what there is to learn of 2000 standard normal numbers is a mean of 0
+    assert found["loss"] == pytest.approx(2000 * 1.4189, rel=0.02)
+    assert found["after"] <= found["before"] + 14 * 2**20
