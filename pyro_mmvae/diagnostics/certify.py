@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
@@ -60,6 +61,7 @@ def certify(
     Raises:
         ValueError: bad input, or a model that cannot be drawn from without data.
     """
+    rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []
     with alone(), torch.random.fork_rng():
         torch.manual_seed(seed)
