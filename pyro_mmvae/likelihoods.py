@@ -6,8 +6,6 @@ Log-probabilities are properly normalised and summed over all entries of the eve
 
 from __future__ import annotations
 
-import math
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -204,8 +202,7 @@ class PoissonLikelihood(Likelihood):
     """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        most = math.log(torch.finfo(out.dtype).max) - 1  # an infinite rate has no log-probability
-        return dist.Poisson(out.clamp(max=most).exp())
+        return dist.Poisson(out.exp())
 
 
 class NegativeBinomialLikelihood(Likelihood):

@@ -203,6 +203,9 @@ def test_what_a_dataset_cannot_take():
     dataset = mm.MultimodalDataset({"body": np.zeros((4, 3))})
     with pytest.raises(ValueError, match="a mask beside a MultimodalDataset"):
         mm.fit(three(), dataset, {"body": np.ones(4, bool)}, progress=False)
+    for question in (mm.log_likelihood, mm.impute, mm.certify, lambda vae, x: mm.fit(vae, x, validation=x)):
+        with pytest.raises(ValueError, match=r"x is a MultimodalDataset; .* \*dataset\[:1000\]"):
+            question(three(), dataset)
     with pytest.raises(ValueError, match="rows names no row"):
         mm.MultimodalDataset({"body": np.zeros((4, 3))}, rows=[])
     with pytest.raises(ValueError, match="unknown modality 'nose'"):
@@ -239,3 +242,20 @@ def test_it_trains_on_ten_times_the_memory_that_it_may_take(name, tmp_path):
     # what there is to learn of 2000 standard normal numbers is a mean of 0
     assert found["loss"] == pytest.approx(2000 * 1.4189, rel=0.02)
     assert found["after"] <= found["before"] + 14 * 2**20
+
+
+def test_a_run_that_a_failing_disk_stopped_goes_on_to_the_same_weights(tmp_path):
+    class Fails(Spy):
+        def __getitem__(self, index):
+            if len(self.asked) == 9:
+                raise OSError("the disk is gone")
+            return super().__getitem__(index)
+
+    x, path = three_rows(ROWS), tmp_path / "run"
+    loss, weights = trained(x, None)
+    with pytest.raises(OSError, match="the disk is gone"):
+        trained(mm.MultimodalDataset({**x, "body": Fails(x["body"])}), None, checkpoint=path, every=0)
+    assert path.exists()
+    again, theirs = trained(mm.MultimodalDataset(x), None, checkpoint=path, every=0)
+    assert again == loss
+    assert all(torch.equal(a, b) for a, b in zip(weights, theirs))

@@ -9,7 +9,6 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"arrays"},
     {
         "distributions",
         "networks",

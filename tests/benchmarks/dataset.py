@@ -25,6 +25,8 @@ import zarr
 import pyro_mmvae as mm
 from tests.benchmarks.workloads import BATCH, WORKLOADS, build, data
 
+CHUNK = 512  # zarr reads a whole chunk for each row of a batch that lies in it
+
 
 def stored(x, folder):
     """name of a store -> dataset."""
@@ -36,7 +38,7 @@ def stored(x, folder):
     hdf5 = {name: file.create_dataset(name, data=array) for name, array in arrays.items()}
     chunked = {}
     for name, array in arrays.items():
-        chunks = (16, *array.shape[1:])
+        chunks = (CHUNK, *array.shape[1:])
         chunked[name] = zarr.create_array(
             folder / f"{name}.zarr", shape=array.shape, dtype=array.dtype, chunks=chunks, compressors=None
         )
@@ -44,7 +46,7 @@ def stored(x, folder):
     return {
         "numpy.memmap": mm.MultimodalDataset(mapped),
         "HDF5": mm.MultimodalDataset(hdf5),
-        "zarr, chunks of 16": mm.MultimodalDataset(chunked),
+        f"zarr, chunks of {CHUNK} rows": mm.MultimodalDataset(chunked),
     }
 
 
@@ -70,6 +72,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one round of small, to see that it runs")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", choices=WORKLOADS)
     parser.add_argument("--out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -78,7 +81,7 @@ def main():
         f"threads {options.threads}, load {os.getloadavg()[0]:.2f}, {rounds} rounds of an epoch, batches of {BATCH}\n"
     )
     print("| workload | store | rows a second in memory | throughput over memory [quartiles] |\n|---|---|---|---|")
-    for name in ["small"] if options.quick else list(WORKLOADS):
+    for name in ["small"] if options.quick else [options.only] if options.only else list(WORKLOADS):
         seconds, rows = measure(name, rounds)
         memory = seconds.pop("memory")
         for arm, own in seconds.items():
