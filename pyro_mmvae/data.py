@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import as_mask, as_tensor
+
 Arrays = Mapping[str, Any]
 
 
@@ -17,11 +19,11 @@ class BadRow(ValueError):
     Args:
         found: the modality and what it has.
         row: its number in the batch.
-        advice: what to do.
+        advice: what to do. Without it `found` is the whole message, as Pyro gives it when it adds to it.
     """
 
-    def __init__(self, found: str, row: int, advice: str):
-        super().__init__(f"{found} in row {row}, {advice}")
+    def __init__(self, found: str, row: int = 0, advice: str = ""):
+        super().__init__(f"{found} in row {row}, {advice}" if advice else found)
         self.found, self.row, self.advice = found, row, advice
 
     def __reduce__(self) -> Any:  # so that it comes back from another process
@@ -73,18 +75,19 @@ class Batch(Mapping[str, Tensor]):
             ValueError: one line that names the modality, what was found, and what to do.
         """
         if isinstance(x, Batch):
+            if mask is not None and any(mask.get(name) is not old for name, old in x.mask.items()):
+                raise ValueError("x is a Batch with a mask of its own, beside another; give dict(x) and the mask, or x")
             return x
         if x is None:
             return cls({}, {}, 1)
-        if not isinstance(x, Mapping):
-            raise ValueError(
-                f"x is a {type(x).__name__}; give a mapping name -> array, of a dataset some rows: *dataset[:1000]"
-            )
+        _check_mapping("x", x)
         if not x:
             raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
+        _check_index(x)
         tensors = {name: as_tensor(name, value) for name, value in x.items()}
         rows = _common_rows(tensors)
-        masks = {} if mask is None else dict(mask)
+        masks = {} if mask is None else mask
+        _check_mapping("mask", masks)
         for name in masks:
             if name not in tensors:
                 raise ValueError(f"mask names {name!r}, which x does not have (it has {', '.join(tensors)}); drop it")
@@ -110,11 +113,25 @@ class Batch(Mapping[str, Tensor]):
         return self._derived(x, mask, len(index), self.complete)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
-        """On another device; real-valued tensors in another precision."""
+        """On another device; real-valued tensors in another precision.
+
+        Raises:
+            ValueError: a value that is too large for that precision.
+        """
         x = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else v.dtype) for k, v in self._x.items()}
         if all(x[k] is v for k, v in self._x.items()):
             return self
+        for name, value in x.items():
+            if value.dtype != self._x[name].dtype and not bool(value.isfinite().all()):
+                found = f"modality {name!r} has a value too large for {dtype}"
+                raise BadRow(found, _first_row(~value.isfinite()), "rescale the data, or use a model in float64")
         return self._derived(x, {k: v.to(device=device) for k, v in self.mask.items()}, self.rows, self.complete)
+
+    def detached(self) -> Batch:
+        """The same data without the graph that they may come from."""
+        if not any(value.requires_grad for value in self._x.values()):
+            return self
+        return self._derived({k: v.detach() for k, v in self._x.items()}, self.mask, self.rows, self.complete)
 
     def only(self, names: object) -> Batch:
         """With every modality but the named ones hidden; their tensors stay for their shape."""
@@ -134,33 +151,24 @@ class Batch(Mapping[str, Tensor]):
         return new
 
 
-def as_tensor(name: str, value: Any) -> Tensor:
-    """The value as a tensor of real numbers or of int64, without a copy where none is needed."""
-    try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise ValueError(f"modality {name!r} is of dtype {kind}; give an array of numbers, NaN where missing") from None
-    if tensor.is_complex() or tensor.is_quantized:
-        raise ValueError(f"modality {name!r} is of dtype {tensor.dtype}; give real numbers, or integers for counts")
-    if tensor.dim() == 0:
-        raise ValueError(f"modality {name!r} is a single number; give one entry a row, shape (row, *event)")
-    if tensor.dtype == torch.bool:
-        return tensor.to(torch.get_default_dtype())
-    return tensor if tensor.is_floating_point() else tensor.long()
+def _check_mapping(what: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        advice = "mm.from_mudata makes one of it" if hasattr(value, "obs_names") else "such as {'image': images}"
+        raise ValueError(f"{what} is a {type(value).__name__}; give a dictionary name -> array, {advice}")
+    for name in value:
+        if not isinstance(name, str):
+            raise ValueError(f"{what} has the name {name!r}; name a modality by a string, such as 'image'")
 
 
-def as_mask(name: str, value: Tensor, mask: Any) -> Tensor:
-    """The mask of one modality as a bool tensor whose shape is a beginning of the value's."""
-    mask = torch.as_tensor(mask)
-    if mask.dtype != torch.bool:
-        raise ValueError(f"the mask of {name!r} is of dtype {mask.dtype}; give bool, True where observed")
-    if mask.dim() == 0 or mask.shape != value.shape[: mask.dim()]:
-        raise ValueError(
-            f"the mask of {name!r} has shape {tuple(mask.shape)} for values {tuple(value.shape)};"
-            f" give ({len(value)},) for whole rows or {tuple(value.shape)} for single entries"
-        )
-    return mask.to(value.device)
+def _check_index(x: Arrays) -> None:
+    """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
+    tables = {name: value.index for name, value in x.items() if hasattr(value, "iloc")}
+    first, *others = tables or [""]
+    for name in others:
+        if len(tables[name]) == len(tables[first]) and not tables[name].equals(tables[first]):
+            raise ValueError(
+                f"modality {name!r} has another index than {first!r}; reindex one like the other, or give .to_numpy()"
+            )
 
 
 def _common_rows(tensors: Mapping[str, Tensor]) -> int:
@@ -178,20 +186,35 @@ def _common_rows(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Zero under every hidden entry, and the mask; NaN is missing if there was no mask, and an error under True."""
+    """A copy with zero under every hidden entry, and the mask; NaN is missing without a mask, an error under True."""
     if mask is None:
-        mask = torch.ones(len(value), dtype=torch.bool, device=value.device)
-        if value.is_floating_point():
-            nan = value.isnan()
-            if bool(nan.any()):
-                mask = _coarse(~nan)
+        if not value.is_floating_point() or bool(value.isfinite().all()):
+            return value.clone(memory_format=torch.contiguous_format), torch.ones(
+                len(value), dtype=torch.bool, device=value.device
+            )
+        mask = _coarse(~value.isnan())
     fine = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
-    value = torch.where(fine, value, 0)
+    value = torch.where(fine, value, 0).contiguous()
     if value.is_floating_point() and not bool(value.isfinite().all()):
-        row = int((~value.isfinite()).flatten(1 if value.dim() > 1 else 0).reshape(len(value), -1).any(-1).nonzero()[0])
+        row = _first_row(~value.isfinite())
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
         raise BadRow(f"modality {name!r} has {what}", row, "which counts as observed; mask it, or mend the value")
     return value, mask
+
+
+def refuse(batch: Batch, finite: Tensor, what: str) -> None:
+    """Raises ValueError for the first row (row,) of which something computed is not finite."""
+    if bool(finite.all()):
+        return
+    row = _first_row(~finite)
+    sizes = {name: float(value[row].abs().max()) for name, value in batch.items() if value[row].numel()}
+    largest = max(sizes, key=lambda name: sizes[name], default=None)
+    whose = "" if largest is None else f"whose largest value is {sizes[largest]:g}, of modality {largest!r}; "
+    raise BadRow(f"{what} is not finite", row, f"{whose}standardise the data, or use a model in float64")
+
+
+def _first_row(bad: Tensor) -> int:
+    return int(bad.reshape(len(bad), -1).any(-1).nonzero()[0])
 
 
 def _coarse(mask: Tensor) -> Tensor:
@@ -232,7 +255,10 @@ def hide(
         keep_one: leaves every row one of the modalities that it had.
 
     Returns:
-        x unchanged, and the new mask.
+        x, with zero where it was missing before, and the new mask.
+
+    Raises:
+        ValueError: bad input, or a share outside of [0, 1].
 
     Example:
         >>> import torch
@@ -240,6 +266,8 @@ def hide(
         >>> bool((mask["a"] | mask["b"]).all())
         True
     """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
     batch = Batch.of(x, mask)
     generator = torch.Generator().manual_seed(seed)
     seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)

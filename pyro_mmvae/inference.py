@@ -12,7 +12,8 @@ from pyro import poutine
 from pyro.distributions import Categorical, Distribution, Independent
 from torch import Tensor
 
-from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.programs import silent
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, nesting, opened, parts, row_axis, value_of
@@ -56,11 +57,16 @@ def log_likelihood(
     Returns:
         `LogLikelihood`; modality weights do not enter it.
 
+    Raises:
+        ValueError: bad input, or a row whose log p(x_S) is not finite.
+
     Reference:
         Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
     """
+    num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
-    _known(vae, [*(given or ()), *(targets or ())])
+    _known(vae, given)
+    _known(vae, targets)
     look = targets if given is None else given
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch, num_particles):
@@ -69,7 +75,9 @@ def log_likelihood(
         value = weights.logsumexp(0) - math.log(num_particles)
         spread = (weights - value).exp().std(0, correction=1 if num_particles > 1 else 0)
         found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
-    return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
+    result = LogLikelihood(*(torch.cat(column) for column in zip(*found)))
+    refuse(batch, result.value.isfinite(), "log p(x)")
+    return result
 
 
 @torch.no_grad()
@@ -83,9 +91,9 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
         name -> (draw, *event), one entry of every modality.
 
     Raises:
-        ValueError: the model's prior depends on data.
+        ValueError: num_draws is no number of draws, or the model's prior depends on data.
     """
-    return joint_draws(vae, num_draws)[1]
+    return joint_draws(vae, whole("num_draws", num_draws))[1]
 
 
 @torch.no_grad()
@@ -133,6 +141,9 @@ def impute(
 
     Returns:
         name -> (draw, row, *event), for every modality of the model.
+
+    Raises:
+        ValueError: bad input, a name that is no modality, or a row with draws that are not finite.
     """
     batch = opened(vae, x, mask)
     drawn = _explain(vae, batch, num_draws, given, lambda site, n, rows: value_of(site, n, rows))
@@ -193,7 +204,7 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
         (draw, row, *event).
 
     Raises:
-        ValueError: `to` is no modality of the model.
+        ValueError: bad input, `to` is no modality of the model, or a row with draws that are not finite.
     """
     _known(vae, [to])
     batch = opened(vae, x, mask)
@@ -201,8 +212,8 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
     return _explain(vae, batch, num_draws, given, value_of, only=[to])[to]
 
 
-def _known(vae: Any, names: Collection[str]) -> None:
-    if hasattr(vae, "check_names"):
+def _known(vae: Any, names: Collection[str] | None) -> None:
+    if names is not None and hasattr(vae, "check_names"):
         vae.check_names(names)
 
 
@@ -231,9 +242,10 @@ def _explain(
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
-    _known(vae, given or ())
+    _known(vae, given)
+    num_draws = whole("num_draws", num_draws)
     depth, found = nesting(vae, batch), []
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+    with silent(vae.model, vae.guide), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
         for part in parts(batch, num_draws):
             seen, full = part if given is None else part.only(given), _complete(vae, part, only)
             with pyro.plate("draws", num_draws, dim=-1 - depth):
@@ -241,7 +253,10 @@ def _explain(
                 model = poutine.replay(poutine.uncondition(vae.model), guide)
                 trace = poutine.trace(model).get_trace(full, full.mask)
             found.append({name: read(trace.nodes[name], num_draws, part.rows) for name in full if name in trace.nodes})
-    return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
+    result = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
+    for name, value in result.items():
+        refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
+    return result
 
 
 def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:

@@ -6,6 +6,8 @@ Log-probabilities are properly normalised and summed over all entries of the eve
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -202,7 +204,8 @@ class PoissonLikelihood(Likelihood):
     """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        return dist.Poisson(out.exp())
+        most = math.log(torch.finfo(out.dtype).max) - 1  # an infinite rate has no log-probability
+        return dist.Poisson(out.clamp(max=most).exp())
 
 
 class NegativeBinomialLikelihood(Likelihood):

@@ -69,7 +69,7 @@ class Seen(NamedTuple):
         elif mask.dim() == 1:
             mask = mask.unsqueeze(1).expand(x.shape[:2])
         if name in batch.complete:
-            return cls(x, mask.flatten(1)[:, :1].expand(x.shape[:2]), None, None, True)
+            return cls(x, mask.new_ones(()).expand(x.shape[:2]), None, None, True)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
         rows = entries.any(-1)
         every = bool(rows.all())
@@ -166,10 +166,13 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.x.flatten(0, 1) if seen.whole else seen.x[seen.entries]
-            if isinstance(trunk, SeesHoles):
-                self._features[name] = trunk(x, _holes(x, seen))
-            else:
-                self._features[name] = x if trunk is None else trunk(x)
+            try:
+                if isinstance(trunk, SeesHoles):
+                    self._features[name] = trunk(x, _holes(x, seen))
+                else:
+                    self._features[name] = x if trunk is None else trunk(x)
+            except (ValueError, RuntimeError, IndexError) as error:
+                raise failure("trunk", name, x, error) from error
         return self._features[name]
 
     def where_seen(self, name: str, prior: Distribution) -> Distribution:
@@ -217,15 +220,31 @@ class Experts(Mapping[str, Distribution]):
         return Stack(torch.cat(locs), torch.cat(scales), torch.cat(given), torch.tensor(which, device=given[0].device))
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
-        q = head(self.features(name))
+        features = self.features(name)
+        try:
+            q = head(features)
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise failure("encoder", name, features, error) from error
         if not isinstance(q, Distribution):
             raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
         if len(q.batch_shape) != 1:
             raise ValueError(
-                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(self.features(name).shape)};"
+                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)};"
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
         return q
+
+
+def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
+    """What a network raised, in one line that says whose network it is, and what it was called with."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return error
+    largest = f"{float(value.detach().float().abs().max()):g}" if value.numel() else "nothing"
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+    return ValueError(
+        f"the {what} of {name!r} fails on {tuple(value.shape)} with values up to {largest}: {reason};"
+        " mend its sizes, or standardise the data"
+    )
 
 
 def _unit(experts: Experts) -> Distribution:

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyro_mmvae.data import BadRow, Batch
 from pyro_mmvae.distributions import Rows, feasible, masked
-from pyro_mmvae.modality import Modality, Seen
+from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.programs import scaled
 
 
@@ -60,7 +60,10 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
 def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
     """p(x_m | z, w_m) at the codes latent (..., row, 1, dim), checked."""
     assert modality.decoder is not None, name
-    p = modality.decoder(latent)
+    try:
+        p = modality.decoder(latent)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise failure("decoder", name, latent, error) from error
     if not isinstance(p, Distribution):
         raise TypeError(f"the decoder of {name!r} returned {type(p).__name__}; it must return a Pyro distribution")
     if p.batch_shape != latent.shape[:-1]:
@@ -76,25 +79,28 @@ def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> No
     """Raises ValueError if a modality's entries do not fit its likelihood p (batch (1, 1)) in shape or support."""
     x, mask = batch[name], batch.mask[name]
     event = x.shape[2 if repeated else 1 :]
-    if event != p.event_shape:
+    if event != p.event_shape or x.dim() < (2 if repeated else 1):
         raise ValueError(
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
             " reshape the data, or mend the decoder's last layer"
         )
-    support = p.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
     if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
         x, mask = x.unsqueeze(1), mask.unsqueeze(1)
     try:
+        support = p.support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
         fits = support.check(x)
     except (NotImplementedError, ValueError):  # a support that cannot be asked
         return
-    fine = mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
-    if not bool((fits | ~fine).all()):
-        where = (~fits & fine).nonzero()[0].tolist()
+    while mask.dim() > fits.dim():  # a support of whole vectors says nothing of a part of one
+        mask = mask.all(-1)
+    wrong = ~fits & mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
+    if bool(wrong.any()):
+        where = wrong.nonzero()[0].tolist()
+        value = x[tuple(where)]
         raise BadRow(
-            f"modality {name!r} has the value {x[tuple(where)].item():g}",
+            f"modality {name!r} has the value {f'{value.item():g}' if value.dim() == 0 else value.tolist()}",
             where[0],
             f"off the support of its likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood",
         )

@@ -134,7 +134,11 @@ def announce(module: nn.Module) -> None:
 
 @contextmanager
 def silent(*programs: object) -> Iterator[None]:
-    """Inside, our own programs announce no parameters: for loops that hold a torch optimiser, and tools. One thread."""
+    """What loops with a torch optimiser and tools run in: one thread at a time, no parameters announced, short errors.
+
+    Raises:
+        ValueError: in one line what was raised inside in several; Pyro adds the shapes of the whole trace.
+    """
     vaes: list[Any] = [p.vae for p in programs if isinstance(p, Program)]
     with alone():
         before = [getattr(vae, "_silent", False) for vae in vaes]
@@ -142,6 +146,10 @@ def silent(*programs: object) -> Iterator[None]:
             vae._silent = True
         try:
             yield
+        except ValueError as error:
+            if "\n" in str(error):
+                raise ValueError(str(error).splitlines()[0].rstrip(":")) from error
+            raise
         finally:
             for vae, was in reversed(list(zip(vaes, before))):
                 vae._silent = was

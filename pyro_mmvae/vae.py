@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import pyro
@@ -13,7 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
@@ -142,13 +143,18 @@ class MultimodalVAE(nn.Module):
         Args:
             x, mask: as in `model`.
             given: S, the modalities to look at; None = all that are observed.
+
+        Raises:
+            ValueError: bad input, a name that is no modality, or a row whose posterior mean is not finite.
         """
         batch, seen = self.open(x, mask)
-        self.check_names(given or ())
+        self.check_names(() if given is None else given)
         if self.fusion is None:
             raise ValueError("this model has no shared code z; ask mm.importance for the draws of the private ones")
-        q = self.fusion(self._experts(batch, seen, View(given)))
-        return mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
+        q = self.fusion(self._experts(batch, seen, View(given))).expand((batch.rows, 1))
+        with torch.no_grad(), suppress(NotImplementedError):  # a flow knows no mean
+            refuse(batch, q.mean.isfinite().all(-1), "the mean of z")
+        return mapped(q, lambda value, event_dims: value.squeeze(-1 - event_dims))
 
     def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
         """The unimodal posteriors of a batch, each encoded when it is asked for."""
@@ -167,14 +173,12 @@ class MultimodalVAE(nn.Module):
             ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the
                 support of its likelihood.
         """
-        batch = Batch.of(x, mask)
+        batch = Batch.of(x, mask).detached()
         self.check_names(batch)
-        some = next((p for p in self.parameters() if p.is_floating_point()), None)
-        if some is not None:
-            batch = batch.to(some.dtype, some.device)
+        batch = self._as_parameters(batch)
         if not batch.checked:
             with torch.no_grad():
-                known = self.likelihoods(batch) if likelihoods is None else likelihoods
+                known = self.likelihoods(batch.take(_first_seen(batch))) if likelihoods is None else likelihoods
                 for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
@@ -205,9 +209,11 @@ class MultimodalVAE(nn.Module):
                     module.training = mode
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raises ValueError for a name that is no modality of this model."""
+        """Raises ValueError for a name that is no modality of this model, and for one name in place of several."""
+        if isinstance(names, str):
+            raise ValueError(f"{names!r} stands where names are asked for; give a list, [{names!r}]")
         for name in names:
-            if name not in self.modalities:
+            if not isinstance(name, str) or name not in self.modalities:
                 raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -218,10 +224,17 @@ class MultimodalVAE(nn.Module):
         """The checked batch, and of each modality with anything observed in it what was seen."""
         batch = Batch.of(x, mask)
         self.check_names(batch)
+        if not isinstance(x, Batch):
+            batch = self._as_parameters(batch)
         if batch.seen is None:
             parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
             batch.seen = {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
         return batch, batch.seen
+
+    def _as_parameters(self, batch: Batch) -> Batch:
+        """The batch in the model's precision, on its device."""
+        some = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return batch if some is None else batch.to(some.dtype, some.device)
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
         memory = None if batch.encoded is None else batch.encoded.setdefault(id(self), {})
@@ -239,6 +252,12 @@ class MultimodalVAE(nn.Module):
         wanted = names if view.targets is None else view.targets
         explained = {name: m for name, m in self.modalities.items() if m.decoder is not None}
         return [(name, modality) for name, modality in explained.items() if name in names and name in wanted]
+
+
+def _first_seen(batch: Batch) -> Tensor:
+    """The first row in which each modality was seen, (at most as many as modalities,): enough to look at shapes."""
+    seen = [mask.reshape(batch.rows, -1).any(-1).to(torch.uint8).argmax() for mask in batch.mask.values()]
+    return torch.stack(seen).unique() if seen else torch.zeros(1, dtype=torch.long)
 
 
 def beside(codes: Sequence[Tensor]) -> Tensor:

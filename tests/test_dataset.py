@@ -204,7 +204,7 @@ def test_what_a_dataset_cannot_take():
     with pytest.raises(ValueError, match="a mask beside a MultimodalDataset"):
         mm.fit(three(), dataset, {"body": np.ones(4, bool)}, progress=False)
     for question in (mm.log_likelihood, mm.impute, mm.certify, lambda vae, x: mm.fit(vae, x, validation=x)):
-        with pytest.raises(ValueError, match=r"x is a MultimodalDataset; .* \*dataset\[:1000\]"):
+        with pytest.raises(ValueError, match="x is a MultimodalDataset"):
             question(three(), dataset)
     with pytest.raises(ValueError, match="rows names no row"):
         mm.MultimodalDataset({"body": np.zeros((4, 3))}, rows=[])

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps
@@ -60,6 +61,7 @@ def certify(
     Raises:
         ValueError: bad input, or a model that cannot be drawn from without data.
     """
+    rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []
     with alone(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -140,6 +142,7 @@ def _on_data(
         raw = torch.cat([draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes])
         columns.append((raw.logsumexp(0) - math.log(num_particles), raw.mean(0), smooth(raw).khat))
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))
+    refuse(data, value.isfinite(), "log p(x)")
     se = float(value.std()) / math.sqrt(len(index)) if len(index) > 1 else math.nan
     split = _gaps(vae, batch.take(index[:gap_rows]), given, num_particles) if gap_rows else (math.nan, math.nan)
     good = float((khat < khat_limit(num_particles)).double().mean())

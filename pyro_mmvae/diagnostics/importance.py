@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.data import Arrays, refuse
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import draw, nesting, opened, parts
 
@@ -69,16 +70,23 @@ def importance(
     Returns:
         `Importance`.
 
+    Raises:
+        ValueError: bad input, a name that is no modality, or a row whose weights are not finite.
+
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto Smoothed Importance Sampling,
         https://arxiv.org/abs/1507.02646
     """
+    num_draws = whole("num_draws", num_draws)
     batch = opened(vae, x, mask)
+    if given is not None and hasattr(vae, "check_names"):
+        vae.check_names(given)
     depth = nesting(vae, batch)
     drawn = [
         draw(vae, part, num_draws, given=given, targets=given, depth=depth)[:2] for part in parts(batch, num_draws)
     ]
     raw = torch.cat([weights for _, weights in drawn], 1)
+    refuse(batch, raw.logsumexp(0).isfinite(), "the sum of the weights")
     latents = {name: torch.cat([latent[name] for latent, _ in drawn], 1) for name in drawn[0][0]}
     smoothed = smooth(raw)
     return Importance(latents, smoothed.log_weights, smoothed.khat, smoothed.ess, raw)

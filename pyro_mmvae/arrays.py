@@ -1,0 +1,111 @@
+"""What users give as numbers, as tensors: arrays of NumPy, pandas and SciPy, lists, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """The value as a dense tensor of real numbers or of int64, without a copy where none is needed.
+
+    NumPy arrays of any strides and byte order, masked arrays (masked = missing), pandas (NA = missing), sparse matrices
+    of SciPy and torch, lists (None = missing), and whatever else NumPy makes an array of.
+    """
+    tensor = tensor_of(f"modality {name!r}", value)
+    if tensor.is_complex() or tensor.is_quantized:
+        raise ValueError(f"modality {name!r} is of dtype {tensor.dtype}; give real numbers, or integers for counts")
+    if tensor.dim() == 0:
+        raise ValueError(f"modality {name!r} is a single number; give one entry a row, shape (row, *event)")
+    if tensor.dtype == torch.bool:
+        return tensor.to(torch.get_default_dtype())
+    if tensor.is_floating_point():
+        return tensor
+    whole = tensor.long()
+    if tensor.dtype == torch.uint64 and bool((whole < 0).any()):
+        raise ValueError(f"modality {name!r} has numbers above {2**63 - 1}, the largest int64; give real numbers")
+    return whole
+
+
+def as_mask(name: str, value: Tensor, mask: Any) -> Tensor:
+    """The mask of one modality as a bool tensor whose shape is a beginning of the value's."""
+    mask = tensor_of(f"the mask of {name!r}", mask)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask of {name!r} is of dtype {mask.dtype}; give bool, True where observed")
+    if mask.dim() == 0 or mask.shape != value.shape[: mask.dim()]:
+        raise ValueError(
+            f"the mask of {name!r} has shape {tuple(mask.shape)} for values {tuple(value.shape)};"
+            f" give ({len(value)},) for whole rows or {tuple(value.shape)} for single entries"
+        )
+    return mask.to(value.device)
+
+
+def tensor_of(what: str, value: Any) -> Tensor:
+    """The value as a dense tensor, of the kind of numbers that it has."""
+    if isinstance(value, Tensor):
+        return value if value.layout == torch.strided and not value.is_nested else _dense(what, value)
+    if value is None:
+        raise ValueError(f"{what} is None; give an array, or leave the name out")
+    try:
+        array = _array(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        array = None
+    if array is None or array.dtype.kind not in "biufc":
+        kind = getattr(value, "dtype", type(value).__name__) if array is None else array.dtype
+        raise ValueError(
+            f"{what} is of dtype {kind}; give an array of numbers, NaN where missing, and codes for categories"
+        )
+    tensor = torch.from_numpy(array)
+    named = hasattr(value, "dtype") or not tensor.is_floating_point()
+    return tensor if named else tensor.to(torch.get_default_dtype())
+
+
+def _dense(what: str, value: Tensor) -> Tensor:
+    if value.is_nested:
+        raise ValueError(f"{what} is a nested tensor; pad it to one shape, NaN where missing")
+    return value.to_dense()
+
+
+def _array(value: Any) -> np.ndarray:
+    """A plain array that torch can take over: writable, in order, in the machine's own kinds of numbers."""
+    if hasattr(value, "toarray"):  # a sparse matrix
+        value = value.toarray()
+    elif isinstance(value, np.ma.MaskedArray):
+        real = np.ma.asarray(value, np.result_type(value.dtype, np.float32))
+        value = real.filled(np.nan) if np.ma.is_masked(value) else value.data
+    elif hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    array = np.asarray(value)
+    if array.dtype == object:
+        array = _of_objects(array)
+    kind = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+    array = np.asarray(array, dtype=kind)
+    fine = array.flags.writeable and array.flags.aligned and min(array.strides, default=0) >= 0
+    return array if fine else array.copy()
+
+
+def _of_objects(array: np.ndarray) -> np.ndarray:
+    """Numbers with holes, such as pandas makes of nullable columns, as floats with NaN; bools as bools."""
+    flat = list(array.flat)
+    if flat and all(isinstance(value, (bool, np.bool_)) for value in flat):
+        return array.astype(bool)
+    holes = [value is None or type(value).__name__ == "NAType" for value in flat]
+    if not all(hole or isinstance(value, (Real, np.bool_)) for value, hole in zip(flat, holes)):
+        raise TypeError("not numbers")
+    return np.array([math.nan if hole else float(value) for value, hole in zip(flat, holes)]).reshape(array.shape)
+
+
+def whole(what: str, value: Any, least: int = 1) -> int:
+    """The value as a whole number.
+
+    Raises:
+        ValueError: it is none, or below the least that makes sense.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{what} is {value!r}; give a whole number from {least} on")
+    return int(value)
