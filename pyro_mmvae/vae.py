@@ -84,6 +84,8 @@ class MultimodalVAE(nn.Module):
         for name, modality in modalities.items():
             if name in ("z", "data") or "." in name:
                 raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
+            if hasattr(nn.ModuleDict, name):
+                raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
             if modality.private is not None and name not in (private_prior or {}):
                 raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]

@@ -101,7 +101,7 @@ def test_a_wrong_event_shape_in_the_model_names_the_modality():
 
 
 def test_names_that_sites_need_are_refused():
-    for name in ("z", "data", "a.b"):
+    for name in ("z", "data", "a.b", "type", "items"):
         with pytest.raises(ValueError, match=repr(name)):
             mm.MultimodalVAE({name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)))}, mm.StandardNormal(2), mm.PoE())
     with pytest.raises(ValueError, match="no modality"):
