@@ -44,6 +44,11 @@ class Batch(Mapping[str, Tensor]):
         mask: name -> bool, True = observed; (row,), (row, repeat) or as fine as the tensor itself.
         rows: the number of rows.
         complete: the names of which everything is observed.
+
+    Example:
+        >>> batch = Batch.of({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
+        >>> batch.rows, batch["size"].tolist(), batch.mask["size"].tolist()
+        (2, [[1.0, 0.0], [2.0, 3.0]], [[True, False], [True, True]])
     """
 
     def __init__(

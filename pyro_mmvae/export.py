@@ -51,6 +51,14 @@ def to_arviz(
 
     Raises:
         ValueError: bad input, or labels of another number than what they name.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = to_arviz(vae, x, num_draws=50)
+        >>> dict(found["posterior"]["z"].sizes)
+        {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
     batch = opened(vae, x, mask)
     found = draw(vae, batch, num_draws, given=given, depth=nesting(vae, batch))

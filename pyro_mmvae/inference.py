@@ -26,6 +26,14 @@ class LogLikelihood(NamedTuple):
         value: (row,), in nats; a lower bound in expectation.
         se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is good.
         khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.log_likelihood(vae, x, num_particles=100)
+        >>> found.value.shape, found.se.shape, found.khat.shape
+        (torch.Size([20]), torch.Size([20]), torch.Size([20]))
     """
 
     value: Tensor
@@ -62,6 +70,14 @@ def log_likelihood(
 
     Reference:
         Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> alone, both = log_likelihood(vae, x, targets=["a"]), log_likelihood(vae, x)
+        >>> both.value.shape
+        torch.Size([20])
     """
     num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
@@ -92,6 +108,13 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
 
     Raises:
         ValueError: num_draws is no number of draws, or the model's prior depends on data.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> {name: value.shape for name, value in generate(vae, 100).items()}
+        {'a': torch.Size([100, 3]), 'b': torch.Size([100, 2])}
     """
     return joint_draws(vae, whole("num_draws", num_draws))[1]
 
@@ -144,6 +167,14 @@ def impute(
 
     Raises:
         ValueError: bad input, a name that is no modality, or a row with draws that are not finite.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> filled = impute(vae, x, {"b": torch.arange(20) < 5}, num_draws=10)
+        >>> filled["b"].shape, bool((filled["b"][:, :5] == x["b"][:5]).all())
+        (torch.Size([10, 20, 2]), True)
     """
     batch = opened(vae, x, mask)
     drawn = _explain(vae, batch, num_draws, given, lambda site, n, rows: value_of(site, n, rows))
@@ -186,6 +217,13 @@ def predict(
 
     Returns:
         name -> (row, *event); for a categorical modality the probabilities (row, *event, categories).
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> predict(vae, {"a": x["a"]})["b"].shape
+        torch.Size([20, 2])
     """
     batch = opened(vae, x, mask)
     return {k: v.mean(0) for k, v in _explain(vae, batch, num_draws, given, _mean_of).items()}
@@ -205,6 +243,13 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
 
     Raises:
         ValueError: bad input, `to` is no modality of the model, or a row with draws that are not finite.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> translate(vae, {"a": x["a"]}, to="b", num_draws=10).shape
+        torch.Size([10, 20, 2])
     """
     _known(vae, [to])
     batch = opened(vae, x, mask)

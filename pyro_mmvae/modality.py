@@ -28,6 +28,15 @@ class Modality(nn.Module):
         trunk: x -> h, what encoder and private have in common; a `SeesHoles` trunk is told which entries were observed.
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
+
+    Example:
+        >>> import pyro_mmvae as mm
+        >>> sound = Modality(mm.NormalLikelihood(mm.mlp(16, 128, 40)), encoder=mm.encoder(40, 128, dim=16))
+        >>> label = Modality(
+        ...     mm.CategoricalLikelihood(mm.mlp(16, 64, 10)),
+        ...     encoder=nn.Sequential(mm.OneHot(10), mm.encoder(10, 64, dim=16)),
+        ...     weight=5.0,
+        ... )
     """
 
     def __init__(
@@ -101,6 +110,14 @@ class Experts(Mapping[str, Distribution]):
         rows: the number of rows.
         modalities: the modalities, by name.
         seen: name -> `Seen`, the data behind the experts.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> experts = vae.experts(x, {"b": torch.arange(20) < 5})
+        >>> experts["a"].batch_shape, int(experts.given["b"].sum())
+        (torch.Size([20, 1]), 5)
     """
 
     def __init__(

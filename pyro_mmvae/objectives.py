@@ -32,6 +32,14 @@ class Pass(NamedTuple):
         views: the names that a batch has -> how to look at it, one after the other.
         beta: weight of the KL in this pass.
         weight: of the pass in the loss.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> from pyro_mmvae.objectives import joint, unimodal
+        >>> loss = mm.Objective([joint, Pass(unimodal, beta=0.0, weight=0.5)])
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
 
     views: Views

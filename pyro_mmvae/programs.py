@@ -160,6 +160,14 @@ class scaled(Messenger):
 
     Args:
         factors: site name -> factor.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> from pyro.infer import Trace_ELBO
+        >>> with scaled({"z": 0.0, "b": 10.0}):  # no KL, and ten times the weight of "b"
+        ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)
     """
 
     def __init__(self, factors: Mapping[str, float]):

@@ -32,6 +32,13 @@ class View(NamedTuple):
         private: the modalities whose private codes are inferred from them; the others' come from the auxiliary prior,
             in model and guide alike. None = as given.
         stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> view = View(given=["a"], targets=["b"])  # what "a" says of "b"
+        >>> loss = mm.Objective([lambda names: [view]]).loss(vae.model, vae.guide, x)
     """
 
     given: Collection[str] | None = None

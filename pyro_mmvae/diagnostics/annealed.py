@@ -51,6 +51,13 @@ def annealed_log_likelihood(
     Reference:
         Neal, 2001, Annealed Importance Sampling, https://arxiv.org/abs/physics/9803008; Wu, Burda, Salakhutdinov and
         Grosse, 2017, On the Quantitative Analysis of Decoder-Based Generative Models, https://arxiv.org/abs/1611.04273
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> annealed_log_likelihood(vae, x, chains=4, temperatures=5).value.shape
+        torch.Size([20])
     """
     batch = opened(vae, x, mask)
     depth, found = nesting(vae, batch), []
@@ -71,6 +78,14 @@ class Sandwich:
         upper, upper_se: (row,), by annealing back from the code that the row was drawn from. All chains of a row share
             that code: the error does not count how another would have done, that of the mean over rows does.
         x, mask: the rows.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.sandwich(vae, given=["a"], rows=5, chains=4, temperatures=5)
+        >>> found.lower.shape, found.upper.shape
+        (torch.Size([5]), torch.Size([5]))
     """
 
     lower: Tensor
@@ -124,6 +139,14 @@ def sandwich(
     Reference:
         Grosse, Ghahramani and Adams, 2015, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo,
         https://arxiv.org/abs/1511.02543
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = sandwich(vae, given=["a", "b"], rows=5, chains=4, temperatures=5)
+        >>> found.upper.shape
+        torch.Size([5])
     """
     truth, batch = _simulated(vae, rows, given)
     depth, found = nesting(vae, batch), []

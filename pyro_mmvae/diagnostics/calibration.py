@@ -36,6 +36,13 @@ class Calibration(NamedTuple):
 
     Attributes:
         position: quantity -> (row,), uniform on (0, 1) for a calibrated guide; "z[0]", ..., "log p(x | z)", "tarp".
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> sorted(mm.sbc(vae, ["a"], rows=20).position)
+        ['log p(x | z)', 'tarp', 'z[0]', 'z[1]']
     """
 
     position: dict[str, Tensor]
@@ -97,6 +104,14 @@ def sbc(
 
     Raises:
         ValueError: the model cannot be drawn from without data.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> calibration = sbc(vae, ["a"], rows=200)
+        >>> 0.0 <= calibration.coverage(0.9) <= 1.0
+        True
     """
     return calibrate(vae, simulate(vae, rows, like), given, num_draws)
 

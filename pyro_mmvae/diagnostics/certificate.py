@@ -32,6 +32,14 @@ class SubsetCertificate(NamedTuple):
         approximation, amortisation: what of the gap no normal posterior could close, and what the encoder loses against
             the best one, nats a row; on the first rows alone. See `mm.gaps`.
         good_khat: share of rows with a k-hat below its limit.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> row = mm.certify(vae, x, subsets=[["a"]], rows=50, gap_rows=0, progress=False).rows[0]
+        >>> row.given, row.verdict
+        (('a',), 'not enough draws')
     """
 
     given: tuple[str, ...]
@@ -64,6 +72,14 @@ class Certificate:
         num_draws: draws from the guide for each of them.
         num_particles: draws from the guide for each row of the data.
         gap_rows: rows of the data on which the gap was taken apart.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> certificate = mm.certify(vae, x, subsets=[["a"]], rows=50, gap_rows=0, progress=False)
+        >>> certificate.to_xarray()["verdict"].item()
+        'not enough draws'
     """
 
     rows: list[SubsetCertificate]

@@ -60,6 +60,14 @@ def certify(
 
     Raises:
         ValueError: bad input, or a model that cannot be drawn from without data.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> certificate = certify(vae, x, rows=100, num_particles=100, gap_rows=0, progress=False)
+        >>> [row.given for row in certificate.rows]
+        [('a',), ('b',), ('a', 'b')]
     """
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []

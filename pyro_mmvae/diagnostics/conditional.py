@@ -32,6 +32,13 @@ def conditional_log_likelihood(
 
     Returns:
         `LogLikelihood`; its k-hat is the worse of the two.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> conditional_log_likelihood(vae, x, given=["a"], targets=["b"], num_particles=100).value.shape
+        torch.Size([20])
     """
     both = [*given, *(name for name in targets if name not in given)]
     whole = log_likelihood(vae, x, mask, num_particles=num_particles, targets=both)
@@ -54,6 +61,14 @@ def guide_predictive_log_likelihood(
     likelihood. It is the model's log p(x_T | x_S) only if q(z | x_S) is the model's posterior.
 
     Args and Returns: as `conditional_log_likelihood`.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = guide_predictive_log_likelihood(vae, x, given=["a"], targets=["b"], num_particles=100)
+        >>> found.value.shape
+        torch.Size([20])
     """
     batch, found = opened(vae, x, mask), []
     depth = nesting(vae, batch)

@@ -31,6 +31,14 @@ class Gaps:
         amortisation, amortisation_se: (row,), refined - elbo: what the encoder loses; below zero where the guide's
             family is richer than the normal, as a mixture may be.
         khat: (row,), of log_likelihood; where it is not good that is a lower bound, and so is the approximation gap.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.gaps(vae, x, num_draws=100, steps=5)
+        >>> found.amortisation.shape
+        torch.Size([20])
     """
 
     log_likelihood: Tensor

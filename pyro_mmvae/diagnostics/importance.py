@@ -23,6 +23,14 @@ class Importance(NamedTuple):
         khat: (row,); good below `mm.khat_limit(draws)`.
         ess: (row,), effective number of draws, 1 / sum of squared weights.
         raw: (draw, row), log p(x, z) - log q(z | x), in nats.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.importance(vae, x, num_draws=100)
+        >>> found.mean().shape, found.resample(10)["z"].shape
+        (torch.Size([20, 2]), torch.Size([10, 20, 2]))
     """
 
     latents: dict[str, Tensor]
@@ -76,6 +84,14 @@ def importance(
     Reference:
         Vehtari, Simpson, Gelman, Yao and Gabry, 2024, Pareto Smoothed Importance Sampling,
         https://arxiv.org/abs/1507.02646
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = importance(vae, x, given=["a"], num_draws=100)
+        >>> bool((found.ess <= 100.001).all())
+        True
     """
     num_draws = whole("num_draws", num_draws)
     batch = opened(vae, x, mask)

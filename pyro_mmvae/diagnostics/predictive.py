@@ -27,6 +27,13 @@ class LeftOut(NamedTuple):
         coverage50, coverage90: share of entries inside their central 50 % and 90 % intervals.
         p: of the tests of bias and dispersion over rows, the smaller one times two.
         pit: (row, entry), uniform where calibrated; NaN where nothing was observed.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> [row.name for row in mm.leave_one_out(vae, x).rows]
+        ['a', 'b']
     """
 
     name: str
@@ -42,7 +49,16 @@ class LeftOut(NamedTuple):
 
 @dataclass
 class PredictiveCheck:
-    """One `LeftOut` a modality; `print` shows a table."""
+    """One `LeftOut` a modality; `print` shows a table.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> check = mm.leave_one_out(vae, x)
+        >>> len(check.rows)
+        2
+    """
 
     rows: list[LeftOut]
 

@@ -17,6 +17,11 @@ class TwoSamples(NamedTuple):
     Attributes:
         accuracy: cross-validated; 0.5 if the samples cannot be told apart.
         p: how probable so high an accuracy is if they come from one distribution.
+
+    Example:
+        >>> found = c2st(torch.randn(200, 2), torch.randn(200, 2) + 3.0)
+        >>> found.accuracy > 0.9
+        True
     """
 
     accuracy: float

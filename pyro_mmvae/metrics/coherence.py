@@ -25,6 +25,15 @@ class Coherence:
     Attributes:
         share: (given, target) -> share of draws with the right label, in percent / 100.
         rows: how many rows were looked at.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> sign = lambda value: (value[:, 0] > 0).long()
+        >>> found = mm.coherence(vae, x, sign(x["a"]), {"a": sign, "b": sign})
+        >>> found.rows
+        20
     """
 
     share: dict[tuple[tuple[str, ...], str], float]
@@ -78,6 +87,15 @@ def coherence(
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
         Generative Models, https://arxiv.org/abs/1911.03393
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> sign = lambda value: (value[:, 0] > 0).long()
+        >>> found = coherence(vae, x, sign(x["a"]), {"b": sign}, most_given=1)
+        >>> list(found.share)
+        [(('a',), 'b')]
     """
     batch, right = opened(vae, x, mask), torch.as_tensor(labels)
     if not classifiers:
@@ -111,6 +129,14 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
 
     Raises:
         ValueError: fewer than two classifiers, or a model that cannot be drawn from without data.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> sign = lambda value: (value[:, 0] > 0).long()
+        >>> 0.0 <= joint_coherence(vae, {"a": sign, "b": sign}) <= 1.0
+        True
     """
     if len(classifiers) < 2:
         raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")

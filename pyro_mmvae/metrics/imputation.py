@@ -27,6 +27,14 @@ class ImputationError(NamedTuple):
         accuracy: how often the most probable category is the true one; NaN for numbers.
         baseline_accuracy: the same of the most frequent visible category of the same column.
         log_score: log p(hidden entries of a row | visible ones), z from the guide, nats an entry; higher is better.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.imputation_error(vae, x, visible={"b": torch.arange(20) < 5})
+        >>> found["b"].entries
+        30
     """
 
     entries: int

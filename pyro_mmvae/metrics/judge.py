@@ -109,6 +109,13 @@ def linear_probe(
     Reference:
         Alain and Bengio, 2017, Understanding Intermediate Layers Using Linear Classifier Probes,
         https://arxiv.org/abs/1610.01644
+
+    Example:
+        >>> labels = torch.arange(100) % 2
+        >>> codes = torch.randn(100, 2) + 8.0 * labels.unsqueeze(1)
+        >>> accuracy, score = linear_probe(codes[:50], labels[:50], codes[50:], labels[50:])
+        >>> accuracy
+        1.0
     """
     loc, scale = codes.detach().mean(0), codes.detach().std(0).clamp(min=1e-12)
     scaled, asked = ((z.detach() - loc) / scale for z in (codes, test_codes))

@@ -23,6 +23,10 @@ class Retrieval(NamedTuple):
         recall: k -> share of queries whose partner is among the k best.
         median_rank: of the partner, 1 is best.
         candidates: how many there were; chance has recall k / candidates.
+
+    Example:
+        >>> retrieval(torch.eye(20)).recall[1]
+        1.0
     """
 
     recall: dict[int, float]
@@ -56,6 +60,14 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     Args:
         x: rows with all modalities named.
         query, target: names.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> scores = latent_similarity(vae, x, query=["a"], target=["b"])
+        >>> scores.shape
+        torch.Size([20, 20])
     """
     sides = []
     for given in (query, target):
@@ -80,6 +92,14 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
 
     Raises:
         ValueError: a row lacks the target.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> scores = predictive_similarity(vae, x, query=["a"], target="b")
+        >>> scores.shape
+        torch.Size([20, 20])
     """
     batch, rows = opened(vae, x), []
     if not bool(batch.mask[target].all()):

@@ -17,7 +17,16 @@ Settings = dict[str, Any]
 
 
 def carry_on(error: OSError) -> None:
-    """For `fit(if_unwritable=...)`: warns that no checkpoint could be written; training goes on in memory."""
+    """For `fit(if_unwritable=...)`: warns that no checkpoint could be written; training goes on in memory.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> import tempfile
+        >>> path = tempfile.mkdtemp() + "/run"
+        >>> history = mm.fit(vae, x, epochs=2, checkpoint=path, if_unwritable=carry_on, progress=False)
+    """
     warnings.warn(f"no checkpoint could be written ({error}); training goes on in memory", stacklevel=2)
 
 
@@ -26,6 +35,12 @@ def give_up(error: OSError) -> None:
 
     Raises:
         OSError: always.
+
+    Example:
+        >>> give_up(OSError(28, "No space left on device"))
+        Traceback (most recent call last):
+            ...
+        OSError: [Errno 28] training stopped, as no checkpoint could be written: [Errno 28] No space left on device
     """
     raise OSError(error.errno, f"training stopped, as no checkpoint could be written: {error}") from None
 

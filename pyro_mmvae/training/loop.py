@@ -92,6 +92,14 @@ def fit(
 
     Limits of resuming: a loader must give the same batches again, in an order that depends on torch's global generator
     alone; what a module keeps outside of its parameters and buffers is not in the file.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> history = fit(vae, x, epochs=3, lr=1e-2, progress=False)
+        >>> len(history.loss), vae.training
+        (3, False)
     """
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
