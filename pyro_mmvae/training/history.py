@@ -43,6 +43,11 @@ class Pace(NamedTuple):
     warmup: int
     steps: int
 
+    @property
+    def total(self) -> float:
+        """How many steps there will be, as far as that is known."""
+        return self.epochs * self.steps if self.steps else math.inf
+
     def __call__(self, epoch: int, step: int) -> tuple[float, float]:
         """The learning rate and the KL's weight at a step."""
         done = epoch + (step / self.steps if self.steps else 0.0)

@@ -19,12 +19,16 @@ from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.programs import Program, alone
+from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, cosine
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.step import Run, inventory, not_finite
+
+LONG = 100
+"""Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
 
 
 def fit(
@@ -113,7 +117,7 @@ def fit(
     with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast):
         parameters, latents = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
-        run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices)
+        run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules)
         course = Course({**parameters, **_buffers(modules)}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)
@@ -121,7 +125,7 @@ def fit(
         with tqdm(total=epochs, initial=before, disable=not progress, unit="epoch", mininterval=0.5) as bar:
             while course.epoch < epochs and not course.stale(patience):
                 _epoch(run, course, data, pace, keeper)
-                course.end_epoch(None if held_out is None else run.validate(held_out, modules, batch_size))
+                course.end_epoch(None if held_out is None else run.validate(held_out, batch_size))
                 bar.set_postfix_str(course.history.summary(), refresh=False)
                 bar.update()
         if course.epoch > before:
@@ -134,6 +138,9 @@ def fit(
 def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:
     """What is left of an epoch, step by step."""
     for batch in course.rest(data):
+        if course.epoch == course.step == 0 and pace.total >= LONG:
+            with run.aside():
+                warn_of_drowning(run.model, batch)
         rate, beta = pace(course.epoch, course.step)
         value = run.step(batch, rate, beta)
         if not math.isfinite(value):

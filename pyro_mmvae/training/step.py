@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,10 +30,11 @@ class Run:
         clip: float | None,
         factors: dict[str, float],
         devices: Sequence[torch.device],
+        modules: Sequence[nn.Module],
     ):
         self.model, self.guide = vae.model, vae.guide
         self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
-        self.devices = devices
+        self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
 
     def _weighted(self, function: Callable[..., Any], batch: Batch) -> Any:
@@ -72,19 +74,25 @@ class Run:
         self.optim.step()
         return value
 
-    @torch.no_grad()
-    def validate(self, batch: Batch, modules: list[nn.Module], batch_size: int) -> float:
-        """The loss in nats a row, always with the same random numbers."""
-        modes = [module.training for module in modules]
-        for module in modules:
-            module.eval()
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A look at the model that leaves no trace: in eval mode, with the generators as before."""
+        modes = [(module, module.training) for owner in self.modules for module in owner.modules()]
+        for owner in self.modules:
+            owner.eval()
         with undisturbed(self.devices), silent(self.model, self.guide):
             seed_generators(self.devices, 0)
+            yield
+        for module, mode in modes:
+            module.training = mode
+
+    @torch.no_grad()
+    def validate(self, batch: Batch, batch_size: int) -> float:
+        """The loss in nats a row, always with the same random numbers."""
+        with self.aside():
             parts = torch.arange(batch.rows, device="cpu").split(max(batch_size, 512))
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
             total = sum(float(function(self.model, self.guide, b, b.mask)) for b in map(batch.take, parts))
-        for module, mode in zip(modules, modes):
-            module.train(mode)
         return total / batch.rows
 
     def culprit(self, batch: Batch) -> str:

@@ -1,0 +1,151 @@
+"""Extreme numbers: training stays finite or stops with the modality's name; one that drowns the others is named."""
+
+import math
+
+import pytest
+import torch
+from cases import DIM, LIKELIHOODS, data, modality, three, three_rows
+from exact import LinearGaussian
+from pyro import poutine
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.training.balance import pulls
+
+
+def with_a_healthy_one(likelihood, factor):
+    """A model whose modality x has its network's output multiplied by a factor, and one more modality."""
+    part = modality(likelihood)
+    if getattr(part.decoder, "net", None) is not None:
+        part.decoder.net.register_forward_hook(lambda net, inputs, out: factor * out)
+    fine = mm.Modality(mm.NormalLikelihood(mm.mlp(DIM, 8, 2)), mm.encoder(2, 8, dim=DIM))
+    return mm.MultimodalVAE({"fine": fine, "x": part}, mm.StandardNormal(DIM), mm.PoE())
+
+
+def finite_or_named(vae, x, **options):
+    """Trains; whether it went through. All that is left is finite either way."""
+    try:
+        history = mm.fit(vae, x, epochs=2, batch_size=5, progress=False, **options)
+    except FloatingPointError as error:
+        assert "from modality 'x'" in str(error) or "of modality 'x'" in str(error), error
+        assert "\n" not in str(error)
+        stopped = True
+    else:
+        assert all(map(math.isfinite, history.loss))
+        stopped = False
+    assert all(bool(value.isfinite().all()) for value in vae.state_dict().values())
+    return not stopped
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_whatever_a_network_gives_the_loss_is_finite_or_the_modality_is_named(likelihood, dtype):
+    x = {"fine": torch.randn(10, 2), "x": data(likelihood, 10)}
+    torch.set_default_dtype(dtype)
+    through = [finite_or_named(with_a_healthy_one(likelihood, factor), x) for factor in (1.0, 1e2, 1e4, 1e12, 1e30)]
+    assert through[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_counts_and_scales_at_their_ends_are_finite(dtype):
+    """Each log-probability in its closed form: sure and wrong, sure and right, the top count, the smallest scale."""
+    torch.set_default_dtype(dtype)
+    z = torch.zeros(1, 2)
+
+    def of(number):
+        net = nn.Linear(2, 1)
+        nn.init.constant_(net.bias, number)
+        return net
+
+    wrong = mm.BernoulliLikelihood(of(-1e6))(z).log_prob(torch.ones(1, 1))
+    right = mm.BernoulliLikelihood(of(1e6))(z).log_prob(torch.ones(1, 1))
+    assert wrong.item() == -1e6 and right.item() == 0
+    top = mm.BinomialLikelihood(of(1e4), 2**16)(z)
+    assert top.log_prob(torch.full((1, 1), 2.0**16)).item() == pytest.approx(0, abs=0.1)
+    assert top.log_prob(torch.zeros(1, 1)).item() == pytest.approx(-1e4 * 2**16, rel=1e-6)
+    narrow = mm.NormalLikelihood(of(0.0), mm.Positive(of(-1e4)))(z).log_prob(torch.ones(1, 1))
+    assert narrow.item() == pytest.approx(-0.5e10 + math.log(1e5) - 0.5 * math.log(2 * math.pi), rel=1e-4)
+    many = mm.PoissonLikelihood(of(math.log(1e6)))(z).log_prob(torch.full((1, 1), 1e6))
+    assert many.item() == pytest.approx(-0.5 * math.log(2 * math.pi * 1e6), abs=1.5 if dtype == torch.float32 else 1e-5)
+    spread = mm.NegativeBinomialLikelihood(of(math.log(1e6)), 1e-3)(z).log_prob(torch.full((1, 1), 1e6))
+    assert math.isfinite(spread.item()) and spread.item() < 0
+
+
+class Cusp(nn.Module):
+    """Gives what the network gives; its gradient is not a number."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z):
+        out = self.net(z)
+        return out + (0 * out).sqrt() if self.training else out
+
+
+def test_a_gradient_that_is_not_a_number_is_found_in_the_step_that_ends_an_epoch():
+    vae, x = three(), three_rows(10)
+    vae.modalities["counts"].decoder.net = Cusp(vae.modalities["counts"].decoder.net)
+    before = [p.detach().clone() for p in vae.parameters()]
+    with pytest.raises(FloatingPointError, match=r"weights are no longer finite in epoch 0.* of modality 'counts'"):
+        mm.fit(vae, x, epochs=1, batch_size=10, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters()))
+    with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch 0, step 1, from .* of modality 'counts'"):
+        mm.fit(vae, x, epochs=1, batch_size=5, progress=False)
+
+
+def two_tables(scale, weight=1.0):
+    """Two tables that say the same of a code; the numbers of the second are `scale` times as large."""
+    z = torch.randn(200, 2)
+    x = {"a": z @ torch.randn(2, 5), "b": scale * (z @ torch.randn(2, 5))}
+    x = {name: value + 0.5 * value.std() * torch.randn(200, 5) for name, value in x.items()}
+    parts = {k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 16, 5)), mm.encoder(5, 16, dim=2)) for k in x}
+    parts["b"].weight = weight
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), x
+
+
+def test_pulls_are_the_slopes_of_the_log_likelihoods():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(20)
+    vae.modalities["b"].weight = 3.0
+    batch = vae.check(x, {"a": torch.arange(20) < 15})
+    state = torch.get_rng_state()
+    found = pulls(vae.model, batch)
+    torch.set_rng_state(state)
+    z = poutine.trace(vae.model).get_trace(batch, batch.mask).nodes["z"]["value"].squeeze(1)
+    for name, rows in (("a", 15), ("b", 20), ("c", 20)):
+        w, noise = truth.loading[name], truth.noise[name]
+        slope = (x[name] - z @ w.T - truth.offset[name]) @ w / noise**2
+        expected = slope[:rows].norm(dim=-1).mean() * (3 if name == "b" else 1)
+        assert found[name] == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_a_modality_in_units_a_million_times_smaller_is_named_with_the_factor_and_a_remedy():
+    vae, x = two_tables(1e6)
+    with pytest.warns(UserWarning, match=r"'b' pulls .* times as hard as 'a', which will hardly be learnt") as caught:
+        mm.fit(vae, x, epochs=50, batch_size=100, progress=False)
+    assert 3e5 < float(str(caught[0].message).split("code ")[1].split(" times")[0].replace(",", "")) < 3e6
+    assert all(bool(p.isfinite().all()) for p in vae.parameters())
+
+
+@pytest.mark.parametrize(("scale", "weight"), [(1.0, 1.0), (30.0, 1.0), (1e6, 1e-6)])
+def test_tables_in_like_units_and_a_weight_that_makes_up_for_them_are_no_warning(scale, weight):
+    vae, x = two_tables(scale, weight)
+    mm.fit(vae, x, epochs=50, batch_size=100, progress=False)  # a warning would be an error here
+
+
+def test_the_look_at_the_balance_leaves_no_trace(monkeypatch):
+    """The same losses and weights to the bit, dropout included; and only runs of a hundred steps are looked at."""
+    looked, outcomes = [], []
+    real = mm.training.loop.warn_of_drowning
+    for look in (lambda *a: looked.append(real(*a)), lambda *a: None):
+        monkeypatch.setattr("pyro_mmvae.training.loop.warn_of_drowning", look)
+        torch.manual_seed(3)
+        vae, x = two_tables(1.0)
+        vae.modalities["a"].trunk = nn.Dropout(0.5)
+        history = mm.fit(vae, x, epochs=34, batch_size=70, lr=1e-2, progress=False)
+        outcomes.append([history.loss, *(p.tolist() for p in vae.parameters())])
+    assert looked == [None] and outcomes[0] == outcomes[1]
+    monkeypatch.setattr("pyro_mmvae.training.loop.warn_of_drowning", lambda *a: looked.append(a))
+    mm.fit(vae, x, epochs=33, batch_size=70, progress=False)
+    assert looked == [None]
