@@ -17,6 +17,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.modality import Experts
 from pyro_mmvae.objectives import Objective, Pass, dropped
 from pyro_mmvae.observe import observe
+from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import program
 from pyro_mmvae.storage import save
 from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
@@ -42,7 +43,7 @@ class TwoLevels(nn.Module):
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
         """As in `MultimodalVAE`."""
         batch, seen = self.bottom.open(x, mask)
-        with pyro.plate("data", batch.rows, dim=-2):
+        with plate("data", batch.rows, dim=-2):
             z = pyro.sample("z", self.top.prior(None))  # type: ignore[misc]
             for name, modality in self.bottom.explained(x, seen, view):
                 w = pyro.sample(f"{name}.w", self._below(name, z))
@@ -54,7 +55,7 @@ class TwoLevels(nn.Module):
         """As in `MultimodalVAE`."""
         batch, seen = self.bottom.open(x, mask)
         own = self._codes(x, mask, view.given)
-        with pyro.plate("data", batch.rows, dim=-2):
+        with plate("data", batch.rows, dim=-2):
             z = pyro.sample("z", self.top.fusion(self._messages(own)))  # type: ignore[misc]
             for name, _ in self.bottom.explained(x, seen, view):
                 pyro.sample(f"{name}.w", own.where_seen(name, self._below(name, z)))

@@ -14,6 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_mmvae.distributions import Normal
 from pyro_mmvae.networks import SMALLEST
 
 
@@ -145,7 +146,7 @@ class NormalLikelihood(Likelihood):
         self.scale = _scale(scale)
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        return dist.Normal(out, self.scale(z))
+        return Normal(out, self.scale(z))
 
 
 class LaplaceLikelihood(NormalLikelihood):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro.distributions as dist
@@ -59,16 +59,16 @@ class Seen(NamedTuple):
     Attributes:
         x: (row, repeat, *event), zero where hidden.
         entries: bool (row, repeat), where anything was observed.
+        flat: which of the row * repeat entries these are, (entry,); None = all.
         rows: the rows with an observed entry, (observed,); None = every row.
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
-        whole: every entry is observed.
     """
 
     x: Tensor
     entries: Tensor
+    flat: Tensor | None
     rows: Tensor | None
     elements: Tensor | None
-    whole: bool
 
     @classmethod
     def of(cls, batch: Batch, name: str, repeated: bool) -> Seen:
@@ -78,26 +78,55 @@ class Seen(NamedTuple):
         elif mask.dim() == 1:
             mask = mask.unsqueeze(1).expand(x.shape[:2])
         if name in batch.complete:
-            return cls(x, mask.new_ones(()).expand(x.shape[:2]), None, None, True)
+            return cls(x, mask.new_ones(()).expand(x.shape[:2]), None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
-        rows = entries.any(-1)
-        every = bool(rows.all())
-        return cls(x, entries, None if every else rows.nonzero().squeeze(-1), mask if mask.dim() > 2 else None, False)
+        flat = _where(entries.flatten())
+        rows = flat if entries.shape[1] == 1 else _where(entries.any(-1))
+        return cls(x, entries, flat, rows, mask if mask.dim() > 2 else None)
+
+    def values(self) -> Tensor:
+        """The seen entries of x, (entry, *event)."""
+        x = self.x.flatten(0, 1)
+        return x if self.flat is None else x.index_select(0, self.flat)
+
+    def scatter(self, value: Tensor) -> Tensor:
+        """From (entry, ...) to (row, repeat, ...), with the first entry's value where nothing was seen."""
+        if self.flat is not None:
+            # A seen entry's parameters are valid ones whatever the family; no gradient passes through the copies.
+            full = value[:1].detach().expand(self.entries.numel(), *value.shape[1:])
+            value = full.index_copy(0, self.flat, value)
+        return value.reshape(*self.entries.shape, *value.shape[1:])
 
 
-class Stack(NamedTuple):
+def _where(seen: Tensor) -> Tensor | None:
+    """The places of True in (place,); None = everywhere."""
+    places = seen.nonzero().squeeze(-1)
+    return None if len(places) == len(seen) else places
+
+
+class Stack:
     """The normal experts of a batch side by side, one for each modality and repeat.
 
     Attributes:
-        loc, scale: (expert, row, 1, dim), 0 and 1 where nothing was seen.
-        given: bool (expert, row, 1).
-        modality: which modality each expert belongs to, (expert,).
+        loc, scale: (expert, row, 1, dim), of no meaning where nothing was seen.
+        modality: which modality each expert belongs to.
+        whole: whether every expert is there in every row.
     """
 
-    loc: Tensor
-    scale: Tensor
-    given: Tensor
-    modality: Tensor
+    def __init__(self, normals: Mapping[str, dist.Normal], seen: Mapping[str, Seen]):
+        self._seen = [seen[name] for name in normals]
+        self.loc = self._beside([q.loc for q in normals.values()])
+        self.scale = self._beside([q.scale for q in normals.values()])
+        self.modality = [position for position, s in enumerate(self._seen) for _ in range(s.entries.shape[1])]
+        self.whole = all(s.flat is None for s in self._seen)
+
+    def _beside(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.cat([s.scatter(value).transpose(0, 1) for value, s in zip(values, self._seen)]).unsqueeze(2)
+
+    @property
+    def given(self) -> Tensor:
+        """Where the experts are, bool (expert, row, 1)."""
+        return torch.cat([s.entries.transpose(0, 1) for s in self._seen]).unsqueeze(2)
 
 
 class Experts(Mapping[str, Distribution]):
@@ -139,7 +168,7 @@ class Experts(Mapping[str, Distribution]):
 
     def __getitem__(self, name: str) -> Distribution:
         seen = self.seen[name]
-        return mapped(self.entries(name), lambda value, event_dims: _scatter(value, seen))
+        return mapped(self.entries(name), lambda value, _: seen.scatter(value))
 
     def entries(self, name: str) -> Distribution:
         """q(z | x_m) of the seen entries alone, batch (entry,)."""
@@ -171,7 +200,12 @@ class Experts(Mapping[str, Distribution]):
     @property
     def prior(self) -> Distribution:
         """The model's own prior, batch (row, 1)."""
-        return self._prior().expand((self.rows, 1))
+        return self.plain_prior.expand((self.rows, 1))
+
+    @property
+    def plain_prior(self) -> Distribution:
+        """The model's own prior, of a batch that broadcasts to (row, 1)."""
+        return self._prior()
 
     @property
     def device(self) -> torch.device | None:
@@ -182,7 +216,7 @@ class Experts(Mapping[str, Distribution]):
         """What the modality's trunk says of its seen entries, (entry, ...)."""
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
-            x = seen.x.flatten(0, 1) if seen.whole else seen.x[seen.entries]
+            x = seen.values()
             try:
                 if isinstance(trunk, SeesHoles):
                     self._features[name] = trunk(x, _holes(x, seen))
@@ -222,19 +256,16 @@ class Experts(Mapping[str, Distribution]):
         Raises:
             TypeError: an expert is no diagonal normal.
         """
-        locs, scales, given, which = [], [], [], []
-        for position, (name, seen) in enumerate(self.given.items()):
-            expert, data = self.entries(name), self.seen[name]
+        normals = {}
+        for name in self.given:
+            expert = self.entries(name)
             if not is_normal(expert):
                 raise TypeError(
                     f"the expert of {name!r} is {_title(expert)}, but this fusion multiplies normals;"
                     " give the encoder a NormalHead, or use MoE()"
                 )
-            locs.append(_scatter(expert.base_dist.loc, data).movedim(1, 0).unsqueeze(2))
-            scales.append(_scatter(expert.base_dist.scale, data).movedim(1, 0).unsqueeze(2))
-            given.append(seen.movedim(1, 0).unsqueeze(2))
-            which += [position] * seen.shape[1]
-        return Stack(torch.cat(locs), torch.cat(scales), torch.cat(given), torch.tensor(which, device=given[0].device))
+            normals[name] = expert.base_dist
+        return Stack(normals, self.seen)
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
         features = self.features(name)
@@ -278,21 +309,13 @@ def _holes(x: Tensor, seen: Seen) -> Tensor:
     """Which elements of the seen entries x (entry, *event) were observed, bool, of the same shape."""
     if seen.elements is None:
         return torch.ones_like(x, dtype=torch.bool)
-    mask = seen.elements[seen.entries]
+    mask = seen.elements.flatten(0, 1)
+    mask = mask if seen.flat is None else mask.index_select(0, seen.flat)
     return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
 
 
 def _column(q: Distribution, column: slice) -> Distribution:
     return mapped(q, lambda value, _: value[:, column])
-
-
-def _scatter(value: Tensor, seen: Seen) -> Tensor:
-    """From (entry, ...) to (row, repeat, ...), with the first entry's value where nothing was seen."""
-    if seen.whole:
-        return value.unflatten(0, seen.entries.shape)
-    # A seen entry's parameters are valid ones whatever the family; no gradient passes through the copies.
-    full = value[:1].detach().unsqueeze(0).expand(*seen.entries.shape, *value.shape[1:])
-    return full.index_put(tuple(seen.entries.nonzero(as_tuple=True)), value)
 
 
 def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distribution:

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyro_mmvae.data import BadRow, Batch
 from pyro_mmvae.distributions import Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen, failure
+from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
 
 
@@ -26,7 +27,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         seen: the data, or None to draw one entry a row.
     """
     if seen is None:
-        with pyro.plate(f"{name}_plate", 1, dim=-1):
+        with plate(f"{name}_plate", 1, dim=-1):
             pyro.sample(name, decode(name, modality, latent))
         return
     rows, repeats = seen.entries.shape
@@ -46,14 +47,14 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
         x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.elements[at], seen.elements.dim() - 2)
-    elif repeats > 1 and not seen.whole:
+    elif repeats > 1 and seen.flat is not None:
         fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
         x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.entries[at])
     if seen.rows is not None:
         p = Rows(p, seen.rows, rows)
     weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
-    with pyro.plate(f"{name}_plate", repeats, dim=-1), weight:
+    with plate(f"{name}_plate", repeats, dim=-1), weight:
         pyro.sample(name, p, obs=x)
 
 

@@ -19,6 +19,7 @@ from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
 from pyro_mmvae.observe import check_values, decode, observe
+from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import alone, program
 from pyro_mmvae.storage import save
 
@@ -117,7 +118,7 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
-        with pyro.plate("data", batch.rows, dim=-2):
+        with plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
             for name, modality in self.explained(x, seen, view):
                 has = modality.private is not None
@@ -134,7 +135,7 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
-        with pyro.plate("data", batch.rows, dim=-2):
+        with plate("data", batch.rows, dim=-2):
             z = None if self.fusion is None else pyro.sample("z", _part(self.fusion(experts), view.stratum))
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:

@@ -21,6 +21,8 @@ FLOORS = [
         "arviz_adapter",
         "storage",
         "chance",
+        "plates",
+        "direct",
     },
     {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset"},
     {"fusion", "priors", "guess", "observe", "processes"},

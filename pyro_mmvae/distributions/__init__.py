@@ -8,6 +8,7 @@ from pyro_mmvae.distributions.base import Stacked, mapped, parameters_of, stacke
 from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
+from pyro_mmvae.distributions.normal import Normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
 from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, stratum
@@ -18,6 +19,7 @@ __all__ = [
     "Columnwise",
     "LogPool",
     "Mixture",
+    "Normal",
     "Rows",
     "Stacked",
     "Stratum",

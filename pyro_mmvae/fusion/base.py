@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.modality import Experts, is_normal, otherwise
+from pyro_mmvae.modality import Experts, Stack, is_normal, otherwise
 
 
 class Fusion(nn.Module):
@@ -47,35 +47,43 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
-def product(precision: Tensor, shift: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
-    """loc and scale of a product of normals from precisions and precision-weighted means along an axis."""
-    total = precision.sum(axis)
-    return shift.sum(axis) / total, total.rsqrt()
+def product(precision: Tensor, shift: Tensor) -> Distribution:
+    """The normal with that precision and precision-weighted mean."""
+    return dist.Normal(shift / precision, precision.rsqrt()).to_event(1)
 
 
-def natural(experts: Experts) -> tuple[Tensor, Tensor, Tensor]:
-    """Precision and precision-weighted mean of the given experts, (expert, row, 1, dim), zero where not given, and
-    `given` (expert, row, 1)."""
+def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
+    """Precision and precision-weighted mean of the experts, (expert, row, 1, dim), zero where not given, and the
+    experts that they are of."""
     stack = experts.stack()
-    precision = torch.where(stack.given.unsqueeze(-1), stack.scale**-2, 0)
-    return precision, precision * stack.loc, stack.given
+    precision = stack.scale**-2
+    if not stack.whole:
+        precision = torch.where(stack.given.unsqueeze(-1), precision, 0)
+    return precision, precision * stack.loc, stack
 
 
-def prior_normal(experts: Experts) -> Distribution:
-    """The prior as a factor of a product, batch (row, 1): the model's if it is normal, else N(0, I)."""
-    prior = experts.prior
+def prior_normal(experts: Experts) -> dist.Normal:
+    """The prior as a factor of a product, of a batch that broadcasts to (row, 1): the model's if it is a diagonal
+    normal, else N(0, I)."""
+    prior = experts.plain_prior
     if is_normal(prior):
-        return prior
-    shape = (*prior.batch_shape, *prior.event_shape)
-    first = experts[next(iter(experts))].base_dist.loc  # for dtype and device
-    return dist.Normal(first.new_zeros(shape), first.new_ones(shape)).to_event(1)
+        return prior.base_dist
+    first = experts.entries(next(iter(experts))).base_dist.loc  # for dtype and device
+    return dist.Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
 
 
 def with_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Precisions and shifts (expert, row, 1, dim) with those of the prior in front."""
-    prior = prior_normal(experts).base_dist
+    prior = prior_normal(experts).expand(precision.shape[1:])
     own = prior.scale**-2
     return torch.cat([own.unsqueeze(0), precision]), torch.cat([(own * prior.loc).unsqueeze(0), shift])
+
+
+def times_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Precision and shift (..., row, 1, dim) of a product with the prior as one more factor."""
+    prior = prior_normal(experts)
+    own = prior.scale**-2
+    return precision + own, shift + own * prior.loc
 
 
 def even(given: Tensor) -> Tensor:

@@ -103,10 +103,7 @@ class LadderPoE(Fusion):
             says = self.levels[level][name](both).base_dist
             precisions.append(given[..., position : position + 1] * says.scale**-2)
             shifts.append(precisions[-1] * says.loc)
-        loc, scale = product(
-            torch.stack(torch.broadcast_tensors(*precisions)), torch.stack(torch.broadcast_tensors(*shifts))
-        )
-        return dist.Normal(loc, scale).to_event(1)
+        return product(sum(precisions[1:], precisions[0]), sum(shifts[1:], shifts[0]))
 
     def _context(self, experts: Experts) -> Tensor:
         """Features and indicators of all modalities, (row, 1, sum of sizes + modalities), repeats averaged."""

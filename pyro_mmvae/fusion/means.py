@@ -107,7 +107,7 @@ def side_by_side(experts: Experts, prior_expert: bool) -> tuple[Tensor, Tensor, 
     stack = experts.stack()
     if not prior_expert:
         return stack.loc, stack.scale, stack.given
-    prior = prior_normal(experts).base_dist
+    prior = prior_normal(experts).expand(stack.loc.shape[1:])
     loc = torch.cat([prior.loc.unsqueeze(0), stack.loc])
     scale = torch.cat([prior.scale.unsqueeze(0), stack.scale])
     return loc, scale, torch.cat([torch.ones_like(stack.given[:1]), stack.given])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, stacked
-from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, with_prior
+from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, times_prior, with_prior
 from pyro_mmvae.modality import Experts
 
 
@@ -37,13 +36,13 @@ class PoE(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
-        precision, shift, given = natural(experts)
+        factors, shifts, stack = natural(experts)
+        precision, shift = factors.sum(0), shifts.sum(0)
         if self.prior_expert:
-            precision, shift = with_prior(experts, precision, shift)
+            precision, shift = times_prior(experts, precision, shift)
         else:
-            precision = filled(precision, given)
-        loc, scale = product(precision, shift)
-        return dist.Normal(loc, scale).to_event(1)
+            precision = filled(precision, stack.given)
+        return product(precision, shift)
 
 
 class GeneralizedPoE(Fusion):
@@ -76,17 +75,16 @@ class GeneralizedPoE(Fusion):
         self.prior_logits = nn.Parameter(torch.zeros(dim)) if prior_expert else None
 
     def fuse(self, experts: Experts) -> Distribution:
-        precision, shift, given = natural(experts)
-        logits = torch.stack([self._logits(name) for name in experts])[experts.stack().modality]
+        precision, shift, stack = natural(experts)
+        given, logits = stack.given, torch.stack([self._logits(name) for name in experts])[stack.modality]
         logits = logits.unsqueeze(1).unsqueeze(1)
         if self.prior_logits is not None:
             precision, shift = with_prior(experts, precision, shift)
             logits = torch.cat([self.prior_logits.expand(1, 1, 1, -1), logits])
             given = torch.cat([torch.ones_like(given[:1]), given])
         weights = torch.where(given.unsqueeze(-1), logits.exp(), 0)
-        weights = weights / filled(weights, given).sum(0)
-        loc, scale = product(filled(weights * precision, given), weights * shift)
-        return dist.Normal(loc, scale).to_event(1)
+        weights = weights / filled(weights.sum(0), given)
+        return product(filled((weights * precision).sum(0), given), (weights * shift).sum(0))
 
     def _logits(self, name: str) -> Tensor:
         if name not in self.logits:
@@ -119,14 +117,14 @@ class GeometricMean(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
-        precision, shift, given = natural(experts)
-        count = given.sum(0).clamp(min=1).unsqueeze(-1) + float(self.prior_expert)
+        factors, shifts, stack = natural(experts)
+        precision, shift = factors.sum(0), shifts.sum(0)
+        count = stack.given.sum(0).clamp(min=1).unsqueeze(-1) + float(self.prior_expert)
         if self.prior_expert:
-            precision, shift = with_prior(experts, precision, shift)
+            precision, shift = times_prior(experts, precision, shift)
         else:
-            precision = filled(precision, given)
-        loc, scale = product(precision, shift)
-        return dist.Normal(loc, scale * count.sqrt()).to_event(1)
+            precision = filled(precision, stack.given)
+        return product(precision / count, shift / count)
 
 
 class MoE(Fusion):

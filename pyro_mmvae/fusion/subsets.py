@@ -12,7 +12,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture
-from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal
+from pyro_mmvae.fusion.base import Fusion, even, natural, times_prior
 from pyro_mmvae.modality import Experts
 
 COMPONENTS = 63  # all subsets of six modalities
@@ -54,8 +54,7 @@ class MoPoE(Fusion):
         members, there = subsets(parts.given, self.components)
         precision, shift = over(members, parts.sums[0]), over(members, parts.sums[1])
         if self.prior_expert:
-            prior = prior_normal(experts).base_dist
-            precision, shift = precision + prior.scale**-2, shift + prior.loc * prior.scale**-2
+            precision, shift = times_prior(experts, precision, shift)
         else:
             precision = torch.where(there.unsqueeze(-1), precision, 1)
         return Mixture(dist.Normal(shift / precision, precision.rsqrt()).to_event(1), even(there))
@@ -179,7 +178,8 @@ def pooled(experts: Experts, *values: Tensor) -> Sums:
         return Sums(list(values), stack.given)
     given = torch.stack([seen.any(-1, keepdim=True) for seen in experts.given.values()])
     shape = (len(experts), *values[0].shape[1:-1])
-    return Sums([v.new_zeros(*shape, v.shape[-1]).index_add(0, stack.modality, v) for v in values], given)
+    which = torch.tensor(stack.modality, device=given.device)
+    return Sums([v.new_zeros(*shape, v.shape[-1]).index_add(0, which, v) for v in values], given)
 
 
 def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,15 @@ class StandardNormal(nn.Module):
     """
 
     loc: Tensor
+    scale: Tensor
 
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("loc", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        return dist.Normal(self.loc, self.scale).to_event(1)
 
 
 class LearnedNormal(nn.Module):

@@ -11,13 +11,13 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
+from pyro_mmvae.direct import DirectELBO
 from pyro_mmvae.programs import Program, alone
 from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
@@ -66,7 +66,8 @@ def fit(
         batch_size: rows a step; ignored for an iterable of batches.
         lr: learning rate at the start.
         schedule: progress (0 to 1) -> factor of the learning rate; `mm.constant` for none.
-        loss: a Pyro ELBO, such as `Trace_ELBO(num_particles=4, vectorize_particles=True)` or an objective of ours.
+        loss: a Pyro ELBO, such as `Trace_ELBO(num_particles=4, vectorize_particles=True)` or an objective of ours; None
+            is `Trace_ELBO()`, run without traces where the draws allow it.
         validation: held-out `x` or `(x, mask)`: its loss is measured each epoch under common random numbers, and the
             weights of the best epoch are kept.
         patience: stop after so many epochs without a better validation loss.
@@ -107,7 +108,7 @@ def fit(
     """
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
-    loss, make = Trace_ELBO() if loss is None else loss, optimizer or _adam
+    loss, make = DirectELBO() if loss is None else loss, optimizer or _adam
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
         "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,

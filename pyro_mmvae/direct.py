@@ -1,0 +1,71 @@
+"""The ELBO without a trace: what `fit` minimises if no other loss is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import Trace_ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+
+class DirectELBO(Trace_ELBO):
+    """`Trace_ELBO` with less to do: the sites are scored while the programs run, and no trace is built.
+
+    That holds for one particle whose draws are all reparameterised. Where the guide has others, or there are more
+    particles, it is `Trace_ELBO` itself that answers.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> guide = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> DirectELBO().differentiable_loss(model, guide)
+        tensor(0.)
+    """
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of one draw, a scalar that can be differentiated."""
+        if self.num_particles == 1 and not self.vectorize_particles and not isinstance(guide, Messenger):
+            with Scored({}) as q:
+                guide(*args, **kwargs)
+            if q.reparameterised:
+                with Scored(q.draws) as p:
+                    model(*args, **kwargs)
+                return torch.as_tensor(q.log_prob - p.log_prob)
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+
+class Scored(Messenger):
+    """Sums the log-probabilities of all sites that run under it, in nats, as their handlers scale and mask them.
+
+    Args:
+        given: site -> value to take in place of a draw.
+
+    Attributes:
+        draws: site -> what was drawn, or taken.
+        reparameterised: whether gradients flow through every draw.
+    """
+
+    def __init__(self, given: Mapping[str, Tensor]):
+        super().__init__()
+        self.given, self.draws = given, dict[str, Tensor]()
+        self.log_prob: Tensor | float = 0.0
+        self.reparameterised = True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.given and not msg["is_observed"]:
+            msg["value"] = self.given[msg["name"]]
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        fn, value = msg["fn"], msg["value"]
+        if not msg["is_observed"]:
+            self.draws[msg["name"]] = value
+        if site_is_subsample(msg):  # the model takes the rows that the guide took
+            return
+        self.reparameterised = self.reparameterised and (msg["is_observed"] or fn.has_rsample)
+        log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
+        self.log_prob = self.log_prob + scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()

@@ -1,0 +1,41 @@
+"""Plates over all of their rows, for programs that run many times a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.subsample_messenger import SubsampleMessenger
+
+
+class plate(pyro.plate):
+    """`pyro.plate` without what costs time in it and is of no use where nothing is subsampled.
+
+    It leaves a distribution that has its size already as it is, where Pyro makes an expanded copy for each plate, and
+    its subsample site is there only under validation, which compares the plates of model and guide. To every handler
+    it is the plate that it derives from.
+
+    Args:
+        name: of the frame.
+        size: number of independent entries.
+        dim: the axis of the batch that it takes, counted from the right.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> with plate("data", 3, dim=-2), plate("repeat", 2, dim=-1):
+        ...     pyro.sample("x", dist.Normal(0.0, 1.0)).shape
+        torch.Size([3, 2])
+    """
+
+    @staticmethod
+    def _subsample(name: str, size: Any = None, *args: Any) -> tuple[int, int, torch.Tensor | None]:
+        return SubsampleMessenger._subsample(name, size, *args) if is_validation_enabled() else (size, size, None)
+
+    def _process_message(self, msg: Any) -> None:
+        SubsampleMessenger._process_message(self, msg)
+        shape = getattr(msg["fn"], "batch_shape", ())
+        if len(shape) < -self.dim or shape[self.dim] != self.size:
+            BroadcastMessenger._pyro_sample(msg)

@@ -1,0 +1,116 @@
+"""What is there for speed alone says the same as what it stands in for."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from pyro.infer import Trace_ELBO
+
+import pyro_mmvae as mm
+from pyro_mmvae.direct import DirectELBO
+from pyro_mmvae.distributions import Normal
+from pyro_mmvae.plates import plate
+from pyro_mmvae.programs import scaled
+
+
+@pytest.mark.parametrize("fusion", ["PoE", "MoE", "MoPoE", "CoDE"])
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_the_elbo_without_a_trace_is_trace_elbo(fusion, beta):
+    """Loss and gradients of the same draws."""
+    vae, x, mask = three(fusion=fusion), three_rows(20), three_holes(20)
+    found = []
+    for loss in (Trace_ELBO(), DirectELBO()):
+        pyro.set_rng_seed(0)
+        with scaled({"z": beta}):
+            value = loss.differentiable_loss(vae.model, vae.guide, x, mask)
+        found.append([value.detach(), *torch.autograd.grad(value, list(vae.parameters()))])
+    for ours, theirs in zip(*found):
+        assert torch.allclose(ours, theirs, atol=1e-9)
+
+
+def test_draws_without_gradients_are_left_to_the_score_function():
+    """A guide over a coin: the gradient of its logit needs REINFORCE."""
+    logit = torch.zeros((), requires_grad=True)
+
+    def model():
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.0))
+
+    def guide():
+        pyro.sample("z", dist.Bernoulli(logits=logit))
+
+    draws = [torch.autograd.grad(DirectELBO().differentiable_loss(model, guide), logit)[0] for _ in range(2000)]
+    draws = torch.stack(draws)
+    # d/dl KL(q || p(z | x)) at l = 0 is p (1 - p) (l - log odds of the posterior), with log odds 1/2
+    assert abs(draws.mean() + 0.125) < 4 * draws.std() / 2000**0.5
+
+
+def test_particles_are_left_to_trace_elbo():
+    vae, x, found = three(), three_rows(10), []
+    for loss in (Trace_ELBO, DirectELBO):
+        pyro.set_rng_seed(0)
+        elbo = loss(num_particles=5, vectorize_particles=True, max_plate_nesting=2)
+        found.append(elbo.differentiable_loss(vae.model, vae.guide, x).item())
+    assert found[0] == found[1]
+
+
+def test_model_and_guide_that_subsample_take_the_same_rows():
+    data, scale = torch.arange(100.0), torch.tensor(1.0)
+    taken = []
+
+    def program(kind):
+        def run():
+            with pyro.plate("data", 100, subsample_size=5) as rows:
+                taken.append(rows)
+                z = pyro.sample("z", dist.Normal(data[rows], scale))
+                if kind == "model":
+                    pyro.sample("x", dist.Normal(z, scale), obs=data[rows])
+
+        return run
+
+    pyro.set_rng_seed(3)
+    DirectELBO().differentiable_loss(program("model"), program("guide"))
+    assert torch.equal(*taken)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 1, 3)])
+def test_a_normal_with_a_narrow_scale_is_the_normal(shape):
+    loc, scale = torch.randn(4, 2, 3, requires_grad=True), (torch.rand(shape) + 0.5).requires_grad_()
+    value = torch.randn(4, 2, 3)
+    ours, theirs = Normal(loc, scale).to_event(1), dist.Normal(loc, scale).to_event(1)
+    for one, other in ((ours, theirs), (ours.expand((5, 4, 2)), theirs.expand((5, 4, 2)))):
+        assert torch.allclose(one.log_prob(value), other.log_prob(value))
+        gradients = [torch.autograd.grad(q.log_prob(value).sum(), (loc, scale)) for q in (one, other)]
+        assert all(torch.allclose(a, b) for a, b in zip(*gradients))
+        assert torch.equal(one.variance, other.variance) and one.variance.shape == other.variance.shape
+
+
+def test_a_plate_is_pyros_plate():
+    """Same frames, shapes and densities, under particles too, and the same error for a wrong size."""
+    found = []
+    for kind in (pyro.plate, plate):
+
+        def model(kind=kind):
+            with kind("data", 4, dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with kind("repeat", 3, dim=-1):
+                    pyro.sample("x", dist.Normal(z, 1.0).expand(z.shape), obs=torch.ones(4, 3))
+
+        with pyro.plate("particles", 2, dim=-3):
+            pyro.set_rng_seed(0)
+            trace = pyro.poutine.trace(model).get_trace()
+        frames = [trace.nodes[name]["cond_indep_stack"] for name in ("z", "x")]
+        found.append((float(trace.log_prob_sum()), trace.nodes["z"]["value"].shape, frames))
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="Shape mismatch"), plate("data", 4, dim=-1):
+        pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+
+
+def test_fit_takes_the_elbo_without_a_trace(monkeypatch):
+    def traced(*args):
+        raise AssertionError("a trace was built")
+
+    vae, x = three(), three_rows(20)
+    monkeypatch.setattr(Trace_ELBO, "_get_trace", traced)
+    mm.fit(vae, x, epochs=1, progress=False)
