@@ -20,7 +20,7 @@ class DirectELBO(Trace_ELBO):
     particles, it is `Trace_ELBO` itself that answers.
 
     Example:
-        >>> import pyro.distributions as dist
+        >>> import pyro, pyro.distributions as dist
         >>> model = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
         >>> guide = lambda: pyro.sample("z", dist.Normal(0.0, 1.0))
         >>> DirectELBO().differentiable_loss(model, guide)

@@ -10,6 +10,7 @@ from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.normal import Normal
 from pyro_mmvae.distributions.pool import LogPool
+from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
 from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, stratum
 
@@ -20,6 +21,7 @@ __all__ = [
     "LogPool",
     "Mixture",
     "Normal",
+    "ProductMixture",
     "Rows",
     "Stacked",
     "Stratum",
@@ -28,9 +30,11 @@ __all__ = [
     "by_component",
     "detached",
     "feasible",
+    "indicator",
     "mapped",
     "masked",
     "parameters_of",
+    "pick_members",
     "stacked",
     "stratum",
 ]

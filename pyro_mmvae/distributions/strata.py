@@ -11,6 +11,7 @@ from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, Stacked, mapped
 from pyro_mmvae.distributions.mixture import Mixture, _pick
+from pyro_mmvae.distributions.products import ProductMixture, ProductSurrogate
 from pyro_mmvae.distributions.rows import Switch
 
 
@@ -73,7 +74,7 @@ class Stratum(Frozen):
         return self.component().rsample(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        own = isinstance(self.mixture, Surrogate)
+        own = isinstance(self.mixture, (Surrogate, ProductSurrogate))
         return self.component().log_prob(value) if own else self.mixture.log_prob(value)
 
 
@@ -90,6 +91,8 @@ def by_component(q: Distribution) -> Distribution:
     """The same mixture, scored by the component that was drawn; other distributions as they are."""
     if isinstance(q, Switch):
         return Switch(q.condition, by_component(q.yes), q.no)
+    if isinstance(q, ProductMixture):
+        return q.by_component()
     if isinstance(q, Mixture) and not isinstance(q, Surrogate):
         return Surrogate(q.components, q.weights)
     return q
@@ -116,6 +119,8 @@ def detached(q: Distribution) -> Distribution:
         new = Surrogate(mapped(q.components, _stop), q.weights.detach())
         new.index = q.index
         return new
+    if isinstance(q, ProductSurrogate):
+        return q.scoring(mapped(q.last, _stop))
     return mapped(q, _stop)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import combinations
 from typing import NamedTuple
 
 import pyro.distributions as dist
@@ -11,11 +10,13 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture
-from pyro_mmvae.fusion.base import Fusion, even, natural, times_prior
-from pyro_mmvae.modality import Experts
+from pyro_mmvae.distributions import Mixture, ProductMixture, indicator
+from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
+from pyro_mmvae.modality import Experts, Stack
 
 COMPONENTS = 63  # all subsets of six modalities
+EXACT = 1023  # all subsets of ten
+STACKED = 31  # of five: up to here a stack of all components is the faster way
 
 
 class MoPoE(Fusion):
@@ -23,15 +24,14 @@ class MoPoE(Fusion):
 
     Repeats of one modality enter its product together.
 
-    Limits: a row with n given modalities has 2^n - 1 subsets. Where that is more than `components`, so many are drawn,
-    uniformly and anew at every call, and the posterior is the mixture of those: a valid posterior, whose ELBO is on
-    average between that of the full mixture and, for `components=1`, the published one. The backward pass keeps about
-    8 components x rows x dim numbers: 8 MB at 63 components, 128 rows and 32 dimensions in float32, however many
-    modalities there are.
+    Limits: a row with n given modalities has 2^n - 1 subsets, and a step takes time in proportion. The backward pass
+    keeps few numbers whatever n is, see `ProductMixture`. With more than `components` subsets, so many of them (but 63
+    at most) are drawn, uniformly and anew at every call, and the posterior is the mixture of those: a valid posterior,
+    whose ELBO is on average between that of the full mixture and, for `components=1`, the published one.
 
     Args:
         prior_expert: whether the prior stands in every product, once.
-        components: the most products a row.
+        components: the most subsets that are all taken; ten modalities have 1,023.
 
     Reference:
         Sutter, Daunhawer and Vogt, 2021, Generalized Multimodal ELBO, https://arxiv.org/abs/2105.02470
@@ -44,20 +44,32 @@ class MoPoE(Fusion):
         torch.Size([1000, 5, 2])
     """
 
-    def __init__(self, prior_expert: bool = False, components: int = COMPONENTS):
+    def __init__(self, prior_expert: bool = False, components: int = EXACT):
         super().__init__()
         self.prior_expert, self.components = prior_expert, components
 
     def fuse(self, experts: Experts) -> Distribution:
-        precision, shift, _ = natural(experts)
+        precision, shift, stack = natural(experts)
         parts = pooled(experts, precision, shift)
-        members, there = subsets(parts.given, self.components)
+        if STACKED < 2 ** len(experts) - 1 <= self.components:
+            return self._in_chunks(experts, parts, stack)
+        members, there = subsets(parts.given, min(self.components, COMPONENTS))
         precision, shift = over(members, parts.sums[0]), over(members, parts.sums[1])
         if self.prior_expert:
             precision, shift = times_prior(experts, precision, shift)
         else:
             precision = torch.where(there.unsqueeze(-1), precision, 1)
         return Mixture(dist.Normal(shift / precision, precision.rsqrt()).to_event(1), even(there))
+
+    def _in_chunks(self, experts: Experts, parts: Sums, stack: Stack) -> Distribution:
+        (precision, shift), given = parts.sums, parts.given
+        loc = stack.loc  # nothing new to keep for the backward pass, unless repeats were pooled
+        if len(experts) < len(loc):
+            loc = shift / torch.where(given.unsqueeze(-1), precision, 1)
+        if not self.prior_expert:
+            return ProductMixture(loc, precision, given, whole=stack.whole)
+        prior = prior_normal(experts).expand(loc.shape[1:])
+        return ProductMixture(loc, precision, given, (prior.loc, prior.scale**-2), whole=stack.whole)
 
 
 class MixtureOfWasserstein(Fusion):
@@ -212,16 +224,3 @@ def over(members: Tensor, values: Tensor) -> Tensor:
     if members.shape[2] == 1:
         return torch.tensordot(members.flatten(1), values, 1)
     return torch.einsum("smrk,mrkd->srkd", members, values)
-
-
-def indicator(modalities: int, device: torch.device | None = None) -> Tensor:
-    """Which modality is in which non-empty subset, (2^M - 1, M), the smaller subsets first.
-
-    Example:
-        >>> indicator(2)
-        tensor([[1., 0.],
-                [0., 1.],
-                [1., 1.]])
-    """
-    rows = [s for size in range(1, modalities + 1) for s in combinations(range(modalities), size)]
-    return torch.tensor([[float(m in members) for m in range(modalities)] for members in rows], device=device)

@@ -1,48 +1,49 @@
-"""A training step over hand-written torch: `python -m tests.benchmarks.step [--quick] [--rounds N] [--out FILE.json]`.
+"""A training step over hand-written torch: `python -m tests.benchmarks.step [--quick] [--clock cpu] [--only small]`.
 
-All arms run in one process on copies of the same weights, in random order, one untimed run first; printed are medians
-over the rounds of the ratio to the floor in the same round, with quartiles.
+All arms run in one process on copies of the same weights and batches of the same rows, in random order, one untimed
+step before each slot; printed are medians over the rounds of the ratio to the floor in the same round, with quartiles.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import os
-import random
 import statistics
-import time
 
 import pyro
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_mmvae as mm
+from tests.benchmarks import timing
 from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data
 
+ARMS = ("fit", "svi + mm.optim", "svi + pyro.optim")
 
-def svi_epochs(vae, optimiser, x, mask, epochs):
+
+def svi_epoch(vae, optimiser, x, mask):
     """Stock SVI over batches by index."""
     svi = SVI(vae.model, vae.guide, optimiser, Trace_ELBO())
     rows = len(next(iter(x.values())))
-    for _ in range(epochs):
-        for index in torch.randperm(rows).split(BATCH):
-            svi.step({k: v[index] for k, v in x.items()}, {k: v[index] for k, v in mask.items()})
+    for index in torch.randperm(rows).split(BATCH):
+        svi.step({k: v[index] for k, v in x.items()}, {k: v[index] for k, v in mask.items()})
 
 
-def arms(name, x, mask, epochs):
-    """name -> function that trains for so many epochs on a copy of the same weights."""
+def arms(name, x, mask):
+    """name -> function that trains over that many rows, on a copy of the same weights."""
     base = build(name)
-    copies = {arm: copy.deepcopy(base) for arm in ("floor", "fit", "svi + mm.optim", "svi + pyro.optim")}
+    copies = {arm: copy.deepcopy(base) for arm in ("floor", *ARMS)}
     floor = Floor(copies["floor"])
     fused, stock = mm.optim({"lr": 1e-3}), pyro.optim.Adam({"lr": 1e-3})
     agree(base, x, mask)
+
+    def part(rows):
+        return {k: v[:rows] for k, v in x.items()}, {k: v[:rows] for k, v in mask.items()}
+
     return {
-        "floor": lambda: floor.epochs(x, mask, epochs),
-        "fit": lambda: mm.fit(copies["fit"], x, mask, epochs=epochs, batch_size=BATCH, progress=False),
-        "svi + mm.optim": lambda: svi_epochs(copies["svi + mm.optim"], fused, x, mask, epochs),
-        "svi + pyro.optim": lambda: svi_epochs(copies["svi + pyro.optim"], stock, x, mask, epochs),
+        "floor": lambda rows: floor.epochs(*part(rows), 1),
+        "fit": lambda rows: mm.fit(copies["fit"], *part(rows), epochs=1, batch_size=BATCH, progress=False),
+        "svi + mm.optim": lambda rows: svi_epoch(copies["svi + mm.optim"], fused, *part(rows)),
+        "svi + pyro.optim": lambda rows: svi_epoch(copies["svi + pyro.optim"], stock, *part(rows)),
     }
 
 
@@ -57,52 +58,21 @@ def agree(vae, x, mask):
     assert (ours.mean() - theirs.mean()).abs() < 5 * se, (ours.mean(), theirs.mean(), se)
 
 
-def measure(name, missing, rounds, epochs):
-    """Seconds a step for each arm and round."""
-    x, mask = data(name, missing)
-    steps = epochs * -(-len(next(iter(x.values()))) // BATCH)
-    running = arms(name, x, mask, epochs)
-    for run in running.values():
-        run()
-    seconds = {arm: [] for arm in running}
-    for _ in range(rounds):
-        for arm in random.sample(list(running), len(running)):
-            start = time.perf_counter()
-            running[arm]()
-            seconds[arm].append((time.perf_counter() - start) / steps)
-    return seconds
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of small, to see that it runs")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", choices=WORKLOADS)
-    parser.add_argument("--out")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    names = ["small"] if options.quick else [options.only] if options.only else list(WORKLOADS)
+    given = timing.options(__doc__, 7, "--only")
+    names = ["small"] if given.quick else [given.only] if given.only else list(WORKLOADS)
     table = {}
-    print(f"threads {options.threads}, load {os.getloadavg()[0]:.2f}; median ratio to the floor [quartiles]\n")
-    print(
-        "| workload | missing | floor, ms a step | fit | svi + mm.optim | svi + pyro.optim |\n|---|---|---|---|---|---|"
-    )
+    timing.heading("workload", "missing", "floor, ms a step", *ARMS)
     for name in names:
-        for missing in (0.0,) if options.quick else (0.0, 0.5, 0.8):
-            epochs = 1 if options.quick or name != "small" else 3
-            seconds = measure(name, missing, 1 if options.quick else options.rounds, epochs)
-            cells = []
-            for arm in ("fit", "svi + mm.optim", "svi + pyro.optim"):
-                ratios = [a / b for a, b in zip(seconds[arm], seconds["floor"])]
-                low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-                cells.append(f"{middle:.2f} [{low:.2f}, {high:.2f}]")
-                table[f"{name} {missing:.0%} {arm}"] = {"median": middle, "quartiles": [low, high]}
-            floor = statistics.median(seconds["floor"]) * 1e3
-            print(f"| {name} | {missing:.0%} | {floor:.2f} | {' | '.join(cells)} |", flush=True)
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump(table, file, indent=2)
+        for missing in (0.0,) if given.quick else (0.0, 0.5, 0.8):
+            x, mask = data(name, missing)
+            rows = BATCH if given.quick else WORKLOADS[name].rows
+            seconds = timing.paired(arms(name, x, mask), rows, BATCH, given.rounds, given.clock)
+            found = {arm: timing.ratio(seconds, arm, "floor") for arm in ARMS}
+            floor = statistics.median(seconds["floor"]) / (rows / BATCH) * 1e3
+            table[f"{name} {missing:.0%}"] = {"floor, ms a step": floor, **found}
+            timing.line(name, f"{missing:.0%}", f"{floor:.2f}", *map(timing.shown, found.values()))
+    timing.write(given.out, table)
 
 
 if __name__ == "__main__":

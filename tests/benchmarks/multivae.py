@@ -1,0 +1,206 @@
+"""MultiVae 1.0.3 on the same networks, weights and rows: `python -m tests.benchmarks.multivae [--quick] [--clock cpu]`.
+
+In an environment of its own, see README.md beside this file. PoE: an epoch of `fit` over an epoch of its trainer, as it
+comes and as a user who knows would tune it (fused Adam, torch's validation off). MMVAE: a step of `fit` over a step of
+its model on batches that are ready, without its trainer and loader. Losses agree within their Monte-Carlo error first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import tempfile
+
+import torch
+from multivae.data.datasets import IncompleteDataset, MultimodalBaseDataset
+from multivae.models import MMVAE, MVAE, MMVAEConfig, MVAEConfig
+from multivae.trainers import BaseTrainer, BaseTrainerConfig
+from pyro.infer import Trace_ELBO
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn import BaseDecoder, BaseEncoder
+from torch.distributions import Distribution
+
+import pyro_mmvae as mm
+from tests.benchmarks import timing
+from tests.benchmarks.workloads import BATCH, WORKLOADS, build, data
+
+logging.disable(logging.INFO)
+
+
+class Encoder(BaseEncoder):
+    """Our encoder; MultiVae wants the logarithm of the variance."""
+
+    def __init__(self, net, dim):
+        super().__init__()
+        self.net, self.latent_dim = net, dim
+
+    def forward(self, x):
+        q = self.net(x).base_dist
+        return ModelOutput(embedding=q.loc, log_covariance=2 * q.scale.log())
+
+
+class Decoder(BaseDecoder):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z):
+        return ModelOutput(reconstruction=self.net(z))
+
+
+def theirs(name, kind):
+    """The workload as a MultiVae model, with the weights that `build` gives."""
+    vae, work = build(name), WORKLOADS[name]
+    labels = [key for key, event in work.events.items() if isinstance(event, int)]
+    encoders = {k: Encoder(m.encoder[1] if k in labels else m.encoder, work.dim) for k, m in vae.modalities.items()}
+    decoders = {k: Decoder(m.decoder.net) for k, m in vae.modalities.items()}
+    shared = {
+        "n_modalities": len(encoders),
+        "latent_dim": work.dim,
+        "input_dims": {k: (e,) if isinstance(e, int) else e for k, e in work.events.items()},
+        "decoders_dist": {k: "categorical" if k in labels else "normal" for k in work.events},
+    }
+    if kind == "poe":
+        return MVAE(MVAEConfig(use_subsampling=False, warmup=0, **shared), encoders, decoders)
+    own = {"K": 1, "prior_and_posterior_dist": "normal", "learn_prior": False, "loss": "iwae_looser"}
+    return MMVAE(MMVAEConfig(**own, **shared), encoders, decoders)
+
+
+def dataset(x, mask, rows):
+    """Their data set: labels as indicators, masks only where something is missing."""
+    x = {
+        k: v[:rows] if v.is_floating_point() else torch.nn.functional.one_hot(v[:rows], 10).float()
+        for k, v in x.items()
+    }
+    if all(bool(m.all()) for m in mask.values()):
+        return MultimodalBaseDataset(x)
+    return IncompleteDataset(x, {k: v[:rows] for k, v in mask.items()})
+
+
+@contextlib.contextmanager
+def torch_validation(on):
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(on)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def trainer_epoch(name, x, mask, tuned):
+    """A function of a number of rows: one epoch of MultiVae's trainer, without the copies and files of its `train`."""
+    model, trainers = theirs(name, "poe"), {}
+
+    def make(rows):
+        settings = BaseTrainerConfig(
+            output_dir=tempfile.mkdtemp(),
+            per_device_train_batch_size=BATCH,
+            num_epochs=1,
+            learning_rate=1e-3,
+            no_cuda=True,
+            optimizer_cls="Adam",
+            optimizer_params={"fused": True} if tuned else None,
+        )
+        return BaseTrainer(model, dataset(x, mask, rows), training_config=settings)
+
+    def run(rows):
+        with torch_validation(not tuned):
+            trainers[rows].train_step(1)
+
+    for rows in {BATCH, WORKLOADS[name].rows}:
+        trainers[rows] = make(rows)
+    return run, model
+
+
+def mmvae_steps(name, x, mask):
+    """A function of a number of rows: steps of MultiVae's MMVAE on batches by index, fused Adam, no validation."""
+    model = theirs(name, "mmvae").train()
+    optim, full = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True), dataset(x, mask, None)
+
+    def run(rows):
+        with torch_validation(False):
+            for index in torch.randperm(rows).split(BATCH):
+                optim.zero_grad(set_to_none=True)
+                (model(take(full, index)).loss / len(index)).backward()
+                optim.step()
+
+    return run, model
+
+
+def take(full, index):
+    batch = ModelOutput(data={k: v[index] for k, v in full.data.items()})
+    if hasattr(full, "masks"):
+        batch["masks"] = {k: v[index] for k, v in full.masks.items()}
+        batch.masks = batch["masks"]
+    return batch
+
+
+def fit_epoch(name, x, mask, fusion, loss=None):
+    vae = build(name, fusion=fusion)
+
+    def run(rows):
+        part = {k: v[:rows] for k, v in x.items()}, {k: v[:rows] for k, v in mask.items()}
+        mm.fit(vae, *part, loss=loss, epochs=1, batch_size=BATCH, progress=False)
+
+    return run, vae
+
+
+@torch.no_grad()
+def agree(vae, model, x, mask, loss, summed):
+    """Both losses of the same rows are one number, within five standard errors."""
+    few = {k: v[:BATCH] for k, v in x.items()}, {k: v[:BATCH] for k, v in mask.items()}
+    batch = take(dataset(x, mask, None), torch.arange(BATCH))
+    vae, model, draws = copy.deepcopy(vae).eval(), copy.deepcopy(model).eval(), 40
+    ours = torch.tensor([float(loss.differentiable_loss(vae.model, vae.guide, *few)) for _ in range(draws)])
+    scale = 1 if summed else BATCH
+    other = torch.tensor([float(model(batch, epoch=1).loss) * scale for _ in range(draws)])
+    se = ((ours.var() + other.var()) / draws).sqrt()
+    assert (ours.mean() - other.mean()).abs() < 5 * se, (ours.mean(), other.mean(), se)
+
+
+def poe(name, missing):
+    x, mask = data(name, missing)
+    fit, vae = fit_epoch(name, x, mask, mm.PoE())
+    plain, model = trainer_epoch(name, x, mask, tuned=False)
+    tuned, _ = trainer_epoch(name, x, mask, tuned=True)
+    agree(vae, model, x, mask, Trace_ELBO(), summed=False)
+    return {"fit": fit, "as it comes": plain, "tuned": tuned}
+
+
+def mmvae(name, missing):
+    x, mask = data(name, missing)
+    strata = mm.Objective([mm.objectives.strata])
+    one, vae = fit_epoch(name, x, mask, mm.MoE())
+    every, _ = fit_epoch(name, x, mask, mm.MoE(), strata)
+    step, model = mmvae_steps(name, x, mask)
+    agree(vae, model, x, mask, strata, summed=True)
+    return {"one draw": one, "every expert": every, "MultiVae": step}
+
+
+def main():
+    given = timing.options(__doc__, 5, "--only")
+    names = ["small"] if given.quick else [given.only] if given.only else list(WORKLOADS)
+    table = {}
+    timing.heading("workload", "missing", "fit / MultiVae as it comes", "fit / MultiVae tuned")
+    for name in names:
+        for missing in (0.0, 0.5) if name != "conv" else (0.0, 0.5, 0.8):
+            rows = WORKLOADS[name].rows if not given.quick else BATCH
+            seconds = timing.paired(poe(name, missing), rows, BATCH, given.rounds, given.clock)
+            found = {arm: timing.ratio(seconds, "fit", arm) for arm in ("as it comes", "tuned")}
+            table[f"PoE {name} {missing:.0%}"] = found
+            timing.line(name, f"{missing:.0%}", *map(timing.shown, found.values()))
+    print()
+    timing.heading("workload", "missing", "MMVAE, one draw / MultiVae", "MMVAE, every expert / MultiVae")
+    for name in ["small"] if given.quick else ["conv"]:
+        for missing in (0.0, 0.5):
+            rows = WORKLOADS[name].rows if not given.quick else BATCH
+            seconds = timing.paired(mmvae(name, missing), rows, BATCH, given.rounds, given.clock)
+            found = {arm: timing.ratio(seconds, arm, "MultiVae") for arm in ("one draw", "every expert")}
+            table[f"MMVAE {name} {missing:.0%}"] = found
+            timing.line(name, f"{missing:.0%}", *map(timing.shown, found.values()))
+    timing.write(given.out, table)
+
+
+if __name__ == "__main__":
+    main()

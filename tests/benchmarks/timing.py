@@ -1,0 +1,83 @@
+"""What the benchmarks share: paired timing of several arms in one process, and tables in Markdown and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+CLOCKS = {"cpu": (1, time.process_time), "wall": (2, time.perf_counter)}
+"""CPU seconds of one thread are the steady metric, wall seconds of two threads the honest one."""
+
+
+def options(description: str | None, rounds: int, *more: str) -> argparse.Namespace:
+    """The options of every benchmark; sets the number of threads and switches validation off as `fit` does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round of the smallest case, to see that it runs")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: 1 thread; wall: 2 threads")
+    parser.add_argument("--out", help="a JSON file for the figures")
+    for name in more:
+        parser.add_argument(name)
+    given = parser.parse_args()
+    given.rounds = 1 if given.quick else given.rounds
+    torch.set_num_threads(CLOCKS[given.clock][0])
+    threads = torch.get_num_threads()
+    print(f"{given.clock} time, threads {threads}, rounds {given.rounds}, load {os.getloadavg()[0]:.2f}, {machine()}\n")
+    return given
+
+
+def machine() -> str:
+    return f"{os.cpu_count()} cores {platform.machine()}, Python {sys.version.split()[0]}, torch {torch.__version__}"
+
+
+def paired(arms: Mapping[str, Callable[[int], None]], amount: int, least: int, rounds: int, clock: str) -> dict:
+    """Seconds of every arm in every round: arms in random order, each with a little untimed work before its slot.
+
+    Args:
+        arms: name -> function of how much to do.
+        amount, least: of timed and of untimed work.
+    """
+    now = CLOCKS[clock][1]
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm in random.sample(list(arms), len(arms)):
+            arms[arm](least)
+            start = now()
+            arms[arm](amount)
+            seconds[arm].append(now() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], arm: str, base: str) -> dict[str, float]:
+    """Median and quartiles of the ratio in the same round."""
+    ratios = [a / b for a, b in zip(seconds[arm], seconds[base])]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def shown(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
+def heading(*columns: str) -> None:
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
+
+
+def line(*cells: object) -> None:
+    print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
+
+
+def write(path: str | None, table: Mapping[str, object]) -> None:
+    """The figures with the machine and the load that they were measured under."""
+    if path:
+        with open(path, "w") as file:
+            json.dump({"machine": machine(), "load": os.getloadavg(), "figures": table}, file, indent=2)
