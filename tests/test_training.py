@@ -131,6 +131,19 @@ def test_warmup_weights_the_kl_from_zero():
     assert history.loss[4] == pytest.approx(full, abs=1e-9)
 
 
+def test_any_course_of_the_kls_weight():
+    """With lr 0 the loss of an epoch is reconstruction + beta KL, beta that of the epoch's one step."""
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(500)
+    kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).mean().item()
+    full = -truth.log_prob(x).mean().item()
+    course = [2.0, 0.0, 1.0, 0.5]
+    found = mm.fit(vae, x, epochs=4, beta=lambda p: course[int(4 * p)], lr=0.0, batch_size=500, progress=False)
+    for beta, loss in zip(course, found.loss):
+        assert loss == pytest.approx(full + (beta - 1) * kl, abs=0.25)
+    assert found.loss[2] == pytest.approx(full, abs=1e-9)
+
+
 def test_clipping_bounds_the_step():
     vae, x = three(), three_rows(20)
     before = [p.detach().clone() for p in vae.parameters()]

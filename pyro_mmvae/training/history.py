@@ -21,7 +21,7 @@ def cosine(progress: float) -> float:
 
 
 def constant(progress: float) -> float:
-    """A learning-rate factor of 1.
+    """A factor of 1, for the learning rate or the KL.
 
     Example:
         >>> constant(0.7)
@@ -41,6 +41,7 @@ class Pace(NamedTuple):
     schedule: Schedule
     epochs: int
     warmup: int
+    beta: Schedule
     steps: int
 
     @property
@@ -51,7 +52,8 @@ class Pace(NamedTuple):
     def __call__(self, epoch: int, step: int) -> tuple[float, float]:
         """The learning rate and the KL's weight at a step."""
         done = epoch + (step / self.steps if self.steps else 0.0)
-        return self.lr * self.schedule(done / self.epochs), min(1.0, done / self.warmup) if self.warmup else 1.0
+        rise = min(1.0, done / self.warmup) if self.warmup else 1.0
+        return self.lr * self.schedule(done / self.epochs), rise * self.beta(done / self.epochs)
 
 
 @dataclass

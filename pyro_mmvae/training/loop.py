@@ -23,7 +23,7 @@ from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
-from pyro_mmvae.training.history import History, Pace, Schedule, cosine
+from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.step import Run, inventory, not_finite
 
@@ -44,6 +44,7 @@ def fit(
     validation: Any = None,
     patience: int | None = None,
     warmup: int = 0,
+    beta: Schedule = constant,
     clip: float | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     autocast: torch.dtype | None = None,
@@ -72,6 +73,8 @@ def fit(
             weights of the best epoch are kept.
         patience: stop after so many epochs without a better validation loss.
         warmup: epochs over which the KL's weight rises from 0 to 1.
+        beta: progress (0 to 1) -> factor of the KL's weight, besides: any course of it, such as
+            `lambda progress: min(1.0, 4 * progress % 1 * 2)`, four times from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; fused Adam by default.
         autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
@@ -110,7 +113,7 @@ def fit(
     held_out = None if validation is None else opened(vae, *pair(validation))
     loss, make = DirectELBO() if loss is None else loss, optimizer or _adam
     settings = {
-        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
+        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup, "beta": _title(beta),
         "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
         "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast),
@@ -122,7 +125,7 @@ def fit(
         course = Course({**parameters, **_buffers(modules)}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)
-        before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, data.steps)
+        before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, beta, data.steps)
         with tqdm(total=epochs, initial=before, disable=not progress, unit="epoch", mininterval=0.5) as bar:
             while course.epoch < epochs and not course.stale(patience):
                 _epoch(run, course, data, pace, keeper)
