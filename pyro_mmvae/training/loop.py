@@ -113,7 +113,8 @@ def fit(
     held_out = None if validation is None else opened(vae, *pair(validation))
     loss, make = DirectELBO() if loss is None else loss, optimizer or _adam
     settings = {
-        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup, "beta": _title(beta),
+        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
+        "beta": _title(beta),
         "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
         "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast),
