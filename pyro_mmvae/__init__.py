@@ -138,6 +138,7 @@ from pyro_mmvae.plots import (
     plot_latent,
     plot_missingness,
     plot_ranks,
+    plot_reconstructions,
 )
 
 # Priors of the shared code
@@ -315,6 +316,7 @@ __all__ = [
     "plot_latent",
     "plot_missingness",
     "plot_ranks",
+    "plot_reconstructions",
     "predict",
     "predictive_similarity",
     "rank_ecdf",

@@ -24,10 +24,10 @@ def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path, columns: int 
     from matplotlib.figure import Figure
 
     chosen = _one_of_each(x, columns)
-    figure = Figure(figsize=(len(chosen) + 2.2, 1.05 * len(x) ** 2 + 0.4))
+    figure = Figure(figsize=(len(chosen) + 1.6, 1.05 * len(x) ** 2 + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
     torch.manual_seed(0)
-    plot_cross_modal(vae, {name: value[chosen] for name, value in x.items()}, figure)
+    plot_cross_modal(vae, {name: value[chosen] for name, value in x.items()}, figure.subplots())
     figure.savefig(path, dpi=110)
 
 

@@ -1,0 +1,27 @@
+"""Where pictures are drawn, and in which colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
+
+
+def new_axes(ax: Any, size: tuple[float, float] = (6.0, 3.6)) -> Any:
+    """The Axes that were given, or those of a new figure (width, height in inches)."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def cells(ax: Any, lines: int, columns: int) -> list[list[Any]]:
+    """A grid of small axes without ticks inside of one that is not seen itself."""
+    ax.set_axis_off()
+
+    def cell(line: int, column: int) -> Any:
+        bounds = (column / columns, 1 - (line + 1) / lines, 0.94 / columns, 0.9 / lines)
+        return ax.inset_axes(bounds, xticks=[], yticks=[])
+
+    return [[cell(line, column) for column in range(columns)] for line in range(lines)]

@@ -1,0 +1,117 @@
+"""How far the posterior can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
+from pyro_mmvae.diagnostics.patterns import title
+from pyro_mmvae.inference import log_likelihood
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
+from pyro_mmvae.psis import khat_limit
+
+
+def plot_khat(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    subsets: Sequence[Sequence[str]],
+    num_particles: int = 1000,
+    ax: Any = None,
+) -> Any:
+    """k-hat of every row for each subset of the modalities, with the line above which no guide is to be trusted."""
+    ax = new_axes(ax, (6.0, 0.45 * len(subsets) + 1.4))
+    limit = khat_limit(num_particles)
+    for position, given in enumerate(subsets):
+        found = log_likelihood(vae, x, mask, num_particles=num_particles, targets=given).khat
+        value = found[found.isfinite()].cpu().numpy()
+        spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
+        ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
+        ax.text(
+            1.01,
+            position,
+            f"{(found < limit).double().mean():.0%} good",
+            transform=ax.get_yaxis_transform(),
+            va="center",
+        )
+    ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
+    ax.set_yticks(range(len(subsets)), [title(given) for given in subsets])
+    ax.set(xlabel="k-hat of a row")
+    ax.invert_yaxis()
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+    return ax
+
+
+def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95) -> Any:
+    """ECDF of ranks minus the uniform's, with a simultaneous band: a calibrated quantity stays inside everywhere.
+
+    A hump on the left and a dip on the right: the truth lies at the ends too often, and the guide is over-confident.
+    Quantities that leave the band are drawn in red, and the three worst are named with their p-values.
+
+    Args:
+        calibration: from `mm.sbc`.
+        level: probability that a calibrated quantity stays within the band.
+    """
+    ax = new_axes(ax)
+    found = {name: rank_ecdf(u, level) for name, u in calibration.position.items()}
+    named = sorted(found, key=lambda name: -float((found[name].difference.abs() / found[name].band).max()))[:3]
+    for name, one in found.items():
+        out = bool((one.difference.abs() > one.band).any())
+        style = ["-", "--", ":"][named.index(name)] if name in named else "-"
+        p = "p < 1e-6" if one.p < 1e-6 else f"p = {one.p:.2g}"
+        label = f"{name}, {p}" if name in named else None
+        ax.plot(one.grid, one.difference, style, color=RED if out else BLUE, alpha=0.8, linewidth=1.2, label=label)
+    any_ = next(iter(found.values()))
+    ax.fill_between(any_.grid, -any_.band, any_.band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
+    ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform", xlim=(0, 1))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
+    """Share of truths inside central intervals against their probability; below the diagonal: over-confident."""
+    ax = new_axes(ax, (4.2, 4.0))
+    ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
+    for name, values in actual.items():
+        ax.plot(nominal, values, "o-", markersize=4, label=name)
+    ax.set(
+        xlabel="probability of the interval", ylabel="share of truths inside", xlim=(0, 1), ylim=(0, 1), aspect="equal"
+    )
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
+    """One line a subset: the spread of the ranks (1 = calibrated), blue where it passed, and the verdict in words."""
+    rows = certificate.rows
+    ax = new_axes(ax, (8.5, 0.4 * len(rows) + 1.4))
+    for position, row in enumerate(rows):
+        colour = BLUE if row.verdict == "pass" else RED
+        ax.plot([1, row.dispersion], [position, position], color=colour, linewidth=1)
+        ax.plot(row.dispersion, position, "o", color=colour)
+        good = "" if np.isnan(row.good_khat) else f", k-hat good for {row.good_khat:.0%}"
+        text = f"{row.verdict}{good}"
+        ax.text(1.02, position, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
+    ax.axvline(1.0, color=GREY)
+    ax.set_yticks(range(len(rows)), [title(row.given) for row in rows])
+    widest = max(0.2, *(1.15 * abs(row.dispersion - 1) for row in rows))
+    ax.set(xlim=(1 - widest, 1 + widest), xlabel="spread of ranks: under-confident < 1 < over-confident")
+    ax.invert_yaxis()
+    return ax
+
+
+def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
+    """Mean differences of held-out log-likelihood to the best model, with two standard errors."""
+    rows = comparison.rows
+    ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
+    error = [2 * row.se for row in rows]
+    ax.errorbar([row.difference for row in rows], range(len(rows)), xerr=error, fmt="o", color=BLUE, capsize=3)
+    ax.axvline(0.0, color=GREY)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows])
+    ax.set(xlabel="log p(x) minus the best model's, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
+    return ax

@@ -1,0 +1,49 @@
+"""What is there, and where it lies in the space of codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.plots.axes import new_axes
+
+
+def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:
+    """Which modalities the rows have: one line a pattern, dark = observed, with the share of the rows."""
+    batch = Batch.of(x, mask)
+    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    patterns, counts = seen.unique(dim=0, return_counts=True)
+    order = counts.argsort(descending=True)
+    patterns, shares = patterns[order], counts[order] / batch.rows
+    ax = new_axes(ax, (1.2 * len(batch) + 2.5, 0.35 * len(patterns) + 1.2))
+    ax.imshow(patterns.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    ax.set_xticks(range(len(batch)), [f"{n}\n{s:.0%}" for n, s in zip(batch, seen.double().mean(0).tolist())])
+    ax.set_yticks(range(len(patterns)), [f"{share:.0%}" for share in shares.tolist()])
+    ax.set(ylabel="share of rows", title="Observed (dark) in each pattern")
+    return ax
+
+
+@torch.no_grad()
+def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = None, ax: Any = None) -> Any:
+    """Posterior means in the plane of their two leading principal axes (or of z itself if it has two).
+
+    Args:
+        labels: (row,) whole numbers or names, for the colours.
+    """
+    mean = vae.posterior(x, mask).mean
+    mean = mean - mean.mean(0)
+    if mean.shape[1] > 2:
+        mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T
+    ax, plane = new_axes(ax, (4.6, 4.2)), mean.double().cpu().numpy()
+    plane = plane if plane.shape[1] == 2 else np.column_stack([plane[:, 0], np.zeros(len(plane))])
+    groups = np.zeros(len(plane)) if labels is None else np.asarray(labels)
+    for group in np.unique(groups):
+        chosen = plane[groups == group]
+        ax.plot(chosen[:, 0], chosen[:, 1], "o", markersize=3, alpha=0.6, label=f"{group}")
+    if labels is not None:
+        ax.legend(frameon=False, fontsize=8, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.set(xlabel="first axis of the posterior means", ylabel="second axis", aspect="equal")
+    return ax

@@ -1,0 +1,30 @@
+"""How training went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
+from pyro_mmvae.training import History
+
+
+def plot_history(history: History, ax: Any = None) -> Any:
+    """Training and validation loss against the epoch, the best epoch marked.
+
+    Args:
+        history: what `mm.fit` returned.
+    """
+    ax = new_axes(ax)
+    ax.plot(history.loss, color=BLUE, label="training")
+    if history.validation:
+        ax.plot(history.validation, color=RED, label="held out")
+    if history.best_epoch is not None:
+        ax.axvline(history.best_epoch, color=GREY, linestyle="--", label=f"best epoch, {history.best_epoch}")
+    ax.set(xlabel="epoch", ylabel="loss, nats a row")
+    values = np.asarray(history.loss + history.validation)
+    if len(values) > 10:  # the first steps would press all the rest flat
+        ax.set_ylim(values.min() - 0.05 * np.ptp(values), np.quantile(values, 0.97) + 0.05 * np.ptp(values))
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,128 @@
+"""What the pictures show: the data of their lines, and their words."""
+
+import matplotlib
+import pytest
+import torch
+from cases import three, three_rows
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.certificate import SubsetCertificate
+from pyro_mmvae.diagnostics.compare import Compared
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def test_history_shows_both_losses_and_the_best_epoch():
+    ax = mm.plot_history(mm.History(loss=[3.0, 2.0, 1.0], validation=[4.0, 2.5, 2.6], best_epoch=1))
+    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[3.0, 2.0, 1.0], [4.0, 2.5, 2.6]]
+    assert ax.lines[2].get_xdata() == [1, 1] and ax.get_legend().texts[2].get_text() == "best epoch, 1"
+
+
+def test_missingness_counts_patterns():
+    mask = {"a": torch.tensor([True, True, True, False]), "b": torch.tensor([True, True, False, True])}
+    ax = mm.plot_missingness({"a": torch.zeros(4, 2), "b": torch.zeros(4)}, mask)
+    assert ax.images[0].get_array().tolist()[0] == [1, 1]
+    assert sorted(label.get_text() for label in ax.get_yticklabels()) == ["25%", "25%", "50%"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a\n75%", "b\n75%"]
+
+
+def test_latent_shows_the_posterior_means_by_label():
+    truth = LinearGaussian()
+    x, vae = truth.simulate(10), truth.vae()
+    ax = mm.plot_latent(vae, x, labels=["u"] * 4 + ["v"] * 6)
+    mean = vae.posterior(x).mean.detach()
+    shown = torch.as_tensor(ax.lines[0].get_xydata())
+    torch.testing.assert_close(shown, (mean - mean.mean(0))[:4])
+    assert [text.get_text() for text in ax.get_legend().texts] == ["u", "v"]
+
+
+def test_khat_shows_every_row_and_the_share_of_good_ones():
+    truth = LinearGaussian()
+    vae = truth.vae(expert="posterior")
+    ax = mm.plot_khat(vae, truth.simulate(20), subsets=[("a", "b"), ("c",)], num_particles=200)
+    assert len(ax.lines[0].get_xdata()) == 20 and texts(ax)[0].endswith("good")
+    assert ax.lines[-1].get_xdata()[0] == mm.khat_limit(200)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a + b", "c"]
+
+
+def test_ranks_are_drawn_against_their_band_and_the_worst_is_named():
+    calibration = mm.Calibration({"z[0]": torch.rand(300), "z[1]": torch.rand(300) ** 2})
+    ax = mm.plot_ranks(calibration)
+    expected = mm.rank_ecdf(calibration.position["z[1]"])
+    torch.testing.assert_close(torch.as_tensor(ax.lines[1].get_ydata()), expected.difference)
+    colours = [line.get_color() for line in ax.lines]
+    assert colours[0] != colours[1]  # one inside the band, one outside
+    words = [text.get_text() for text in ax.get_legend().texts]
+    assert "z[1], p < 1e-6" in words and "95% band, simultaneous" in words
+
+
+def test_coverage_is_drawn_against_its_nominal_value():
+    ax = mm.plot_coverage([0.5, 0.9], {"poe": [0.4, 0.8]})
+    assert ax.lines[1].get_xydata().tolist() == [[0.5, 0.4], [0.9, 0.8]]
+
+
+def test_certificate_says_the_verdicts_and_colours_them():
+    numbers = dict.fromkeys(SubsetCertificate._fields, 0.5)
+    rows = [
+        SubsetCertificate(**{**numbers, "given": ("a",), "verdict": "pass", "dispersion": 1.01, "good_khat": 0.75}),
+        SubsetCertificate(**{**numbers, "given": ("a", "b"), "verdict": "over-confident", "dispersion": 1.4}),
+    ]
+    ax = mm.plot_certificate(mm.Certificate(rows, 100, 60, 100, 0))
+    assert texts(ax) == ["pass, k-hat good for 75%", "over-confident, k-hat good for 50%"]
+    assert ax.lines[1].get_xdata() == [1.01] and ax.lines[3].get_xdata() == [1.4]
+    assert ax.lines[1].get_color() != ax.lines[3].get_color()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "a + b"]
+
+
+def test_compare_shows_differences_with_two_standard_errors():
+    rows = [Compared("best", -1.0, 0.0, 0.0, 1.0), Compared("other", -3.0, -2.0, 0.25, 1.0)]
+    ax = mm.plot_compare(mm.Comparison(rows))
+    assert ax.lines[0].get_xydata().tolist() == [[0.0, 0.0], [-2.0, 1.0]]
+    low, high = ax.collections[0].get_segments()[1][:, 0]
+    assert (low, high) == (-2.5, -1.5)
+
+
+def test_entries_pictures_bars_categories_words_and_tables():
+    picture = mm.plot_entry(torch.arange(12.0).reshape(3, 4))
+    assert picture.images[0].get_array().tolist()[2] == [8.0, 9.0, 10.0, 11.0]
+    colours = mm.plot_entry(torch.rand(3, 4, 5))  # channels first
+    assert colours.images[0].get_array().shape == (4, 5, 3)
+    bars = mm.plot_entry(torch.tensor([1.0, -2.0]))
+    assert [bar.get_height() for bar in bars.patches] == [1.0, -2.0] and not bars.texts
+    assert texts(mm.plot_entry(torch.tensor([0.2, 0.7, 0.1]))) == ["1"]  # probabilities: the best category
+    assert texts(mm.plot_entry(torch.tensor(3))) == ["3"]
+    assert texts(mm.plot_entry(torch.tensor([0, 2]), show=lambda v: " ".join("xyz"[i] for i in v))) == ["x z"]
+    row = mm.plot_entry(torch.tensor([1.2345, 2.0]), show=lambda v: {"mass": v[0], "sex": "f"})
+    assert texts(row) == ["mass 1.23\nsex f"]
+
+
+def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():
+    vae, x = three(), three_rows(3)
+    mask = {"label": torch.tensor([True, False, True])}
+    figure, outer = matplotlib.pyplot.subplots()
+    ax = mm.plot_reconstructions(vae, x, mask, show={"label": lambda v: f"<{v.dim()}>"}, ax=outer)
+    assert ax is outer and len(ax.child_axes) == 2 * 3 * 3
+    assert [bar.get_height() for bar in ax.child_axes[0].patches] == x["body"][0].tolist()
+    labels = ax.child_axes[6:9]
+    assert texts(labels[0]) == ["label", "<0>"] and texts(labels[1]) == ["missing"]
+    assert texts(ax.child_axes[9]) == ["reconstructed", "<1>"]
+
+
+def test_cross_modal_grids_predict_every_modality_from_every_other():
+    vae, x = three(), three_rows(2)
+    ax = mm.plot_cross_modal(vae, x)
+    assert len(ax.child_axes) == 9 * 2
+    named = [texts(cell)[0] for cell in ax.child_axes[::2]]
+    assert named[:4] == ["body\n(given)", "label\nfrom body", "counts\nfrom body", "label\n(given)"]
+    assert texts(ax.child_axes[7]) == [f"{x['label'][1].item():g}"]
