@@ -190,8 +190,8 @@ ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
 # Over-confident or biased throughout, and the VampPrior no better than the fixed prior, with the larger gaps. Both are
-# worst for one half alone: a gap of several nats and a good k-hat for one row in five or fewer. The gap shrinks as
-# more is given: most of it is missing practice (hide modalities in training, `mm.hide`, as in `01_first_fit`). What
-# remains given everything is the shape of the guide, see `02_guides`. For draws from nothing and for the comparison of
-# complete rows the guide's answers for single halves play no part; for filling in halves, do not use these models as
-# they are.
+# worst for one half alone: a gap of several nats and a good k-hat for one row in five or fewer. Nearly all of it is
+# amortisation, what the encoders lose against the best normal of each row, and it shrinks as more is given: missing
+# practice, above all (hide modalities in training, `mm.hide`, as in `01_first_fit`). For draws from nothing and for
+# the comparison of complete rows the guide's answers for single halves play no part; for filling in halves, do not use
+# these models as they are.

@@ -14,7 +14,9 @@ import os
 import re
 import sys
 import time
+from base64 import b64decode, b64encode
 from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
 from itertools import repeat
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 LARGEST = 400_000  # bytes of an .ipynb
@@ -72,7 +75,7 @@ def executed(source: Path, scale: float | None) -> tuple[nbformat.NotebookNode, 
     except CellExecutionError as failure:
         error = str(failure)
     for cell in notebook.cells:
-        cell["outputs"] = [o for o in map(_without_bars, cell.get("outputs", [])) if o is not None]
+        cell["outputs"] = [_in_few_colours(o) for o in map(_without_bars, cell.get("outputs", [])) if o is not None]
         if cell["cell_type"] != "code":
             del cell["outputs"]
     notebook.metadata.pop("language_info", None)  # the Python version of whoever ran it
@@ -85,6 +88,16 @@ def _without_bars(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None
         kept = [line for line in output["text"].split("\n") if not re.search(r"\d%\|", line) and line.strip()]
         output["text"] = "\n".join(kept)
         return output if kept else None
+    return output
+
+
+def _in_few_colours(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The output with its figure in a palette of 256 colours: a third of the bytes, hardly a difference."""
+    if "image/png" in output.get("data", {}):
+        picture, small = Image.open(BytesIO(b64decode(output["data"]["image/png"]))), BytesIO()
+        few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+        few.save(small, "PNG", optimize=True)
+        output["data"]["image/png"] = b64encode(small.getvalue()).decode()
     return output
 
 

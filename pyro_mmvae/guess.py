@@ -17,7 +17,7 @@ from pyro_mmvae.likelihoods import (
     NormalLikelihood,
 )
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.networks import OneHot, Standardize, encoder, mlp
+from pyro_mmvae.networks import NormalHead, OneHot, SeesHoles, Standardize, encoder, mlp
 
 GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a row, are taken for grey levels
 
@@ -44,12 +44,25 @@ class Log(nn.Module):
         return x.to(torch.get_default_dtype()).log1p()
 
 
+class InScale(SeesHoles):
+    """Values in a scale of their own, zero where hidden, beside the pattern of holes: [front(x), mask] -> net."""
+
+    def __init__(self, front: nn.Module, net: nn.Module):
+        super().__init__()
+        self.front, self.net = front, net
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        value, seen = self.front(x).flatten(1), mask.flatten(1)
+        return self.net(torch.cat([torch.where(seen, value, 0), seen.to(value.dtype)], -1))
+
+
 def guess_modalities(x: Arrays, dim: int, hidden: int = 128) -> dict[str, Modality]:
     """A modality for every array, guessed from its values; multilayer perceptrons on both sides.
 
     One whole number a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays such as
     pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is normal
-    with one learnt scale a feature, in the units of the data.
+    with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is told
+    which.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -72,26 +85,30 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int) -> Modality:
     seen = x[shown].to(torch.get_default_dtype())
     whole = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
     top = int(seen.max()) if whole and len(seen) else 0
-    flatten: list[nn.Module] = [nn.Flatten()] if len(event) > 1 else [nn.Unflatten(0, (-1, 1))] if not event else []
-    net: nn.Module = mlp(dim, hidden, size)
-    shaped = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
     if whole and not event:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
+    net: nn.Module = mlp(dim, hidden, size)
+    net = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
     if whole and top <= 1:
-        return Modality(BernoulliLikelihood(shaped), nn.Sequential(*flatten, encoder(size, hidden, dim=dim)))
-    if whole and top < GREY_LEVELS and len(event) > 1:
-        first = Standardize(top / 2, top / 2)
-        return Modality(BinomialLikelihood(shaped, top), nn.Sequential(first, *flatten, encoder(size, hidden, dim=dim)))
-    if whole:
-        look = nn.Sequential(Log(), *flatten, encoder(size, hidden, dim=dim))
-        return Modality(NegativeBinomialLikelihood(shaped, LearnedScale(*event)), look)
-    return _measurements(x, shown, shaped, flatten, size, dim, hidden)
+        decoder: nn.Module = BernoulliLikelihood(net)
+        first: nn.Module = Standardize()
+    elif whole and top < GREY_LEVELS and len(event) > 1:
+        decoder, first = BinomialLikelihood(net, top), Standardize(top / 2, top / 2)
+    elif whole:
+        decoder, first = NegativeBinomialLikelihood(net, LearnedScale(*event)), Log()
+    else:
+        decoder, first = _measurements(x, shown, net)
+    if mask.dim() > 1:
+        return Modality(
+            decoder, NormalHead(hidden, dim), trunk=InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
+        )
+    flat = nn.Flatten() if event else nn.Unflatten(0, (-1, 1))
+    return Modality(decoder, nn.Sequential(first, flat, encoder(size, hidden, dim=dim)))
 
 
-def _measurements(
-    x: Tensor, shown: Tensor, net: nn.Module, flatten: list[nn.Module], size: int, dim: int, hidden: int
-) -> Modality:
+def _measurements(x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The likelihood of real numbers in their own units, and what brings them to a common one."""
     count = shown.sum(0).clamp(min=1)
     loc = (x * shown).sum(0) / count
     scale = ((((x - loc) * shown) ** 2).sum(0) / count).sqrt()
@@ -99,5 +116,4 @@ def _measurements(
     loc = loc.to(torch.get_default_dtype())
     learnt = LearnedScale(*x.shape[1:])
     learnt.log.data = scale.log()
-    decoder = NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt)
-    return Modality(decoder, nn.Sequential(Standardize(loc, scale), *flatten, encoder(size, hidden, dim=dim)))
+    return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)

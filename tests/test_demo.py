@@ -124,3 +124,17 @@ def test_guessed_modalities_fit_and_fill(single):
     filled = mm.impute(vae, x, num_draws=50)
     assert {name: value.shape[1:] for name, value in filled.items()} == {name: value.shape for name, value in x.items()}
     assert abs(filled["table"][:, 3, 1].mean() - 5) < 100 and filled["label"][:, 4].max() <= 2
+
+
+def test_a_guessed_encoder_tells_a_hole_from_a_zero():
+    x = {"table": torch.randn(40, 3) + 2, "picture": torch.randint(0, 17, (40, 4, 4)).float()}
+    x["table"][0, 1], x["picture"][0, 0, 0] = 0.0, 0.0
+    for value in x.values():
+        value[1] = value[0]
+    x["table"][1, 1], x["picture"][1, 0, 0] = torch.nan, torch.nan
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    for name in x:
+        mean = vae.posterior({name: x[name]}).mean
+        assert (mean[0] - mean[1]).abs().max() > 1e-4
+    history = mm.fit(vae, x, epochs=3, progress=False)
+    assert history.loss[-1] < history.loss[0]

@@ -110,7 +110,7 @@ def test_entries_pictures_bars_categories_words_and_tables():
 def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():
     vae, x = three(), three_rows(3)
     mask = {"label": torch.tensor([True, False, True])}
-    figure, outer = matplotlib.pyplot.subplots()
+    _, outer = matplotlib.pyplot.subplots()
     ax = mm.plot_reconstructions(vae, x, mask, show={"label": lambda v: f"<{v.dim()}>"}, ax=outer)
     assert ax is outer and len(ax.child_axes) == 2 * 3 * 3
     assert [bar.get_height() for bar in ax.child_axes[0].patches] == x["body"][0].tolist()
