@@ -1,19 +1,52 @@
 """Multimodal variational autoencoders as honest Pyro programs, with a posterior that you can trust.
 
-The names below are grouped by kind; `mm.recipes` holds the published methods.
+    import pyro_mmvae as mm
+
+The model: MultimodalVAE of Modality, with a prior and a fusion; Pair for programs of your own; View says what the
+guide looks at and what the model explains (EVERYTHING by default); scaled weighs sites; guess_modalities is a start.
+
+Data: from_nan and hide make masks, Batch is checked data, MultimodalDataset is data on disk, from_mudata and to_mudata
+are for cells; load reads a model that `vae.save` wrote.
+
+Fusions, experts to posterior (Fusion, Experts): PoE, GeneralizedPoE, MoE, MoPoE, GeometricMean, WassersteinMean,
+MixtureOfWasserstein, Hellinger, HoelderMixture, CoDE, DeepSets, Attention, JointEncoder, LadderPoE, Flow, Conditioned,
+LooksAt, WhereGiven.
+
+Priors: StandardNormal, LearnedNormal, Laplace, GaussianMixture, VampPrior, FlowPrior, HierarchicalNormal, Ladder,
+Pooled, DynamicPrior, any function that returns a distribution; ZukoTransform for flows of zuko.
+
+Likelihoods: BernoulliLikelihood, BinomialLikelihood, NormalLikelihood, LaplaceLikelihood, StudentTLikelihood,
+CategoricalLikelihood, PoissonLikelihood, NegativeBinomialLikelihood; TableLikelihood of RealColumn, PositiveColumn,
+CountColumn, OrdinalColumn, CategoryColumn, outputs_of them; scales LearnedScale, Positive, Fixed.
+
+Networks: mlp, encoder, conv_encoder, conv_trunk, conv_decoder, residual_encoder, residual_trunk, residual_decoder,
+AttentionTrunk, RecurrentTrunk, TokenDecoder, TableTrunk, LogRates, Last, WithHoles, SeesHoles, Standardize, OneHot,
+NormalHead, LaplaceHead, batched.
+
+Training: fit, with History and the schedules cosine and constant, and carry_on or give_up where a disk is full; optim
+for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several processes; recipes, the published methods.
+
+Questions: generate, impute, predict, translate, log_likelihood (a LogLikelihood), to_arviz.
+
+Trust: certify (a Certificate of SubsetCertificate), compare (a Comparison), importance (an Importance), khat_limit, sbc
+(a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), c2st (a TwoSamples), leave_one_out (a PredictiveCheck of
+LeftOut), conditional_log_likelihood, guide_predictive_log_likelihood, annealed_log_likelihood, sandwich (a Sandwich).
+
+What was learnt: coherence and joint_coherence (a Coherence) under a Judge, linear_probe, retrieval (a Retrieval) by
+latent_similarity or predictive_similarity, imputation_error (an ImputationError), frechet_distance.
+
+Pictures: plot_history, plot_missingness, plot_latent, plot_khat, plot_ranks, plot_coverage, plot_cross_modal,
+plot_reconstructions, plot_entry, plot_certificate, plot_compare.
+
+Distributions: Mixture, LogPool, Rows, Switch, Stacked, Columnwise.
 """
 
 __version__ = "0.1.0"
 
-# Published methods, and the passes and bounds that they are made of
 from pyro_mmvae import objectives, recipes
-
-# The model
 from pyro_mmvae.counts import Last, LogRates
 from pyro_mmvae.data import Batch, from_nan, hide
 from pyro_mmvae.dataset import MultimodalDataset
-
-# Certificates
 from pyro_mmvae.diagnostics import (
     Calibration,
     Certificate,
@@ -39,13 +72,9 @@ from pyro_mmvae.diagnostics import (
     sandwich,
     sbc,
 )
-
-# Distributions
 from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
 from pyro_mmvae.export import to_arviz
 from pyro_mmvae.flows import ZukoTransform
-
-# Fusions: how experts become a posterior
 from pyro_mmvae.fusion import (
     Attention,
     CoDE,
@@ -70,11 +99,7 @@ from pyro_mmvae.fusion import (
 )
 from pyro_mmvae.guess import guess_modalities
 from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
-
-# Questions to a trained model
 from pyro_mmvae.inference import LogLikelihood, generate, impute, log_likelihood, predict, translate
-
-# Likelihood heads
 from pyro_mmvae.likelihoods import (
     BernoulliLikelihood,
     BinomialLikelihood,
@@ -88,8 +113,6 @@ from pyro_mmvae.likelihoods import (
     Positive,
     StudentTLikelihood,
 )
-
-# What was learnt
 from pyro_mmvae.metrics import (
     Coherence,
     ImputationError,
@@ -105,8 +128,6 @@ from pyro_mmvae.metrics import (
     retrieval,
 )
 from pyro_mmvae.modality import Experts, Modality
-
-# Networks
 from pyro_mmvae.networks import (
     LaplaceHead,
     NormalHead,
@@ -121,12 +142,8 @@ from pyro_mmvae.networks import (
     encoder,
     mlp,
 )
-
-# Training
 from pyro_mmvae.objectives import Objective, Pass
 from pyro_mmvae.optim import optim
-
-# Pictures
 from pyro_mmvae.plots import (
     plot_certificate,
     plot_compare,
@@ -140,8 +157,6 @@ from pyro_mmvae.plots import (
     plot_ranks,
     plot_reconstructions,
 )
-
-# Priors of the shared code
 from pyro_mmvae.priors import (
     DynamicPrior,
     FlowPrior,
@@ -155,8 +170,6 @@ from pyro_mmvae.priors import (
 )
 from pyro_mmvae.processes import MeanLoss
 from pyro_mmvae.programs import Pair, scaled
-
-# Certificates
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
 from pyro_mmvae.sleep import Sleep

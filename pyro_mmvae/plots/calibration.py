@@ -24,7 +24,17 @@ def plot_khat(
     num_particles: int = 1000,
     ax: Any = None,
 ) -> Any:
-    """k-hat of every row for each subset of the modalities, with the line above which no guide is to be trusted."""
+    """k-hat of every row for each subset of the modalities, with the line above which no guide is to be trusted.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> ax = plot_khat(vae, x, subsets=[["a"], ["a", "b"]], num_particles=100, ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.get_yticklabels()]
+        ['a', 'a + b']
+    """
     ax = new_axes(ax, (6.0, 0.45 * len(subsets) + 1.4))
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
@@ -56,6 +66,13 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
     Args:
         calibration: from `mm.sbc`.
         level: probability that a calibrated quantity stays within the band.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> ax = plot_ranks(mm.sbc(vae, ["a"], rows=100), Figure().subplots())
     """
     ax = new_axes(ax)
     found = {name: rank_ecdf(u, level) for name, u in calibration.position.items()}
@@ -74,7 +91,16 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
 
 
 def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
-    """Share of truths inside central intervals against their probability; below the diagonal: over-confident."""
+    """Share of truths inside central intervals against their probability; below the diagonal: over-confident.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> calibration, nominal = mm.sbc(vae, ["a"], rows=100), [0.1, 0.5, 0.9]
+        >>> ax = plot_coverage(nominal, {"a": [calibration.coverage(p) for p in nominal]}, Figure().subplots())
+    """
     ax = new_axes(ax, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
     for name, values in actual.items():
@@ -87,7 +113,18 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
 
 
 def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
-    """One line a subset: the spread of the ranks (1 = calibrated), blue where it passed, and the verdict in words."""
+    """One line a subset: the spread of the ranks (1 = calibrated), blue where it passed, and the verdict in words.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> certificate = mm.certify(vae, x, rows=100, num_particles=100, gap_rows=0, progress=False)
+        >>> ax = plot_certificate(certificate, Figure().subplots())
+        >>> [text.get_text() for text in ax.get_yticklabels()]
+        ['a', 'b', 'a + b']
+    """
     rows = certificate.rows
     ax = new_axes(ax, (8.5, 0.4 * len(rows) + 1.4))
     for position, row in enumerate(rows):
@@ -106,7 +143,15 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
 
 
 def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
-    """Mean differences of held-out log-likelihood to the best model, with two standard errors."""
+    """Mean differences of held-out log-likelihood to the best model, with two standard errors.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> ax = plot_compare(mm.compare({"poe": vae}, x, num_particles=100), Figure().subplots())
+    """
     rows = comparison.rows
     ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
     error = [2 * row.se for row in rows]

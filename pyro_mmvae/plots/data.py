@@ -12,7 +12,15 @@ from pyro_mmvae.plots.axes import new_axes
 
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:
-    """Which modalities the rows have: one line a pattern, dark = observed, with the share of the rows."""
+    """Which modalities the rows have: one line a pattern, dark = observed, with the share of the rows.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> ax = plot_missingness(x, {"b": torch.arange(20) < 5}, Figure().subplots())
+        >>> [text.get_text() for text in ax.get_yticklabels()]
+        ['75%', '25%']
+    """
     batch = Batch.of(x, mask)
     seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
@@ -32,6 +40,13 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
 
     Args:
         labels: (row,) whole numbers or names, for the colours.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> ax = plot_latent(vae, x, labels=x["a"][:, 0] > 0, ax=Figure().subplots())
     """
     mean = vae.posterior(x, mask).mean
     mean = mean - mean.mean(0)

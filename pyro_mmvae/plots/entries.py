@@ -24,6 +24,10 @@ def plot_entry(value: Tensor, ax: Any = None, *, show: Show | None = None) -> An
         value: (*event); for a category its number, or its probabilities as `mm.predict` gives them.
         show: what to draw instead: a function of the value that returns text (words of tokens, the name of a category),
             a mapping of names to values (a row of a table), or another tensor.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_entry(torch.rand(28, 28), Figure().subplots())
     """
     ax = new_axes(ax, (2.0, 2.0))
     ax.set(xticks=[], yticks=[])
@@ -54,6 +58,14 @@ def plot_reconstructions(
     Args:
         x, mask: a few rows; one column each. What is missing stays empty, and is predicted all the same.
         show: name -> see `plot_entry`.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> few = {name: value[:4] for name, value in x.items()}
+        >>> ax = plot_reconstructions(vae, few, ax=Figure().subplots())
     """
     batch = opened(vae, x, mask)
     found, names = predict(vae, batch, batch.mask), list(batch)
@@ -83,6 +95,14 @@ def plot_cross_modal(
     Args:
         x: a few rows, every modality observed; one column each.
         show: name -> see `plot_entry`.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> few = {name: value[:4] for name, value in x.items()}
+        >>> ax = plot_cross_modal(vae, few, Figure().subplots())
     """
     names, columns = list(x), len(next(iter(x.values())))
     ax = new_axes(ax, (columns + 1.6, 1.05 * len(names) ** 2 + 0.3))

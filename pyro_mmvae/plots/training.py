@@ -15,6 +15,16 @@ def plot_history(history: History, ax: Any = None) -> Any:
 
     Args:
         history: what `mm.fit` returned.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> from matplotlib.figure import Figure
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> history = mm.fit(vae, x, epochs=3, progress=False)
+        >>> ax = plot_history(history, Figure().subplots())
+        >>> ax.get_xlabel()
+        'epoch'
     """
     ax = new_axes(ax)
     ax.plot(history.loss, color=BLUE, label="training")
