@@ -24,6 +24,7 @@ class MultimodalDataset:
 
     Limits: `fit(validation=...)` holds its rows in memory: give it `dataset[:1000]`. Rows are checked when they are
     read, not before; only the first one is read here. h5py files cannot be sent to worker processes of a DataLoader.
+    zarr reads a chunk as a whole, however few of its rows are in a batch: the slowest of the three for random rows.
 
     Args:
         arrays: name -> (row, *event), NaN = missing: whatever has `shape`, `dtype` and can be indexed by a rising array
