@@ -28,9 +28,10 @@ for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several pro
 
 Questions: generate, impute, predict, translate, log_likelihood (a LogLikelihood), to_arviz.
 
-Trust: certify (a Certificate of SubsetCertificate), compare (a Comparison), importance (an Importance), khat_limit, sbc
-(a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), c2st (a TwoSamples), leave_one_out (a PredictiveCheck of
-LeftOut), conditional_log_likelihood, guide_predictive_log_likelihood, annealed_log_likelihood, sandwich (a Sandwich).
+Trust: posterior_draws (PosteriorDraws), certify (a Certificate of SubsetCertificate), compare (a Comparison),
+importance (an Importance), khat_limit, sbc (a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), c2st (a
+TwoSamples), leave_one_out (a PredictiveCheck of LeftOut), conditional_log_likelihood, guide_predictive_log_likelihood,
+annealed_log_likelihood, sandwich (a Sandwich).
 
 What was learnt: coherence and joint_coherence (a Coherence) under a Judge, linear_probe, retrieval (a Retrieval) by
 latent_similarity or predictive_similarity, imputation_error (an ImputationError), frechet_distance.
@@ -54,6 +55,7 @@ from pyro_mmvae.diagnostics import (
     Gaps,
     Importance,
     LeftOut,
+    PosteriorDraws,
     PredictiveCheck,
     RankECDF,
     Sandwich,
@@ -68,6 +70,7 @@ from pyro_mmvae.diagnostics import (
     guide_predictive_log_likelihood,
     importance,
     leave_one_out,
+    posterior_draws,
     rank_ecdf,
     sandwich,
     sbc,
@@ -257,6 +260,7 @@ __all__ = [
     "Pooled",
     "Positive",
     "PositiveColumn",
+    "PosteriorDraws",
     "PredictiveCheck",
     "RankECDF",
     "RealColumn",
@@ -330,6 +334,7 @@ __all__ = [
     "plot_missingness",
     "plot_ranks",
     "plot_reconstructions",
+    "posterior_draws",
     "predict",
     "predictive_similarity",
     "rank_ecdf",

@@ -15,10 +15,12 @@ from torch import Tensor
 
 
 class Smoothed(NamedTuple):
-    """Log weights (draw, row) with a smoothed tail, each row normalised to sum to one, and k-hat (row,)."""
+    """Log weights (draw, row) with a smoothed tail, each row normalised to sum to one, k-hat (row,), and the logarithm
+    of the mean weight before normalisation (row,)."""
 
     log_weights: Tensor
     khat: Tensor
+    log_mean: Tensor
 
     @property
     def ess(self) -> Tensor:
@@ -30,9 +32,31 @@ class Smoothed(NamedTuple):
         """(row,), whether k-hat is below its limit."""
         return self.khat < khat_limit(len(self.log_weights))
 
+    def misses(self, other: Smoothed) -> Tensor:
+        """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
+
+        Weights alone cannot tell: a proposal that fits one of two modes has equal ones.
+        """
+        variance = sum((1 / one.ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
+        return other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
+
     def beats(self, other: Smoothed) -> Tensor:
-        """(row,), whether this is the better proposal: a good k-hat first, then the effective number of draws."""
-        return torch.where(self.good == other.good, self.ess > other.ess, self.good)
+        """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""
+        better = torch.where(self.good == other.good, self.ess > other.ess, self.good)
+        return (better | other.misses(self)) & ~self.misses(other)
+
+
+def resampled(log_weights: Tensor, num_draws: int) -> Tensor:
+    """Which draws to take so that they need no weights, (num_draws, row), with replacement and by strata.
+
+    Args:
+        log_weights: (draw, row), each row normalised.
+    """
+    edges = log_weights.exp().cumsum(0).T.contiguous()
+    strata = torch.arange(num_draws, dtype=edges.dtype, device=edges.device)
+    points = (strata + torch.rand(len(edges), num_draws, dtype=edges.dtype, device=edges.device)) / num_draws
+    index = torch.searchsorted(edges, points * edges[:, -1:], right=True)
+    return index.clamp(max=len(log_weights) - 1).T
 
 
 def khat_limit(draws: int) -> float:
@@ -73,7 +97,8 @@ def smooth(log_weights: Tensor) -> Smoothed:
         sorted_ = torch.cat([sorted_[:-tail], torch.where(keep, sorted_[-tail:], smoothed)])
         khat = torch.where(flat, -math.inf, torch.where(k.isnan(), math.inf, k))
     unsorted = torch.empty_like(sorted_).scatter(0, order, sorted_)
-    return Smoothed(unsorted - unsorted.logsumexp(0), khat)
+    log_mean = log_weights.logsumexp(0) - math.log(draws)
+    return Smoothed(unsorted - unsorted.logsumexp(0), khat, log_mean)
 
 
 def gpdfit(excess: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -126,6 +126,21 @@ def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
     value = value.expand(num_draws, *([1] * max(0, value.dim() - 2 - len(right) - events)), rows, *right, *event)
     keep = [] if all(size == 1 for size in right) else list(right)
     return value.reshape(num_draws, rows, *keep, *event)
+
+
+def joined(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The codes (draw, row, *event) of chunks of rows as those of all rows.
+
+    A modality that no row of a chunk has gives no private code there: NaN.
+    """
+    like = {name: value for part in found for name, value in part.items()}
+    rows = [next(iter(part.values())).shape[1] if part else 0 for part in found]
+
+    def column(name: str, part: Mapping[str, Tensor], size: int) -> Tensor:
+        value = like[name]
+        return part[name] if name in part else value.new_full((len(value), size, *value.shape[2:]), torch.nan)
+
+    return {name: torch.cat([column(name, part, size) for part, size in zip(found, rows)], 1) for name in like}
 
 
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:

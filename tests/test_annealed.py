@@ -57,7 +57,7 @@ def test_annealing_needs_no_good_guide(shift, scale):
     truth = LinearGaussian(orthogonal=False)
     x = truth.simulate(30)
     for from_prior in (False, True):
-        vae = broken(truth, x, shift, scale)
+        vae = broken(truth, shift, scale)
         found = mm.annealed_log_likelihood(vae, x, temperatures=50, from_prior=from_prior)
         right(found.value, found.se, truth.log_prob(x))
         assert found.se.mean() < 0.2

@@ -15,12 +15,12 @@ from pyro_mmvae.weights import draw, nesting, opened
 ROWS = 40
 
 
-def broken(truth, x, shift, scale):
+def broken(truth, shift, scale):
     """The truth with a guide that is off by `shift` and `scale` standard deviations."""
-    mean, covariance = truth.posterior(x)
-    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
 
     def guide(x, mask):
+        mean, covariance = truth.posterior(dict(x), mask)
+        sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
         with pyro.plate("data", len(mean), dim=-2):
             pyro.sample("z", dist.Normal((mean + shift * sd).unsqueeze(1), (scale * sd).unsqueeze(1)).to_event(1))
 
@@ -38,7 +38,7 @@ def independence(truth, x):
 def test_refinement_finds_the_exact_posterior_from_any_start(shift, scale):
     truth = LinearGaussian(orthogonal=False)
     x = truth.simulate(ROWS)
-    vae = broken(truth, x, shift, scale)
+    vae = broken(truth, shift, scale)
     q = fit_normal(Target(vae, opened(vae, x)), full_rank=True)
     mean, covariance = truth.posterior(x)
     torch.testing.assert_close(q.loc, mean, rtol=0, atol=1e-4)
@@ -52,7 +52,7 @@ def test_gaps_of_the_oracle_are_the_closed_forms():
     """Diagonal: the approximation gap is what independence costs, the amortisation gap the rest of KL(q, p)."""
     truth = LinearGaussian(orthogonal=False)
     x = truth.simulate(ROWS)
-    vae = broken(truth, x, 0.5, 0.8)
+    vae = broken(truth, 0.5, 0.8)
     mean, covariance = truth.posterior(x)
     sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
     q = dist.MultivariateNormal(mean + 0.5 * sd, torch.diag_embed((0.8 * sd) ** 2))

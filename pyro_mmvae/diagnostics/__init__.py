@@ -6,6 +6,7 @@ from pyro_mmvae.diagnostics.certificate import Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.certify import certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
+from pyro_mmvae.diagnostics.escalation import PosteriorDraws, posterior_draws
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
 from pyro_mmvae.diagnostics.predictive import LeftOut, PredictiveCheck, leave_one_out
@@ -19,6 +20,7 @@ __all__ = [
     "Gaps",
     "Importance",
     "LeftOut",
+    "PosteriorDraws",
     "PredictiveCheck",
     "RankECDF",
     "Sandwich",
@@ -33,6 +35,7 @@ __all__ = [
     "guide_predictive_log_likelihood",
     "importance",
     "leave_one_out",
+    "posterior_draws",
     "rank_ecdf",
     "sandwich",
     "sbc",

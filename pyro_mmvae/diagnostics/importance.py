@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, refuse
-from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw, nesting, opened, parts
+from pyro_mmvae.psis import resampled, smooth
+from pyro_mmvae.weights import draw, joined, nesting, opened, parts
 
 
 class Importance(NamedTuple):
     """Weighted draws of the latents of every row.
 
     Attributes:
-        latents: site -> (draw, row, dim).
+        latents: site -> (draw, row, *event); NaN for private codes where no row nearby has their modality.
         log_weights: (draw, row), Pareto-smoothed, each row normalised to sum to one.
         khat: (row,); good below `mm.khat_limit(draws)`.
         ess: (row,), effective number of draws, 1 / sum of squared weights.
@@ -39,22 +39,29 @@ class Importance(NamedTuple):
     ess: Tensor
     raw: Tensor
 
+    def expectation(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        """Self-normalised E[f(codes) | x_S], (row, ...).
+
+        Args:
+            function: of the codes by site, (draw, row, *event) each; returns (draw, row, ...).
+        """
+        value = function(self.latents)
+        return (self.log_weights.exp().reshape(*value.shape[:2], *[1] * (value.dim() - 2)) * value).sum(0)
+
     def mean(self, site: str = "z") -> Tensor:
-        """Self-normalised posterior mean, (row, dim)."""
-        return (self.log_weights.exp().unsqueeze(-1) * self.latents[site]).sum(0)
+        """Self-normalised posterior mean, (row, *event)."""
+        return self.expectation(lambda latents: latents[site])
 
     def sd(self, site: str = "z") -> Tensor:
-        """Self-normalised posterior standard deviation, (row, dim)."""
-        centred = (self.latents[site] - self.mean(site)) ** 2
-        return (self.log_weights.exp().unsqueeze(-1) * centred).sum(0).sqrt()
+        """Self-normalised posterior standard deviation, (row, *event)."""
+        mean = self.mean(site)
+        return self.expectation(lambda latents: (latents[site] - mean) ** 2).sqrt()
 
     def resample(self, num_draws: int) -> dict[str, Tensor]:
-        """Unweighted draws of every site, (draw, row, dim): each row draws from its own, with replacement."""
-        index = torch.multinomial(self.log_weights.exp().T, num_draws, replacement=True).T
-        return {
-            name: value.gather(0, index.unsqueeze(-1).expand(-1, -1, value.shape[-1]))
-            for name, value in self.latents.items()
-        }
+        """Unweighted draws of every site, (draw, row, *event): each row draws from its own, with replacement."""
+        index = resampled(self.log_weights, num_draws)
+        row = torch.arange(index.shape[1], device=index.device)
+        return {name: value[index, row] for name, value in self.latents.items()}
 
 
 @torch.no_grad()
@@ -103,6 +110,6 @@ def importance(
     ]
     raw = torch.cat([weights for _, weights in drawn], 1)
     refuse(batch, raw.logsumexp(0).isfinite(), "the sum of the weights")
-    latents = {name: torch.cat([latent[name] for latent, _ in drawn], 1) for name in drawn[0][0]}
+    latents = joined([latent for latent, _ in drawn])
     smoothed = smooth(raw)
     return Importance(latents, smoothed.log_weights, smoothed.khat, smoothed.ess, raw)

@@ -67,6 +67,12 @@ class Target:
             self.sites[name] = _coordinates(name, trace.nodes[name], self.size, self.depth)
             self.size = self.sites[name].columns.stop
 
+    def take(self, index: Tensor) -> tuple[Target, Tensor]:
+        """The target of some rows, and which coordinates are theirs: private codes that none of them has are not."""
+        part = Target(self.vae, self.batch.take(index), None, self.depth)
+        every = torch.arange(self.size, device=index.device)
+        return part, torch.cat([every[self.sites[name].columns] for name in part.sites])
+
     @property
     def at_once(self) -> int:
         """How many draws of all rows fit in one chunk."""

@@ -11,8 +11,8 @@ from torch.distributions import MultivariateNormal
 
 from pyro_mmvae.diagnostics.target import Target
 
-LEAPFROGS = 5
-LONGEST = 0.4  # of a step: five of them take a standard normal as far as it goes, a quarter of its period
+LEAPFROGS = 4
+LONGEST = 0.5  # of a step: four of them take a standard normal as far as it goes, a quarter of its period
 ACCEPTED = 0.8
 
 

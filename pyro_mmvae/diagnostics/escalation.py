@@ -1,0 +1,279 @@
+"""Draws from p(z | x_S) that every row can vouch for: the guide's where they are good, else the next method that is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from tqdm import tqdm
+
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
+from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.diagnostics.walk import Path
+from pyro_mmvae.psis import Smoothed, resampled, smooth
+from pyro_mmvae.weights import joined, nesting, opened, parts
+
+Method = Literal["auto", "guide", "refined", "psis", "hmc", "nuts"]
+Walk = Callable[[Path, Tensor, int, int, float], "Tensor | None"]
+CHAINS, WARMUP, FEWEST = 8, 100, 250
+TOGETHER = 16  # rows in one run of NUTS
+MIXED, USABLE = 1.01, 1.1  # R-hat of chains that are certified, and of chains that beat a normal
+
+
+@dataclass
+class PosteriorDraws:
+    """Draws from p(z | x_S), and for every row which method they are from and what vouches for them.
+
+    Attributes:
+        latents: site -> (draw, row, *event), unweighted; NaN for codes of modalities that were not there to infer.
+        method: (row,) names: "guide", "refined", "psis", "hmc" or "nuts".
+        khat: (row,), of the best importance weights that were looked at for the row.
+        ess: (row,), effective number of draws: of those weights, or of the chains.
+        rhat: (row,), of the chains; NaN for the other methods.
+        certified: (row,) bool, whether the row keeps the tolerance. Where it does not, the budget was spent, or nothing
+            that was tried was good enough.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.posterior_draws(vae, x, method="guide", num_draws=100, progress=False)
+        >>> set(found.method), bool(found.rhat.isnan().all())
+        ({'guide'}, True)
+    """
+
+    latents: dict[str, Tensor]
+    method: list[str]
+    khat: Tensor
+    ess: Tensor
+    rhat: Tensor
+    certified: Tensor
+
+    def diagnostics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """khat, ess, rhat and certified."""
+        return self.khat, self.ess, self.rhat, self.certified
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'method':8} {'rows':>6} {'certified':>10} {'worst k-hat':>12} {'least ess':>10} {'worst r-hat':>12}"
+        ]
+        for name in [m for m in get_args(Method) if m in self.method]:
+            rows = torch.tensor([m == name for m in self.method])
+            rhat = float(self.rhat[rows].max())
+            lines.append(
+                f"{name:8} {int(rows.sum()):6} {int(self.certified[rows].sum()):10}"
+                f" {float(self.khat[rows].max()):12.2f} {float(self.ess[rows].min()):10.0f}"
+                f" {'' if rhat != rhat else f'{rhat:.3f}':>12}"
+            )
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def posterior_draws(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str] | None = None,
+    method: Method = "auto",
+    num_draws: int = 1000,
+    tolerance: float = 0.1,
+    max_nuts_rows: int = 48,
+    seconds: float = 600.0,
+    progress: bool = True,
+) -> PosteriorDraws:
+    """Draws from the model's own p(z | x_S), by the cheapest method that is good enough for each row.
+
+    Good enough means that no posterior mean is off by more than `tolerance` posterior standard deviations, as far as
+    the certificate of the method can tell:
+
+    - "guide": the guide's own draws. An expectation under q is off by at most sqrt(chi2(p, q)) standard deviations,
+      and 1 + chi2 is draws / ESS of the importance weights: certified if k-hat is good and sqrt(draws / ESS - 1) is
+      within the tolerance. A good k-hat alone says only that q is a usable proposal.
+    - "refined": draws of a normal in real coordinates that was fitted to the posterior of this row; certified likewise,
+      unless the guide has found more of p(x_S) than it.
+    - "psis": draws of the guide or of the refined normal, whichever proposes better, resampled by Pareto-smoothed
+      weights; certified if k-hat is good and 1 / sqrt(ESS) is within the tolerance.
+    - "hmc": chains for all rows side by side, in coordinates whitened by the refined normal, half of them started
+      there and half at the guide; certified if R-hat is below 1.01 and 1 / sqrt(ESS) is within the tolerance.
+    - "nuts": Pyro's NUTS likewise, for the rows where those have not mixed.
+
+    Rows beyond the budget, and rows where no chains mixed, keep the best of the earlier methods and are not certified.
+    No certificate sees a mode that neither the guide nor a chain has found; `mm.sandwich` from the prior does.
+
+    Args:
+        vae: a `MultimodalVAE`, or a `Pair` with continuous codes; sites outside the plate "data" are drawn from the
+            guide, once for each draw or chain, and the draws are conditional on them.
+        x, mask: as in `vae.model`.
+        given: S; None = all that is observed.
+        method: "auto" goes up the list row by row; a name serves every row by that method, as far as the budget goes.
+        num_draws: draws a row.
+        tolerance: the largest error of a posterior mean, in posterior standard deviations.
+        max_nuts_rows: for how many rows NUTS may be run.
+        seconds: after which no more chains are run.
+        progress: whether to show a progress bar.
+
+    Returns:
+        `PosteriorDraws`; `print` shows how many rows each method serves.
+
+    Raises:
+        ValueError: bad input, an unknown method, or a discrete code where more than the guide is asked for.
+
+    Reference:
+        Yao, Vehtari, Simpson and Gelman, 2018, Yes, but Did It Work?: Evaluating Variational Inference,
+        https://arxiv.org/abs/1802.02538
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
+        >>> vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        >>> found = posterior_draws(vae, {"a": torch.zeros(5, 3)}, progress=False)
+        >>> found.latents["z"].shape, bool(found.certified.all())
+        (torch.Size([1000, 5, 2]), True)
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
+    num_draws = whole("num_draws", num_draws)
+    batch = opened(vae, x, mask)
+    if given is not None and hasattr(vae, "check_names"):
+        vae.check_names(given)
+    depth, found = nesting(vae, batch), []
+    budget = _Budget(max_nuts_rows, time.monotonic() + seconds)
+    with tqdm(total=batch.rows, disable=not progress, unit="row") as bar:
+        for part in parts(batch, PARTICLES):
+            ladder = _Ladder(Target(vae, part, given, depth), method, num_draws, tolerance, budget)
+            found.append(ladder.climb(bar.set_description))
+            bar.update(part.rows)
+            bar.set_postfix(Counter(m for one in found for m in one.method))
+    columns = (torch.cat(column) for column in zip(*(one.diagnostics() for one in found)))
+    return PosteriorDraws(joined([one.latents for one in found]), [m for one in found for m in one.method], *columns)
+
+
+@dataclass
+class _Budget:
+    """What is left: rows for NUTS, and the time on the monotonic clock when chains end."""
+
+    nuts_rows: int
+    deadline: float
+
+
+class _Ladder:
+    """The methods for one chunk of rows, each for the rows that the ones before did not serve."""
+
+    def __init__(self, target: Target, method: Method, num_draws: int, tolerance: float, budget: _Budget):
+        self.target, self.method, self.num_draws = target, method, num_draws
+        self.tolerance, self.budget = tolerance, budget
+        self.num_particles = max(1000, num_draws)
+        self.z, raw = target.guide(self.num_particles)
+        self.guide = smooth(raw)
+        latents, nan = target.latents(self.z[:num_draws]), torch.full_like(self.guide.khat, torch.nan)
+        names = ["guide"] * target.batch.rows
+        khat, ess = self.guide.khat.clone(), self.guide.ess
+        self.served = PosteriorDraws(latents, names, khat, ess, nan, self._close(self.guide))
+
+    def climb(self, say: Callable[[str], None]) -> PosteriorDraws:
+        """Up to the method asked for, or as far as each row needs."""
+        rows = self.needing("refined") if self.method in ("auto", "refined") else torch.arange(self.target.batch.rows)
+        if self.method != "guide" and len(rows):
+            say("refining")
+            target, columns = self.target.take(rows)
+            q = fit_normal(target, full_rank=True)
+            self._refined(rows, target, q, columns)
+            if self.method in ("auto", "hmc"):
+                say("walking, hmc")
+                self._walked("hmc", hmc, self.needing("hmc"), rows, q, columns)
+            if self.method in ("auto", "nuts"):
+                say("walking, nuts")
+                for some in self.needing("nuts")[: self.budget.nuts_rows].split(TOGETHER):
+                    self._walked("nuts", nuts, some, rows, q, columns)
+        return self.served
+
+    def needing(self, name: Method) -> Tensor:
+        """The rows for a method: all if it was asked for by name, else those without a certificate so far."""
+        return (~self.served.certified | (self.method == name)).nonzero().squeeze(-1)
+
+    def _refined(self, rows: Tensor, target: Target, q: MultivariateNormal, columns: Tensor) -> None:
+        """The methods that stand on weights: plain draws of the normal, and resampled ones of the best proposal."""
+        z, forced = self.z[:, rows][..., columns], self.method
+        best = guide = Smoothed(*(column[..., rows] for column in self.guide))
+        for proposal in (q, widened(q)):
+            new = proposal.sample((self.num_particles,))
+            weights = smooth(target.log_weights(new, proposal))
+            better = weights.beats(best)
+            if proposal is q:
+                close = self._close(weights) & ~weights.misses(guide)
+                take = (close | better) & ~self.served.certified[rows] | (forced == "refined")
+                self._put(
+                    rows, take, "refined", target.latents(new[: self.num_draws]), weights.khat, weights.ess, close
+                )
+            z = torch.where(better.unsqueeze(-1), new, z)
+            best = Smoothed(*(torch.where(better, *pair) for pair in zip(weights, best)))
+        enough = best.good & (best.ess >= self.tolerance**-2)
+        take = enough & ~self.served.certified[rows] | (forced == "psis")
+        index = resampled(best.log_weights, self.num_draws).unsqueeze(-1).expand(-1, -1, z.shape[-1])
+        self._put(rows, take, "psis", target.latents(z.gather(0, index)), best.khat, best.ess, enough)
+
+    def _walked(
+        self, name: str, walk: Walk, some: Tensor, rows: Tensor, q: MultivariateNormal, columns: Tensor
+    ) -> None:
+        """Chains for some of the refined rows, half of them started at the normal, half at the guide."""
+        if not len(some) or time.monotonic() > self.budget.deadline:
+            return
+        target, own = self.target.take(some)
+        path = Path(target, _part(q, torch.searchsorted(rows, some), torch.searchsorted(columns, own)), CHAINS)
+        z = widened(path.base).sample((CHAINS // 2,))
+        index = resampled(self.guide.log_weights[:, some], CHAINS - len(z)).unsqueeze(-1).expand(-1, -1, len(own))
+        start = path.whitened(torch.cat([z, self.z[:, some][..., own].gather(0, index)]))
+        y = walk(path, start, WARMUP, max(FEWEST, math.ceil(self.num_draws / CHAINS)), self.budget.deadline)
+        if y is None:
+            return
+        self.budget.nuts_rows -= len(some) if name == "nuts" else 0
+        rhat, ess = mixing(y)
+        mixed = (rhat < MIXED) & (ess >= self.tolerance**-2)
+        y = y.flatten(0, 1)
+        y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]
+        latents, take = target.latents(path.codes(y)), (rhat < USABLE) | (self.method == name)
+        self._put(some, take, name, latents, self.served.khat[some], ess, mixed, rhat)
+
+    def _put(
+        self,
+        rows: Tensor,
+        take: Tensor,
+        name: str,
+        latents: dict[str, Tensor],
+        khat: Tensor,
+        ess: Tensor,
+        certified: Tensor,
+        rhat: Tensor | None = None,
+    ) -> None:
+        """Serves those of the rows that `take` names by new draws."""
+        to = rows[take]
+        for site, value in latents.items():
+            self.served.latents[site][:, to] = value[:, take]
+        for row in to.tolist():
+            self.served.method[row] = name
+        rhat = torch.full_like(khat, torch.nan) if rhat is None else rhat
+        for old, new in zip(self.served.diagnostics(), (khat, ess, rhat, certified)):
+            old[to] = new[take]
+
+    def _close(self, weights: Smoothed) -> Tensor:
+        """Whether plain draws of a proposal are within the tolerance, by its weights."""
+        return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
+
+
+def _part(q: MultivariateNormal, rows: Tensor, columns: Tensor) -> MultivariateNormal:
+    """The marginal of some coordinates in some rows."""
+    loc, factor = q.loc[rows][:, columns], q.scale_tril[rows]
+    if len(columns) < q.loc.shape[-1]:
+        factor = torch.linalg.cholesky((factor @ factor.mT)[:, columns][..., columns])
+    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
