@@ -131,6 +131,9 @@ from pyro_mmvae.metrics import (
     retrieval,
 )
 from pyro_mmvae.modality import Experts, Modality
+from pyro_mmvae.mudata import from_mudata, to_mudata
+
+# Networks
 from pyro_mmvae.networks import (
     LaplaceHead,
     NormalHead,
@@ -302,6 +305,7 @@ __all__ = [
     "encoder",
     "fit",
     "frechet_distance",
+    "from_mudata",
     "from_nan",
     "gaps",
     "generate",
@@ -347,5 +351,6 @@ __all__ = [
     "sbc",
     "scaled",
     "to_arviz",
+    "to_mudata",
     "translate",
 ]

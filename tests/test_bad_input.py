@@ -1,6 +1,7 @@
 """Bad input: one line that names the modality, what was found and what to do, raised before anything is changed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from cases import three, three_rows
@@ -57,6 +58,15 @@ INPUTS = {
         "'body' is empty",
     ),
     "no modality": (dict, None, "no modality"),
+    "tables in another order": (
+        lambda: with_(body=pd.DataFrame(np.zeros((ROWS, 3))), label=pd.Series(np.zeros(ROWS), index=range(ROWS)[::-1])),
+        None,
+        "'label' has another index than 'body'",
+    ),
+    "no dictionary": (lambda: torch.zeros(ROWS, 3), None, "x is a Tensor; give a dictionary"),
+    "a mask for all": (three_rows, torch.ones(ROWS, dtype=torch.bool), "mask is a Tensor; give a dictionary"),
+    "numbers for names": (lambda: {0: torch.zeros(ROWS, 3)}, None, "x has the name 0"),
+    "None": (lambda: with_(body=None), None, "'body' is None"),
     "one number": (lambda: {"label": torch.tensor(1.0)}, None, "'label' is a single number"),
 }
 
@@ -160,6 +170,46 @@ def test_experts_that_are_no_normals_are_named():
         vae.guide({"a": torch.zeros(2, 3)})
     mixed = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.MoE())
     assert mixed.posterior({"a": torch.zeros(2, 3)}).mean.shape == (2, 2)
+
+
+def test_a_batch_brings_its_own_mask():
+    vae, x = three(), three_rows(ROWS)
+    batch = mm.Batch.of(x, {"body": torch.zeros(ROWS, dtype=torch.bool)})
+    assert vae.check(batch, batch.mask) is batch
+    with pytest.raises(ValueError, match="x is a Batch with a mask of its own"):
+        vae.check(batch, {"body": torch.ones(ROWS, dtype=torch.bool)})
+
+
+def test_values_beyond_the_precision_of_the_model_are_refused():
+    vae, x = three().float(), three_rows(ROWS)
+    x["body"][3, 1] = 1e39
+    for door in (vae.guide, vae.posterior, vae.check, *(lambda x, d=d: d(vae, x, None) for d in DOORS.values())):
+        with pytest.raises(ValueError, match=r"'body' has a value too large for torch\.float32 in row 3"):
+            door(x)
+    assert three().posterior(x).mean.isfinite().all()
+
+
+def test_masked_arrays_and_nullable_tables_say_what_is_missing():
+    values = np.ma.MaskedArray([[1, 7], [2, 3]], [[False, True], [False, False]])
+    table = pd.DataFrame({"a": pd.array([1, 2], "Int64"), "b": pd.array([None, 3], "Int64")})
+    for given in (values, table, [[1, None], [2, 3]]):
+        x, mask = mm.from_nan({"a": given})
+        assert x["a"].tolist() == [[1, 0], [2, 3]] and mask["a"].tolist() == [[True, False], [True, True]]
+
+
+def test_gradients_reach_the_data_and_training_leaves_their_graph_alone():
+    vae, x = three(), three_rows(ROWS)
+    leaf = x["body"].clone().requires_grad_()
+    data = {**x, "body": 2 * leaf}
+    mm.fit(vae, data, epochs=2, batch_size=2, progress=False)
+    (slope,) = torch.autograd.grad(vae.posterior(data).mean.sum(), leaf)
+    assert bool((slope != 0).any())
+
+
+def test_the_share_to_hide_is_a_share():
+    for share in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="share is"):
+            mm.hide(three_rows(ROWS), share=share)
 
 
 def test_a_question_leaves_every_module_in_its_mode():

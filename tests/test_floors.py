@@ -28,7 +28,7 @@ FLOORS = [
     {"fusion", "priors", "guess", "observe", "processes"},
     {"vae"},
     {"objectives"},
-    {"levels", "training", "inference"},
+    {"levels", "training", "inference", "mudata"},
     {"recipes", "diagnostics", "metrics", "export"},
     {"plots"},
     {"sleep"},
