@@ -232,6 +232,8 @@ class Experts(Mapping[str, Distribution]):
             return prior.expand((self.rows, 1))
         if self.modalities[name].repeated:
             raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
+        if self.seen[name].flat is None:
+            return self[name]
         return otherwise(self.given[name], self[name], prior)
 
     def everywhere(self) -> bool:
@@ -320,8 +322,6 @@ def _column(q: Distribution, column: slice) -> Distribution:
 
 def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distribution:
     """q where `where` (row, 1) holds and the prior elsewhere; one diagonal normal if both are."""
-    if bool(where.all()):
-        return q
     shape = torch.broadcast_shapes(q.batch_shape, prior.batch_shape)
     prior, where = prior.expand(shape), where.expand(shape)
     if is_normal(q) and is_normal(prior):

@@ -105,6 +105,18 @@ def _parameter(value: Tensor, constraint: object = None) -> Tensor:
     return value
 
 
+def once_a_step(owner: object, x: object, mask: object, make: Callable[[], Any]) -> Any:
+    """What `make` gives; in a step of stock SVI made once, as its guide and its model get the same x and mask."""
+    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    if not steps or x is None:
+        return make()
+    kept = vars(steps[-1]).setdefault("made", {})
+    key = id(owner), id(x), id(mask)
+    if key not in kept:
+        kept[key] = x, mask, make()  # with x and mask, so that no other object gets their ids meanwhile
+    return kept[key][-1]
+
+
 class _Alias:
     """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
 

@@ -20,7 +20,7 @@ from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Experts, Modality, Seen
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate
-from pyro_mmvae.programs import alone, program
+from pyro_mmvae.programs import alone, once_a_step, program
 from pyro_mmvae.storage import save
 
 
@@ -232,14 +232,17 @@ class MultimodalVAE(nn.Module):
 
     def open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
         """The checked batch, and of each modality with anything observed in it what was seen."""
-        batch = Batch.of(x, mask)
+        batch = x if isinstance(x, Batch) else once_a_step(self, x, mask, lambda: self._opened(x, mask))
         self.check_names(batch)
-        if not isinstance(x, Batch):
-            batch = self._as_parameters(batch)
         if batch.seen is None:
             parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
             batch.seen = {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
         return batch, batch.seen
+
+    def _opened(self, x: Arrays | None, mask: Arrays | None) -> Batch:
+        batch = Batch.of(x, mask)
+        self.check_names(batch)
+        return self._as_parameters(batch)
 
     def _as_parameters(self, batch: Batch) -> Batch:
         """The batch in the model's precision, on its device."""

@@ -89,4 +89,6 @@ class WhereGiven(nn.Module):
         prior = self.prior(experts).expand((experts.rows, 1))
         if self.name not in experts:
             return prior
-        return otherwise(experts.given[self.name].any(-1, keepdim=True), self.fusion.fuse(experts), prior)
+        where = experts.given[self.name].any(-1, keepdim=True)
+        fused = self.fusion.fuse(experts)
+        return fused if experts.seen[self.name].rows is None else otherwise(where, fused, prior)

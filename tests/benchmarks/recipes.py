@@ -7,14 +7,9 @@ the same round, with quartiles.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import math
-import os
-import random
 import statistics
-import time
 from itertools import combinations
 
 import torch
@@ -24,6 +19,7 @@ from torch.nn.functional import cross_entropy, softplus
 import pyro_mmvae as mm
 from pyro_mmvae.datasets import digits_and_voices
 from pyro_mmvae.demo import digit_features, digit_modalities
+from tests.benchmarks import timing
 
 DIM, BATCH = 16, 128
 R = mm.recipes
@@ -182,45 +178,34 @@ def by_hand(name, vae, x, epochs):
             optim.step()
 
 
-def measure(name, x, rounds):
-    """(ours, by hand), seconds an epoch in each round."""
+def measure(name, x, rounds, clock):
+    """Seconds an epoch of both, in each round."""
     vae, loss = recipe(name)
     agree(name, vae, loss, x)
-    other, seconds = copy.deepcopy(vae), ([], [])
-    runs = [
-        lambda: mm.fit(vae, x, loss=loss, epochs=2, batch_size=BATCH, progress=False),
-        lambda: by_hand(name, other, x, 2),
-    ]
-    for run in runs:
-        run()
-    for _ in range(rounds):
-        for arm in random.sample((0, 1), 2):
-            start = time.perf_counter()
-            runs[arm]()
-            seconds[arm].append((time.perf_counter() - start) / 2)
-    return seconds
+    other = copy.deepcopy(vae)
+
+    def part(rows):
+        return {k: v[:rows] for k, v in x.items()}
+
+    arms = {
+        "ours": lambda n: mm.fit(vae, part(n), loss=loss, epochs=1, batch_size=BATCH, progress=False),
+        "by hand": lambda n: by_hand(name, other, part(n), 1),
+    }
+    return timing.paired(arms, len(x["label"]), BATCH, rounds, clock)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out")
-    options = parser.parse_args()
-    torch.set_num_threads(2)
+    given = timing.options(__doc__, 5, "--only")
     train, _ = digits_and_voices()
     x, table = {**train, "label": train["label"].long()}, {}
-    print(f"threads 2, load {os.getloadavg()[0]:.2f}; {len(x['label'])} rows, batches of {BATCH}\n")
-    print("| recipe | by hand, ms a step | ratio [quartiles] |\n|---|---|---|")
-    steps = -(-len(x["label"]) // BATCH)
-    for name in METHODS:
-        ours, hand = measure(name, x, options.rounds)
-        low, middle, high = statistics.quantiles([a / b for a, b in zip(ours, hand)], n=4)
-        table[name] = {"median": middle, "quartiles": [low, high]}
-        step = statistics.median(hand) / steps * 1e3
-        print(f"| {name} | {step:.2f} | {middle:.2f} [{low:.2f}, {high:.2f}] |", flush=True)
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump(table, file, indent=2)
+    rows = len(x["label"])
+    timing.heading("recipe", f"by hand, ms a step ({rows} rows, batches of {BATCH})", "ratio [quartiles]")
+    for name in [given.only] if given.only else METHODS[:1] if given.quick else METHODS:
+        seconds = measure(name, x, given.rounds, given.clock)
+        table[name] = timing.ratio(seconds, "ours", "by hand")
+        step = statistics.median(seconds["by hand"]) / -(-rows // BATCH) * 1e3
+        timing.line(name, f"{step:.2f}", timing.shown(table[name]))
+    timing.write(given.out, table)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""How cost grows: modalities, particles, rows; and MoPoE over PoE. `python -m tests.benchmarks.scaling [--quick]`."""
+"""How cost grows with modalities, particles and rows; and MoPoE over PoE, time of a step and memory kept for backward.
+
+`python -m tests.benchmarks.scaling [--quick] [--clock cpu] [--plot FILE.png] [--out FILE.json]`
+"""
 
 from __future__ import annotations
 
 import math
-import os
 import statistics
-import sys
-import time
 
+import pyro
 import torch
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
+from pyro_mmvae.direct import DirectELBO
+from tests.benchmarks import timing
 
 
 def model(modalities, fusion):
@@ -23,16 +26,18 @@ def model(modalities, fusion):
     return mm.MultimodalVAE(parts, mm.StandardNormal(16), fusion)
 
 
-def step(vae, batch, particles=1):
-    """Seconds of one forward and backward pass, the least of three."""
-    elbo = Trace_ELBO(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        elbo.differentiable_loss(vae.model, vae.guide, batch, batch.mask).backward()
-        times.append(time.perf_counter() - start)
-        vae.zero_grad(set_to_none=True)
-    return min(times)
+def several(vae, batch, count, particles=1):
+    """So many forward and backward passes."""
+    elbo = DirectELBO(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
+    with pyro.validation_enabled(False):
+        for _ in range(count):
+            elbo.differentiable_loss(vae.model, vae.guide, batch, batch.mask).backward()
+            vae.zero_grad(set_to_none=True)
+
+
+def step(vae, batch, particles=1, clock="wall"):
+    """Seconds of one forward and backward pass, the least of five after an untimed one."""
+    return min(timing.paired({"": lambda n: several(vae, batch, n, particles)}, 1, 1, 5, clock)[""])
 
 
 def batch_of(vae, rows):
@@ -65,31 +70,59 @@ def exponent(sizes, seconds):
     return sum((x - ma) * (y - mb) for x, y in zip(a, b)) / sum((x - ma) ** 2 for x in a)
 
 
-def main():
-    quick = "--quick" in sys.argv
-    torch.set_num_threads(2)
-    torch.distributions.Distribution.set_default_validate_args(False)
-    rounds = 1 if quick else 7
-    print(f"load {os.getloadavg()[0]:.2f}; medians over {rounds} rounds\n")
-    print("| modalities | MoPoE / PoE, step | MoPoE / PoE, memory kept for backward |\n|---|---|---|")
-    for count in (3, 5) if quick else (3, 5, 6, 8, 10):
-        product, mixture = model(count, mm.PoE()), model(count, mm.MoPoE())
-        batch = batch_of(product, 128)
-        ratios = [step(mixture, batch) / step(product, batch) for _ in range(rounds)]
-        memory = kept_for_backward(mixture, batch) / kept_for_backward(product, batch)
-        print(f"| {count} | {statistics.median(ratios):.2f} | {memory:.2f} |", flush=True)
-    print("\n| growth of a PoE step | exponent |\n|---|---|")
-    sizes = (2, 4, 8, 16)
+def growth(quick, clock):
+    """what -> (sizes, a function of the size that measures a PoE step)."""
 
-    def product(count):
+    def modalities(count):
         vae = model(count, mm.PoE())
-        return step(vae, batch_of(vae, 512))
+        return step(vae, batch_of(vae, 512), clock=clock)
 
-    print(f"| modalities {sizes} | {exponent(sizes, [product(m) for m in sizes]):.2f} |")
-    vae, sizes = model(3, mm.PoE()), (4, 16, 64)
-    print(f"| particles {sizes} | {exponent(sizes, [step(vae, batch_of(vae, 128), k) for k in sizes]):.2f} |")
-    sizes = (512, 2048, 8192)
-    print(f"| rows {sizes} | {exponent(sizes, [step(vae, batch_of(vae, n)) for n in sizes]):.2f} |")
+    vae = model(3, mm.PoE())
+    sizes = {
+        "modalities": ((2, 4, 8, 16), modalities),
+        "particles": ((4, 16, 64), lambda k: step(vae, batch_of(vae, 128), k, clock)),
+        "rows": ((512, 2048, 8192), lambda n: step(vae, batch_of(vae, n), clock=clock)),
+    }
+    return {what: (few[:2] if quick else few, measure) for what, (few, measure) in sizes.items()}
+
+
+def plot(found, path):
+    """Cost over size on two logarithmic axes, with the fitted exponent."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3), layout="constrained")
+    for ax, (what, entry) in zip(axes, found.items()):
+        ax.loglog(entry["sizes"], [1e3 * s for s in entry["seconds"]], "o-")
+        ax.set(xlabel=what, ylabel="ms a step", title=f"exponent {entry['exponent']:.2f}")
+    figure.savefig(path)
+
+
+def main():
+    given = timing.options(__doc__, 7, "--plot")
+    torch.distributions.Distribution.set_default_validate_args(False)
+    table = {}
+    timing.heading("modalities", "MoPoE / PoE, step", "MoPoE / PoE, memory kept for backward")
+    for count in (3, 6) if given.quick else (3, 5, 6, 8, 10):
+        vaes = {"PoE": model(count, mm.PoE()), "MoPoE": model(count, mm.MoPoE())}
+        batch = batch_of(vaes["PoE"], 128)
+        arms = {name: lambda n, v=vae: several(v, batch, n) for name, vae in vaes.items()}
+        seconds = timing.paired(arms, 5, 1, given.rounds, given.clock)
+        memory = kept_for_backward(vaes["MoPoE"], batch) / kept_for_backward(vaes["PoE"], batch)
+        table[f"MoPoE {count}"] = {**timing.ratio(seconds, "MoPoE", "PoE"), "memory": memory}
+        timing.line(count, timing.shown(table[f"MoPoE {count}"]), f"{memory:.2f}")
+    print()
+    timing.heading("growth of a PoE step with", "sizes", "ms", "exponent")
+    grown = {}
+    for what, (sizes, measure) in growth(given.quick, given.clock).items():
+        seconds = [measure(size) for size in sizes]
+        grown[what] = {"sizes": sizes, "seconds": seconds, "exponent": exponent(sizes, seconds)}
+        timing.line(what, sizes, ", ".join(f"{1e3 * s:.1f}" for s in seconds), f"{grown[what]['exponent']:.2f}")
+    if given.plot:
+        plot(grown, given.plot)
+    timing.write(given.out, {**table, **grown})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""What makes a host wait for an accelerator, counted on the CPU: numbers read from tensors, and shapes that depend on
+values."""
+
+import pytest
+import torch
+from cases import three, three_holes, three_rows
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pyro_mmvae as mm
+from pyro_mmvae.training.step import Run
+
+WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::item"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        indices = args[1] if name.startswith("aten::index") and isinstance(args[1], (list, tuple)) else ()
+        by_mask = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
+        if name in WAITS or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """A function that trains for an epoch and gives what waited in its last step."""
+    step, found = Run.step, []
+
+    def counted(self, *args):
+        with Waits() as waits:
+            value = step(self, *args)
+        found.append(waits.found)
+        return value
+
+    monkeypatch.setattr(Run, "step", counted)
+
+    def train(fusion, holes):
+        mask = three_holes(20) if holes else None
+        mm.fit(three(fusion=fusion), three_rows(20), mask, epochs=1, batch_size=10, progress=False)
+        return found[-1]
+
+    return train
+
+
+FUSIONS = ["PoE", "MoE", "MoPoE", "GeometricMean"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_step_on_complete_data_waits_once_for_its_loss(waits, fusion):
+    """The one number is the loss, which `fit` looks at before it takes the step."""
+    assert waits(fusion, holes=False) == ["aten::_local_scalar_dense"]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_holes_add_one_wait_a_modality_and_one_for_empty_rows(waits, fusion):
+    """Which rows a modality has decides the shapes of everything after it; whether any row is empty, the guide."""
+    found = waits(fusion, holes=True)
+    assert found.count("aten::nonzero") == 3
+    assert len(found) <= 5
