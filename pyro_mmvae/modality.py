@@ -80,9 +80,14 @@ class Seen(NamedTuple):
         if name in batch.complete:
             return cls(x, mask.new_ones(()).expand(x.shape[:2]), None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
+        return cls.at(x, entries, mask if mask.dim() > 2 else None)
+
+    @classmethod
+    def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None) -> Seen:
+        """What was seen at those entries."""
         flat = _where(entries.flatten())
         rows = flat if entries.shape[1] == 1 else _where(entries.any(-1))
-        return cls(x, entries, flat, rows, mask if mask.dim() > 2 else None)
+        return cls(x, entries, flat, rows, elements)
 
     def values(self) -> Tensor:
         """The seen entries of x, (entry, *event)."""
@@ -96,6 +101,14 @@ class Seen(NamedTuple):
             full = value[:1].detach().expand(self.entries.numel(), *value.shape[1:])
             value = full.index_copy(0, self.flat, value)
         return value.reshape(*self.entries.shape, *value.shape[1:])
+
+
+def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:
+    """What was seen in the rows (row,) that count, modality by modality; all of it if rows is None."""
+    if rows is None:
+        return seen
+    parts = {name: Seen.at(s.x, s.entries & rows.unsqueeze(-1), s.elements) for name, s in seen.items()}
+    return {name: s for name, s in parts.items() if s.rows is None or len(s.rows)}
 
 
 def _where(seen: Tensor) -> Tensor | None:

@@ -204,6 +204,9 @@ class Objective(ELBO):
         particles, weight = self.num_particles, _Weight(self.num_particles, batch.rows)
         with pyro.plate("particles", particles, dim=-1 - self.max_plate_nesting):
             q = poutine.trace(guide).get_trace(*args)
+            share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
+            rows = _that_count(batch, view, share)
+            args = args if rows is None else (batch, batch.mask, view._replace(rows=rows))
             p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
         doubled = _Doubled(particles, batch.rows)
@@ -224,10 +227,20 @@ class Objective(ELBO):
             value = surrogate + (value - surrogate).detach()
         if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
             value = torch.where(_any_of(batch, view.given), value, 0)
-        share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
         if isinstance(share, torch.Tensor):  # (row, 1); one number for all rows if there is no mixture
             share = share.expand(batch.rows, 1).squeeze(-1).to(value.dtype)
         return value.sum() if share is None else (share * value).sum()
+
+
+def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None:
+    """The rows of a pass whose bound is not multiplied by zero, bool (row,); None = all. The rest need no decoder."""
+    if len(batch.complete) == len(batch):
+        return None
+    counts = [] if view.given is None else [_any_of(batch, view.given)]
+    if isinstance(share, Tensor) and share.dim():
+        counts.append(share.squeeze(-1) > 0)
+    rows = torch.stack(counts).all(0) if counts else None
+    return None if rows is None or bool(rows.all()) else rows
 
 
 def _any_of(batch: Batch, names: Collection[str]) -> Tensor:

@@ -17,7 +17,7 @@ from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Experts, Modality, Seen
+from pyro_mmvae.modality import Experts, Modality, Seen, counted
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import alone, once_a_step, program
@@ -33,6 +33,7 @@ class View(NamedTuple):
         private: the modalities whose private codes are inferred from them; the others' come from the auxiliary prior,
             in model and guide alike. None = as given.
         stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
+        rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -46,6 +47,7 @@ class View(NamedTuple):
     targets: Collection[str] | None = None
     private: Collection[str] | None = None
     stratum: int | None = None
+    rows: Tensor | None = None
 
 
 EVERYTHING = View()
@@ -120,10 +122,11 @@ class MultimodalVAE(nn.Module):
         own = experts.private(view.given if view.private is None else view.private)
         with plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
-            for name, modality in self.explained(x, seen, view):
+            data = counted(seen, view.rows)
+            for name, modality in self.explained(x, data, view):
                 has = modality.private is not None
                 w = [pyro.sample(f"{name}.w", self._prior_of(name, view, own))] if has else []
-                observe(name, modality, beside([*z, *w]), seen.get(name))
+                observe(name, modality, beside([*z, *w]), data.get(name))
         return z[0] if z else None
 
     @program

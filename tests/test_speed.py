@@ -114,3 +114,26 @@ def test_fit_takes_the_elbo_without_a_trace(monkeypatch):
     vae, x = three(), three_rows(20)
     monkeypatch.setattr(Trace_ELBO, "_get_trace", traced)
     mm.fit(vae, x, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("passes", [[mm.objectives.strata], [mm.objectives.cross, mm.objectives.joint]])
+@pytest.mark.parametrize("bound", [mm.objectives.elbo, mm.objectives.dreg])
+def test_rows_that_a_pass_multiplies_by_zero_are_not_decoded(passes, bound, monkeypatch):
+    """Loss and gradients are those with every row decoded, and fewer rows are."""
+    vae, x, mask = three(fusion="MoE"), three_rows(40), three_holes(40)
+    decoded, found = [], []
+    part = next(iter(vae.modalities.values()))
+    part.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(inputs[0].shape[-3]))
+    for every in (False, True):
+        if every:
+            monkeypatch.setattr(mm.objectives, "_that_count", lambda *args: None)
+        pyro.set_rng_seed(0)
+        loss = mm.Objective(passes, bound, num_particles=2).differentiable_loss(vae.model, vae.guide, x, mask)
+        found.append([loss.detach(), *torch.autograd.grad(loss, list(vae.parameters()), allow_unused=True)])
+        found[-1].append(torch.tensor(float(sum(decoded))))
+        decoded.clear()
+    *ours, few = found[0]
+    *theirs, many = found[1]
+    assert few < many
+    for one, other in zip(ours, theirs):
+        assert (one is None and other is None) or torch.allclose(one, other, atol=1e-9)
