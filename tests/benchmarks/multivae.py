@@ -151,7 +151,7 @@ def agree(vae, model, x, mask, loss, summed):
     """Both losses of the same rows are one number, within five standard errors."""
     few = {k: v[:BATCH] for k, v in x.items()}, {k: v[:BATCH] for k, v in mask.items()}
     batch = take(dataset(x, mask, None), torch.arange(BATCH))
-    vae, model, draws = copy.deepcopy(vae).eval(), copy.deepcopy(model).eval(), 40
+    vae, model, draws = copy.deepcopy(vae).eval(), copy.deepcopy(model).eval(), 20
     ours = torch.tensor([float(loss.differentiable_loss(vae.model, vae.guide, *few)) for _ in range(draws)])
     scale = 1 if summed else BATCH
     other = torch.tensor([float(model(batch, epoch=1).loss) * scale for _ in range(draws)])
