@@ -108,6 +108,7 @@ for question, share in digit_report(vae, train, test).items():
 # One number over all voices hides that some are harder than others. A voice that the model knows (other digits of it,
 # and this clip too, were in the training set) is the comparison for those that it does not know.
 
+
 # %%
 def understood(x):
     votes = mm.translate(vae, {"speech": x["speech"]}, to="label", num_draws=50)
@@ -122,7 +123,9 @@ ax.barh([name.split(":")[1] for _, name in by_voice], [share for share, _ in by_
 ax.axvline(known, color="#c44e52")
 ax.set(xlabel="share of digits understood", title=f"Voices never heard; red: heard in training, {known:.0%}")
 ax.tick_params(axis="y", labelsize=7)
-print(f"unheard voices {right.mean():.1%}, the hardest of them, {by_voice[0][1]}, {by_voice[0][0]:.0%}; heard ones {known:.1%}")
+print(
+    f"unheard voices {right.mean():.1%}, the hardest of them, {by_voice[0][1]}, {by_voice[0][0]:.0%}; heard ones {known:.1%}"
+)
 
 # %% [markdown]
 # ## How far can the posterior be trusted?

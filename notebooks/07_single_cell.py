@@ -61,6 +61,7 @@ print(mdata)
 # file with `mudata.read_h5mu` and go on here. We add the cell types as a third modality, known for half of the cells,
 # and put 140 cells aside.
 
+
 # %%
 def rows_of(assay):
     found = np.full((len(mdata.obs_names), assay.n_vars), np.nan, dtype=np.float32)
@@ -98,7 +99,9 @@ def counts(genes, total, poisson=False):
 
 def cell_model(poisson=False):
     torch.manual_seed(0)
-    parts = {name: counts(x[name].shape[1], float(x[name].nansum(1).median()), poisson) for name in ["panel_a", "panel_b"]}
+    parts = {
+        name: counts(x[name].shape[1], float(x[name].nansum(1).median()), poisson) for name in ["panel_a", "panel_b"]
+    }
     look = nn.Sequential(mm.OneHot(10), mm.encoder(10, 32, dim=DIM))
     parts["cell_type"] = mm.Modality(mm.CategoricalLikelihood(mm.mlp(DIM, 32, 10)), look)
     return mm.MultimodalVAE(parts, mm.GaussianMixture(DIM, components=10), mm.PoE())
@@ -122,17 +125,20 @@ print(comparison)
 # The mean of q(z | what was measured), for every cell, whatever it lacks, back into the container that it came from.
 
 # %%
-everything = {name: x[name] for name in ["panel_a", "panel_b"]}  # the types are left out, so as not to see our own labels
+everything = {
+    name: x[name] for name in ["panel_a", "panel_b"]
+}  # the types are left out, so as not to see our own labels
 mdata.obsm["X_mmvae"] = vae.posterior(everything).mean.detach().numpy()
 print(mdata.obsm["X_mmvae"].shape)
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
 kind = pbmc["cell_type_names"][pbmc["cell_type"]]
 mm.plot_latent(vae, everything, labels=kind, ax=axes[0]).set(title="coloured by cell type")
-mm.plot_latent(vae, everything, labels=np.where(lacks == "nothing", "both panels", np.char.add("lacks panel ", lacks)), ax=axes[1])
+mm.plot_latent(
+    vae, everything, labels=np.where(lacks == "nothing", "both panels", np.char.add("lacks panel ", lacks)), ax=axes[1]
+)
 axes[1].set(title="coloured by what was measured")
-axes[0].legend(frameon=False, fontsize=6, markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5));
-
+axes[0].legend(frameon=False, fontsize=6, markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
 # %% [markdown]
 # On the left, monocytes, B cells, dendritic cells and a continent of T and NK cells, whose kinds lie side by side. On the
 # right, the same points: a cell that lacks a panel lies among its kind, wherever that is, and not with others that lack
@@ -158,7 +164,9 @@ def deviance(mean):  # of a Poisson, per count: 0 is perfect
     return (2 * (torch.xlogy(b, b / mean) - (b - mean))).mean()
 
 
-print(f"{len(b)} cells: deviance a count {deviance(predicted):.3f} from panel a, {deviance(average):.3f} for the average cell")
+print(
+    f"{len(b)} cells: deviance a count {deviance(predicted):.3f} from panel a, {deviance(average):.3f} for the average cell"
+)
 for given in (["panel_a"], ["panel_b"], ["panel_a", "panel_b"]):
     named = mm.predict(vae, {name: truth[name] for name in given}, num_draws=50)["cell_type"].argmax(-1)
     right = named == kinds
@@ -185,10 +193,11 @@ axes[0].set(xlabel="counted, mean of the cells (+ 0.01)", ylabel="predicted from
 axes[0].legend(frameon=False, fontsize=7)
 for gene in ((b - average).square().mean(0) / b.mean(0).clamp(min=0.1)).argsort(descending=True)[:3]:
     r = torch.corrcoef(torch.stack([b[:, gene], predicted[:, gene]]).log1p())[0, 1]
-    axes[1].loglog(b[:, gene] + 1, predicted[:, gene] + 1, "o", markersize=4, alpha=0.6, label=f"{genes[gene]}, r = {r:.2f}")
+    axes[1].loglog(
+        b[:, gene] + 1, predicted[:, gene] + 1, "o", markersize=4, alpha=0.6, label=f"{genes[gene]}, r = {r:.2f}"
+    )
 axes[1].set(xlabel="counted (+ 1)", ylabel="predicted from panel a (+ 1)", title="the genes that differ most")
-axes[1].legend(frameon=False, fontsize=8);
-
+axes[1].legend(frameon=False, fontsize=8)
 # %% [markdown]
 # ## How far can the posterior be trusted?
 

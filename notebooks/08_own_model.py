@@ -164,8 +164,10 @@ guides = {name: mm.importance(pair, few, num_draws=1000) for name, pair in both.
 for name, found in guides.items():
     z = found.latents["z"]
     shift = ((z.mean(0) - nuts.mean(0)) / nuts.std(0)).abs().mean()
-    print(f"{name:20} means off by {shift:.2f} sd; sd {(z.std(0) / nuts.std(0)).mean():.2f} of NUTS's;"
-          f" means off by {((found.mean() - nuts.mean(0)) / nuts.std(0)).abs().mean():.2f} sd once reweighted")
+    print(
+        f"{name:20} means off by {shift:.2f} sd; sd {(z.std(0) / nuts.std(0)).mean():.2f} of NUTS's;"
+        f" means off by {((found.mean() - nuts.mean(0)) / nuts.std(0)).abs().mean():.2f} sd once reweighted"
+    )
 
 figure, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained", sharex=True, sharey=True)
 clouds = {"NUTS": nuts, **{name: found.latents["z"][: len(nuts)] for name, found in guides.items()}}
@@ -175,8 +177,7 @@ for ax, (name, z) in zip(axes, clouds.items()):
         ax.plot(z[:, row, 0], z[:, row, 1], ".", markersize=3, alpha=0.4, color=color, label=label)
     ax.set(title=name, xlabel="z[0]")
 axes[0].set_ylabel("z[1]")
-axes[0].legend(frameon=False, fontsize=8, markerscale=3);
-
+axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
 # Both guides come out a little too narrow, by 8 %, with means that are off by an eighth to a seventh of a standard
 # deviation. `mm.importance` weighs the very same draws by the model, and about half of that error goes away, as far as
@@ -204,7 +205,7 @@ figure, axes = plt.subplots(3, 1, figsize=(7, 5.6), layout="constrained", sharex
 for ax, (name, certificate) in zip(axes, certificates.items()):
     mm.plot_certificate(certificate, ax).set(title=name, xlabel="")
     ax.margins(y=0.25)
-axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)");
+axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 
 # %% [markdown]
 # What the certificate adds to the referee: it sees every pattern. With all six numbers our guide passes, where the

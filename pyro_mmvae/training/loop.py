@@ -25,7 +25,7 @@ from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.step import Run, inventory, not_finite
+from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
 
 LONG = 100
 """Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
@@ -123,7 +123,7 @@ def fit(
         parameters, latents = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
         run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules)
-        course = Course({**parameters, **_buffers(modules)}, optim, devices)
+        course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)
         before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, beta, data.steps)
@@ -175,11 +175,6 @@ def _title(thing: Any) -> str:
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(value.shape[1:]) for name, value in batch.items()}
-
-
-def _buffers(modules: list[nn.Module]) -> dict[str, Tensor]:
-    named = [(name, value) for module in modules for name, value in module.named_buffers()]
-    return dict(named)
 
 
 @contextmanager

@@ -134,15 +134,15 @@ def inventory(vae: Any, batch: Batch, devices: Sequence[torch.device]) -> tuple[
     if not unique:
         raise ValueError("there is nothing to train: no parameter of the model or the guide takes gradients")
     names = {n for t in (guide, model) for n in t.stochastic_nodes if not site_is_subsample(t.nodes[n])}
-    return _named(unique.values()), sorted(names)
+    return distinct(unique.values()), sorted(names)
 
 
-def _named(sites: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """The parameters by names that are the same in another process: a site of ours begins with an address."""
-    named: dict[str, Tensor] = {}
-    for site, value in sites:
-        name = re.sub(r"^vae[0-9a-f]+\.", "", site)
-        while name in named:  # two models in one pair
+def distinct(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by names that are the same in another process; of two models in one pair, the second's get a dash."""
+    found: dict[str, Tensor] = {}
+    for name, value in named:
+        name = re.sub(r"^vae[0-9a-f]+\.", "", name)  # a site of ours begins with an address
+        while name in found:
             name += "'"
-        named[name] = value
-    return named
+        found[name] = value
+    return found
