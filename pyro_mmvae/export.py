@@ -31,9 +31,9 @@ def to_arviz(
 ) -> Any:
     """Draws from the guide, and all that ArviZ has a group for.
 
-    Groups: posterior (z and private codes), sample_stats (log_weight), posterior_predictive, log_likelihood of each
-    modality at every draw, prior and prior_predictive (where the model can be drawn from without data), observed_data
-    and constant_data (k-hat of each row). Dims: chain, draw, row, latent, <modality>_row, <modality>_feature. Each
+    Groups: posterior (z and private codes), sample_stats (log_weight of each draw, khat of each row),
+    posterior_predictive, log_likelihood of each modality at every draw, prior and prior_predictive (where the model can
+    be drawn from without data), observed_data, and constant_data (which rows have which modality). Dims: chain, draw, row, latent, <modality>_row, <modality>_feature. Each
     modality has a row dim of its own with its observed rows, so that no row of NaN is written; single hidden entries
     are NaN.
 
@@ -70,11 +70,13 @@ def to_arviz(
         "posterior_predictive": {},
         "log_likelihood": {},
         "observed_data": {},
+        "constant_data": {},
         **_prior(vae, num_draws),
     }
     coords: dict[str, Sequence[Any]] = {"row": names}
     for name in batch:
         seen = batch.mask[name].reshape(batch.rows, -1).any(-1)
+        groups["constant_data"][f"{name}_observed"] = (("row",), seen.cpu().numpy())
         if not bool(seen.any()):
             continue
         axes = (f"{name}_row", f"{name}_feature")
@@ -94,8 +96,10 @@ def _latents(found: Draws) -> dict[str, dict[str, Variable]]:
     """The groups of the codes and their weights."""
     return {
         "posterior": {k: ((*DRAWS, "row", _latent(k)), _chain(v)) for k, v in found.latents.items()},
-        "sample_stats": {"log_weight": ((*DRAWS, "row"), _chain(found.log_weights))},
-        "constant_data": {"khat": (("row",), smooth(found.log_weights).khat.cpu().numpy())},
+        "sample_stats": {
+            "log_weight": ((*DRAWS, "row"), _chain(found.log_weights)),
+            "khat": (("row",), smooth(found.log_weights).khat.cpu().numpy()),
+        },
     }
 
 

@@ -25,6 +25,11 @@ def round_trip(module):
         "posterior": {"z": (("chain", "draw", "row", "latent"), z)},
         "observed_data": {"body": (("body_row", "body_feature"), x)},
         "log_likelihood": {"body": (("chain", "draw", "body_row"), z[..., 0])},
+        "sample_stats": {
+            "log_weight": (("chain", "draw", "row"), z[..., 1]),
+            "khat": (("row",), np.array([0.1, -np.inf, 2.0])),
+        },
+        "constant_data": {"body_observed": (("row",), np.array([True, False, True]))},
         "prior": {},
     }
     built = module.build(groups, {"row": list("abc"), "body_feature": ["mass", "length"]})

@@ -41,6 +41,9 @@ def test_groups_dims_and_values_of_the_exact_model():
     np.testing.assert_allclose(scored, expected.numpy(), rtol=1e-10)
     weight = found.sample_stats["log_weight"].values[0, :, 0]
     np.testing.assert_allclose(weight, truth.log_prob(row).item(), rtol=1e-10)  # the guide is exact
+    assert found.sample_stats["khat"].dims == ("row",) and np.isneginf(found.sample_stats["khat"].values[0])
+    assert found.constant_data["a_observed"].values.tolist() == [True, True, False, True, True, True]
+    assert found.posterior.coords["row"].values.tolist() == list("stuvwx")
     assert np.abs(found.prior["z"].values.mean()) < 0.06 and found.prior_predictive["c"].shape == (1, 4000, 5)
 
 
@@ -52,6 +55,13 @@ def test_round_trip_of_a_model_with_holes(tmp_path):
     found.to_netcdf(str(tmp_path / "posterior.nc"))
     stored = xarray.open_dataset(tmp_path / "posterior.nc", group="posterior")
     np.testing.assert_array_equal(stored["z"].values, found.posterior["z"].values)
+    for group in ("sample_stats", "prior", "prior_predictive", "posterior_predictive", "log_likelihood"):
+        read = xarray.open_dataset(tmp_path / "posterior.nc", group=group)
+        assert set(read) == set(found[group]) and read.sizes == found[group].sizes, group
+        for name in read:
+            np.testing.assert_array_equal(read[name].values, found[group][name].values)
+    constant = xarray.open_dataset(tmp_path / "posterior.nc", group="constant_data")
+    assert constant["label_observed"].values.tolist() == mask["label"].tolist()
     labels = xarray.open_dataset(tmp_path / "posterior.nc", group="observed_data")["label"]
     assert labels.coords["label_row"].values.tolist() == mask["label"].nonzero().squeeze(1).tolist()
     np.testing.assert_array_equal(labels.values[:, 0], x["label"][mask["label"]])

@@ -69,6 +69,7 @@ def test_which_subsets():
         chosen_subsets(batch, "every")
     with pytest.raises(ValueError, match="subsets is 0"):
         chosen_subsets(batch, 0)
+    assert title(["a" * 40], 22) == "a" * 19 + "..."
     assert len(title([f"modality{i}" for i in range(20)], 22)) <= 22
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.patterns import title
 from pyro_mmvae.inference import log_likelihood
 from pyro_mmvae.psis import khat_limit
 
@@ -46,13 +47,18 @@ class Comparison:
     rows: list[Compared]
 
     def __str__(self) -> str:
-        width = max(5, *(len(row.name) for row in self.rows))
-        lines = [f"{'model':{width}}  {'log p(x)':>10} {'difference':>11} {'+-':>6}  good k-hat"]
+        names = {row.name: title([row.name], 30) for row in self.rows}
+        width = max(5, *map(len, names.values()))
+        lines = [f"{'model':{width}}  {'log p(x)':>10}  {'difference':>10} {'+-':>6}  good k-hat"]
         for r in self.rows:
-            lines.append(
-                f"{r.name:{width}}  {r.log_likelihood:10.3f} {r.difference:11.3f} {r.se:6.3f}  {r.good_khat:10.0%}"
-            )
-        return "\n".join([*lines, "", "nats a row; +- one standard error of the paired difference to the best"])
+            numbers = f"{r.log_likelihood:10.3f}  {r.difference:10.3f} {r.se:6.3f}  {r.good_khat:10.0%}"
+            lines.append(f"{names[r.name]:{width}}  {numbers}")
+        foot = [
+            "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one standard",
+            "error from pairs of the same row (below twice that, the two cannot be told apart). Good k-hat: share of rows",
+            "where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
+        ]
+        return "\n".join([*lines, "", *foot])
 
 
 def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, num_particles: int = 1000) -> Comparison:

@@ -82,6 +82,8 @@ def title(given: Sequence[str], width: int = 28) -> str:
     whole = " + ".join(given) or "nothing"
     if len(whole) <= width:
         return whole
+    if len(given) == 1:
+        return whole[: width - 3] + "..."
     end, kept = f" + ... ({len(given)})", list(given)
     while len(kept) > 1 and len(" + ".join(kept) + end) > width:
         kept.pop()
