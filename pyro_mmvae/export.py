@@ -33,9 +33,9 @@ def to_arviz(
 
     Groups: posterior (z and private codes), sample_stats (log_weight of each draw, khat of each row),
     posterior_predictive, log_likelihood of each modality at every draw, prior and prior_predictive (where the model can
-    be drawn from without data), observed_data, and constant_data (which rows have which modality). Dims: chain, draw, row, latent, <modality>_row, <modality>_feature. Each
-    modality has a row dim of its own with its observed rows, so that no row of NaN is written; single hidden entries
-    are NaN.
+    be drawn from without data), observed_data, and constant_data (which rows have which modality). Dims: chain, draw,
+    row, latent, <modality>_row, <modality>_feature. Each modality has a row dim of its own with its observed rows, so
+    that no row of NaN is written; single hidden entries are NaN.
 
     Limits: `az.loo` and `az.waic` are wrong on this log_likelihood: z belongs to the row, and both become a harmonic
     mean. Compare models by `mm.log_likelihood`.

@@ -54,9 +54,9 @@ class Comparison:
             numbers = f"{r.log_likelihood:10.3f}  {r.difference:10.3f} {r.se:6.3f}  {r.good_khat:10.0%}"
             lines.append(f"{names[r.name]:{width}}  {numbers}")
         foot = [
-            "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one standard",
-            "error from pairs of the same row (below twice that, the two cannot be told apart). Good k-hat: share of rows",
-            "where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
+            "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one",
+            "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",
+            "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
         ]
         return "\n".join([*lines, "", *foot])
 
