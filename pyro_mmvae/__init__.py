@@ -31,7 +31,7 @@ Questions: generate, impute, predict, translate, log_likelihood (a LogLikelihood
 Trust: posterior_draws (PosteriorDraws), certify (a Certificate of SubsetCertificate), compare (a Comparison),
 importance (an Importance), khat_limit, sbc (a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), c2st (a
 TwoSamples), leave_one_out (a PredictiveCheck of LeftOut), conditional_log_likelihood, guide_predictive_log_likelihood,
-annealed_log_likelihood, sandwich (a Sandwich).
+iwae_curve (an IWAECurve), annealed_log_likelihood, sandwich (a Sandwich).
 
 What was learnt: coherence and joint_coherence (a Coherence) under a Judge, linear_probe, retrieval (a Retrieval) by
 latent_similarity or predictive_similarity, imputation_error (an ImputationError), frechet_distance.
@@ -54,6 +54,7 @@ from pyro_mmvae.diagnostics import (
     Comparison,
     Gaps,
     Importance,
+    IWAECurve,
     LeftOut,
     PosteriorDraws,
     PredictiveCheck,
@@ -69,6 +70,7 @@ from pyro_mmvae.diagnostics import (
     gaps,
     guide_predictive_log_likelihood,
     importance,
+    iwae_curve,
     leave_one_out,
     posterior_draws,
     rank_ecdf,
@@ -225,6 +227,7 @@ __all__ = [
     "HierarchicalNormal",
     "History",
     "HoelderMixture",
+    "IWAECurve",
     "Importance",
     "ImputationError",
     "JointEncoder",
@@ -316,6 +319,7 @@ __all__ = [
     "importance",
     "imputation_error",
     "impute",
+    "iwae_curve",
     "joint_coherence",
     "khat_limit",
     "latent_similarity",

@@ -6,6 +6,7 @@ from pyro_mmvae.diagnostics.certificate import Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.certify import certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
+from pyro_mmvae.diagnostics.curve import IWAECurve, iwae_curve
 from pyro_mmvae.diagnostics.escalation import PosteriorDraws, posterior_draws
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
@@ -18,6 +19,7 @@ __all__ = [
     "Certificate",
     "Comparison",
     "Gaps",
+    "IWAECurve",
     "Importance",
     "LeftOut",
     "PosteriorDraws",
@@ -34,6 +36,7 @@ __all__ = [
     "gaps",
     "guide_predictive_log_likelihood",
     "importance",
+    "iwae_curve",
     "leave_one_out",
     "posterior_draws",
     "rank_ecdf",

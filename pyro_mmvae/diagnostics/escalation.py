@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
 from pyro_mmvae.psis import Smoothed, resampled, smooth
@@ -230,7 +230,8 @@ class _Ladder:
         if not len(some) or time.monotonic() > self.budget.deadline:
             return
         target, own = self.target.take(some)
-        path = Path(target, _part(q, torch.searchsorted(rows, some), torch.searchsorted(columns, own)), CHAINS)
+        q = marginal(_rows(q, torch.searchsorted(rows, some)), torch.searchsorted(columns, own))
+        path = Path(target, q, CHAINS)
         z = widened(path.base).sample((CHAINS // 2,))
         index = resampled(self.guide.log_weights[:, some], CHAINS - len(z)).unsqueeze(-1).expand(-1, -1, len(own))
         start = path.whitened(torch.cat([z, self.z[:, some][..., own].gather(0, index)]))
@@ -271,9 +272,5 @@ class _Ladder:
         return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
 
 
-def _part(q: MultivariateNormal, rows: Tensor, columns: Tensor) -> MultivariateNormal:
-    """The marginal of some coordinates in some rows."""
-    loc, factor = q.loc[rows][:, columns], q.scale_tril[rows]
-    if len(columns) < q.loc.shape[-1]:
-        factor = torch.linalg.cholesky((factor @ factor.mT)[:, columns][..., columns])
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+def _rows(q: MultivariateNormal, rows: Tensor) -> MultivariateNormal:
+    return MultivariateNormal(q.loc[rows], scale_tril=q.scale_tril[rows], validate_args=False)

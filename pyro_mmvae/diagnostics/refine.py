@@ -64,6 +64,14 @@ def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
 
 
+def marginal(q: MultivariateNormal, columns: Tensor) -> MultivariateNormal:
+    """The marginal of some of the coordinates."""
+    if len(columns) == q.loc.shape[-1]:
+        return q
+    covariance = q.covariance_matrix[:, columns][..., columns]
+    return MultivariateNormal(q.loc[:, columns], covariance, validate_args=False)
+
+
 def widened(q: MultivariateNormal) -> MixtureSameFamily:
     """The normal, and one draw in ten from one twice as wide: a proposal for posteriors with heavier tails than q.
 

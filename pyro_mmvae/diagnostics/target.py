@@ -70,8 +70,12 @@ class Target:
     def take(self, index: Tensor) -> tuple[Target, Tensor]:
         """The target of some rows, and which coordinates are theirs: private codes that none of them has are not."""
         part = Target(self.vae, self.batch.take(index), None, self.depth)
-        every = torch.arange(self.size, device=index.device)
-        return part, torch.cat([every[self.sites[name].columns] for name in part.sites])
+        return part, self.columns(part.sites)
+
+    def columns(self, sites: Collection[str]) -> Tensor:
+        """The positions of the coordinates of some sites, one site after the other."""
+        device = next((value.device for value in self.batch.values()), None)
+        return torch.cat([torch.arange(self.size, device=device)[self.sites[name].columns] for name in sites])
 
     @property
     def at_once(self) -> int:

@@ -1,0 +1,97 @@
+"""The importance-weighted bound over the number of particles: how far log p(x_S) is from being reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.weights import chunks, draw, nesting, opened
+
+
+class IWAECurve(NamedTuple):
+    """The bound for each number of particles.
+
+    Attributes:
+        num_particles: K, ascending.
+        value: (K, row), E log 1/K sum_k w_k, in nats; it rises with K, from the ELBO towards log p(x_S).
+        se: (K, row), Monte-Carlo standard error, in nats.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> mm.iwae_curve(vae, x, num_particles=[1, 10]).value.shape
+        torch.Size([2, 20])
+    """
+
+    num_particles: list[int]
+    value: Tensor
+    se: Tensor
+
+
+@torch.no_grad()
+def iwae_curve(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str] | None = None,
+    num_particles: Sequence[int] = (1, 10, 100, 1000),
+) -> IWAECurve:
+    """The importance-weighted bound of every row for several K, from one set of draws of the guide.
+
+    As many draws as the largest K asks for are taken, and cut into groups of K: the bound is the mean over groups. A
+    curve that still rises at its end says that log p(x_S) has not been reached.
+
+    Args:
+        vae: a `MultimodalVAE`, or a `Pair`.
+        x, mask: as in `vae.model`.
+        given: S; None = all that is observed.
+        num_particles: the values of K.
+
+    Returns:
+        `IWAECurve`.
+
+    Raises:
+        ValueError: bad input, or no K of one or more.
+
+    Reference:
+        Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> curve = iwae_curve(vae, x)
+        >>> bool((curve.value.mean(1).diff() > 0).all())
+        True
+    """
+    counts = sorted({whole("num_particles", k) for k in num_particles})
+    if not counts:
+        raise ValueError("num_particles is empty; give at least one number, such as [1, 10, 100]")
+    batch, found = opened(vae, x, mask), []
+    if given is not None and hasattr(vae, "check_names"):
+        vae.check_names(given)
+    depth = nesting(vae, batch)
+    for part, sizes in chunks(batch, counts[-1]):
+        drawn = [draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes]
+        found.append([_bound(torch.cat(drawn), k) for k in counts])
+    value, se = (torch.stack([torch.cat([part[k][i] for part in found]) for k in range(len(counts))]) for i in (0, 1))
+    return IWAECurve(counts, value, se)
+
+
+def _bound(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
+    """The bound of each row and its standard error: over groups, or for a single one from the weights in it."""
+    groups = len(log_weights) // num_particles
+    parts = log_weights[: groups * num_particles].unflatten(0, (groups, num_particles))
+    bounds = parts.logsumexp(1) - math.log(num_particles)
+    if groups > 1:
+        return bounds.mean(0), bounds.std(0) / math.sqrt(groups)
+    spread = (log_weights[:num_particles] - bounds[0]).exp().std(0, correction=min(1, num_particles - 1))
+    return bounds[0], spread / math.sqrt(num_particles)
