@@ -125,7 +125,9 @@ class BinomialLikelihood(Likelihood):
         self.total_count = total_count
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        return dist.Binomial(self.total_count, logits=out)
+        p = dist.Binomial(self.total_count, logits=out)
+        p.total_count = out.new_tensor(float(self.total_count))  # one number: its factorials are taken once, not a draw
+        return p
 
 
 class NormalLikelihood(Likelihood):

@@ -31,8 +31,8 @@ def certify(
     subsets: Subsets = None,
     rows: int = 500,
     num_draws: int = 199,
-    num_particles: int = 1000,
-    gap_rows: int = 25,
+    num_particles: int = 400,
+    gap_rows: int = 10,
     seed: int = 0,
     progress: bool = True,
 ) -> Certificate:
