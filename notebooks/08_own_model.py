@@ -54,6 +54,7 @@ ax = mm.plot_missingness(train)
 # at dim -1, so that is where our plate goes.
 
 # %%
+torch.manual_seed(0)
 decoders = nn.ModuleDict({"body": mm.mlp(DIM, 32, 4), "isotopes": mm.mlp(DIM, 32, 2)})
 
 
@@ -179,9 +180,9 @@ for ax, (name, z) in zip(axes, clouds.items()):
 axes[0].set_ylabel("z[1]")
 axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
-# Both guides come out a little too narrow, by 8 %, with means that are off by an eighth to a seventh of a standard
-# deviation. `mm.importance` weighs the very same draws by the model, and about half of that error goes away, as far as
-# NUTS itself can tell: with some 125 effective draws its own means are uncertain by 0.09.
+# Both guides come out a little too narrow, by 8 %, with means that are off by about a seventh of a standard deviation.
+# `mm.importance` weighs the very same draws by the model, and a good third of that distance goes away. More NUTS could
+# not tell: where it has as few as 65 effective draws, its own means are uncertain by an eighth.
 #
 # ## Certificates
 #
@@ -210,7 +211,7 @@ axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 # %% [markdown]
 # What the certificate adds to the referee: it sees every pattern. With all six numbers our guide passes, where the
 # product of experts does not. But look at *isotopes alone*: our guide is far too wide there (its 90 % intervals hold
-# the truth 97 times in 100), and loses 0.86 nats where the product of experts loses 0.05. It has to learn from the
+# the truth 96 times in 100), and loses 0.87 nats where the product of experts loses 0.05. It has to learn from the
 # indicators what to do without a body, from the fifth or so of the rows in which that occurred; a product of experts
 # simply leaves the missing expert out. With your own guide, check the patterns that you are going to ask about.
 #
