@@ -19,7 +19,7 @@
 #
 # Two things to know before you are impressed. The pictures are scikit-learn's handwritten digits and the clips were
 # spoken by a program, so no picture and no clip ever belonged together: **the pairing is ours**, by digit and otherwise
-# by chance. And **the voices are synthetic**, 105 settings of two speech synthesisers: nothing that is learnt here
+# by chance. And **the voices are synthetic**, 103 voices of two programs: nothing that is learnt here
 # transfers to real speakers.
 
 # %%
