@@ -29,9 +29,9 @@ for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several pro
 Questions: generate, impute, predict, translate, log_likelihood (a LogLikelihood), to_arviz.
 
 Trust: posterior_draws (PosteriorDraws), certify (a Certificate of SubsetCertificate), compare (a Comparison),
-importance (an Importance), khat_limit, sbc (a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), c2st (a
-TwoSamples), leave_one_out (a PredictiveCheck of LeftOut), conditional_log_likelihood, guide_predictive_log_likelihood,
-iwae_curve (an IWAECurve), annealed_log_likelihood, sandwich (a Sandwich).
+importance (an Importance), khat_limit, sbc (a Calibration), rank_ecdf (a RankECDF), gaps (a Gaps), usage (a Usage),
+consistency (a Nested), c2st (a TwoSamples), leave_one_out (a PredictiveCheck of LeftOut), conditional_log_likelihood,
+guide_predictive_log_likelihood, iwae_curve (an IWAECurve), annealed_log_likelihood, sandwich (a Sandwich).
 
 What was learnt: coherence and joint_coherence (a Coherence) under a Judge, linear_probe, retrieval (a Retrieval) by
 latent_similarity or predictive_similarity, imputation_error (an ImputationError), frechet_distance.
@@ -56,17 +56,20 @@ from pyro_mmvae.diagnostics import (
     Importance,
     IWAECurve,
     LeftOut,
+    Nested,
     PosteriorDraws,
     PredictiveCheck,
     RankECDF,
     Sandwich,
     SubsetCertificate,
     TwoSamples,
+    Usage,
     annealed_log_likelihood,
     c2st,
     certify,
     compare,
     conditional_log_likelihood,
+    consistency,
     gaps,
     guide_predictive_log_likelihood,
     importance,
@@ -76,6 +79,7 @@ from pyro_mmvae.diagnostics import (
     rank_ecdf,
     sandwich,
     sbc,
+    usage,
 )
 from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
 from pyro_mmvae.export import to_arviz
@@ -254,6 +258,7 @@ __all__ = [
     "MultimodalDataset",
     "MultimodalVAE",
     "NegativeBinomialLikelihood",
+    "Nested",
     "NormalHead",
     "NormalLikelihood",
     "Objective",
@@ -286,6 +291,7 @@ __all__ = [
     "TableTrunk",
     "TokenDecoder",
     "TwoSamples",
+    "Usage",
     "VampPrior",
     "View",
     "WassersteinMean",
@@ -300,6 +306,7 @@ __all__ = [
     "coherence",
     "compare",
     "conditional_log_likelihood",
+    "consistency",
     "constant",
     "conv_decoder",
     "conv_encoder",
@@ -357,4 +364,5 @@ __all__ = [
     "to_arviz",
     "to_mudata",
     "translate",
+    "usage",
 ]

@@ -10,9 +10,11 @@ from pyro_mmvae.diagnostics.curve import IWAECurve, iwae_curve
 from pyro_mmvae.diagnostics.escalation import PosteriorDraws, posterior_draws
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
+from pyro_mmvae.diagnostics.nested import Nested, consistency
 from pyro_mmvae.diagnostics.predictive import LeftOut, PredictiveCheck, leave_one_out
 from pyro_mmvae.diagnostics.ranks import RankECDF, rank_ecdf
 from pyro_mmvae.diagnostics.two_samples import TwoSamples, c2st
+from pyro_mmvae.diagnostics.usage import Usage, usage
 
 __all__ = [
     "Calibration",
@@ -22,17 +24,20 @@ __all__ = [
     "IWAECurve",
     "Importance",
     "LeftOut",
+    "Nested",
     "PosteriorDraws",
     "PredictiveCheck",
     "RankECDF",
     "Sandwich",
     "SubsetCertificate",
     "TwoSamples",
+    "Usage",
     "annealed_log_likelihood",
     "c2st",
     "certify",
     "compare",
     "conditional_log_likelihood",
+    "consistency",
     "gaps",
     "guide_predictive_log_likelihood",
     "importance",
@@ -42,4 +47,5 @@ __all__ = [
     "rank_ecdf",
     "sandwich",
     "sbc",
+    "usage",
 ]

@@ -1,0 +1,98 @@
+"""Whether posteriors of nested subsets of modalities agree: what q(z | x_S) expects, and what q(z | x_S') finds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.weights import opened
+
+
+class Nested(NamedTuple):
+    """q(z | x_S) against q(z | x_S'), S within S', over rows that have all of S'.
+
+    Whoever sees more may change his mind, but not in a way that was foreseen: the mean of z given more is on average
+    that given less, and its changes together with what is left uncertain make up what was uncertain before,
+    Var(z | x_S) = E[Var(z | x_S')] + Var(E[z | x_S']).
+
+    Attributes:
+        rows: how many.
+        gain: E KL(q(z | x_S'), q(z | x_S)), what the further modalities tell, in nats a row.
+        shift, shift_se: (dim,), mean change of the mean, in standard deviations of q(z | x_S), and its standard error;
+            0 if they agree.
+        spread, spread_se: (dim,), the right side of the equation over the left, and its standard error: 1 if they
+            agree; above, q(z | x_S) is too sure of itself; below, q(z | x_S') is, or q(z | x_S) is too wide.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> found = mm.consistency(vae, mm.generate(vae, 200), given=["a"], more=["a", "b"])
+        >>> found.rows, found.spread.shape
+        (200, torch.Size([2]))
+    """
+
+    rows: int
+    gain: float
+    shift: Tensor
+    shift_se: Tensor
+    spread: Tensor
+    spread_se: Tensor
+
+
+@torch.no_grad()
+def consistency(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    given: Collection[str],
+    more: Collection[str],
+    num_draws: int = 200,
+) -> Nested:
+    """Do q(z | x_S) and q(z | x_S') agree, S within S'? On rows of the model they do if both are its posteriors.
+
+    Args:
+        vae: a `MultimodalVAE` with a z.
+        x, mask: rows of the model's own, `mm.generate(vae, 1000)`: then a disagreement is the guide's. On rows of the
+            data it may be the model's as well.
+        given, more: S and S'.
+        num_draws: draws a row, for the moments and the gain.
+
+    Returns:
+        `Nested`.
+
+    Raises:
+        ValueError: bad input, S not within S', or no row that has all of S'.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> consistency(vae, x, given=["a"], more=["a", "b"]).gain > 0
+        True
+    """
+    if not set(given) < set(more):
+        raise ValueError(f"given {sorted(given)} is not within more {sorted(more)}; name a set and one that holds it")
+    batch = opened(vae, x, mask)
+    vae.check_names(more)
+    there = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in more if name in batch]
+    whole = torch.stack(there).all(0).nonzero().squeeze(-1)
+    if len(there) < len(more) or not len(whole):
+        raise ValueError(f"no row has all of {sorted(more)}; give rows that do")
+    batch = batch.take(whole)
+    less, full = vae.posterior(batch, given=given), vae.posterior(batch, given=more)
+    before, after = less.sample((num_draws,)), full.sample((num_draws,))
+    # The variance of a mean of draws is taken off, so that few draws do not look like changes of mind.
+    moved, left, old = after.mean(0) - before.mean(0), after.var(0), before.var(0)
+    noise = (left + old) / num_draws
+    shift, terms = moved / old.sqrt(), moved**2 - noise + left
+    spread = terms.mean(0) / old.mean(0)
+    residual = (terms - spread * old) / old.mean(0)
+    gain = (full.log_prob(after) - less.log_prob(after)).mean()
+    root = batch.rows**0.5
+    return Nested(batch.rows, float(gain), shift.mean(0), shift.std(0) / root, spread, residual.std(0) / root)

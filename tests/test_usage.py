@@ -1,0 +1,100 @@
+"""What the code is used for, and whether nested posteriors agree: held to the linear-Gaussian oracle."""
+
+import math
+
+import pytest
+import torch
+from exact import LinearGaussian
+
+import pyro_mmvae as mm
+
+
+def moments(truth, x, subset=None):
+    mean, covariance = truth.posterior(x, subset=subset)
+    return mean, covariance.diagonal(dim1=1, dim2=2)
+
+
+def test_kl_by_dimension_is_the_closed_form():
+    truth = LinearGaussian()
+    x = truth.simulate(400)
+    mean, variance = moments(truth, x)
+    exact = 0.5 * (variance + mean**2 - 1 - variance.log())
+    found = mm.usage(truth.vae(), x, num_draws=100)
+    se = exact.std(0) / 20 + 0.01
+    assert ((found.kl_of - exact.mean(0)).abs() < 4 * se).all()
+    assert found.kl == pytest.approx(exact.sum(1).mean().item(), abs=0.05)
+    assert found.kl == pytest.approx(float(found.kl_of.sum()), abs=1e-9)  # no covariances here
+    torch.testing.assert_close(found.spread, mean.var(0))
+
+
+def test_information_and_marginal_are_those_of_the_model():
+    """On its own rows: I(x, z) = 1/2 sum log(1 / Var(z | x)), and the codes of all rows are the prior."""
+    truth = LinearGaussian()
+    x = truth.simulate(1500)
+    exact = -0.5 * float(moments(truth, {k: v[:1] for k, v in x.items()})[1].log().sum())
+    found = mm.usage(truth.vae(), x)
+    assert found.information == pytest.approx(exact, abs=0.06) and found.information < math.log(1500)
+    assert abs(found.marginal) < 0.06
+    assert found.kl == pytest.approx(found.information + found.marginal, abs=1e-9)
+    assert "2 of 2 dimensions active" in str(found)
+
+
+def test_a_blind_dimension_is_not_active():
+    truth = LinearGaussian()
+    for loading in truth.loading.values():
+        loading[:, 1] *= 1e-3
+    vae, x = truth.vae(), truth.simulate(500)
+    near = mm.usage(vae, x)
+    assert near.active.tolist() == [True, False] and near.kl_of[1].abs() < 0.02
+
+
+def test_another_prior_is_seen_in_the_marginal_alone():
+    """KL(q, N(m, I)) - KL(q, N(0, I)) = m'm / 2 - m'E z, whatever q is."""
+    truth = LinearGaussian()
+    x = truth.simulate(500)
+    vae, other = (truth.vae(mm.MoE(), prior, expert="posterior") for prior in (None, mm.LearnedNormal(2)))
+    other.prior.loc.data += 1.0
+    near, far = mm.usage(vae, x, given=["a"]), mm.usage(other, x, given=["a"])
+    assert far.information == pytest.approx(near.information, abs=0.05)
+    shift = 1.0 - float(vae.posterior(x, given=["a"]).mean.mean(0).sum())
+    assert far.marginal - near.marginal == pytest.approx(shift, abs=0.05)
+
+
+@pytest.mark.parametrize("fusion", [mm.MoE, mm.MoPoE])
+def test_mixtures_have_a_kl_by_dimension_too(fusion):
+    truth = LinearGaussian()
+    x = truth.simulate(100)
+    found = mm.usage(truth.vae(fusion(), expert="posterior"), x, given=["a"], num_draws=400)
+    mean, variance = moments(truth, x, ["a"])
+    exact = 0.5 * (variance + mean**2 - 1 - variance.log())
+    assert ((found.kl_of - exact.mean(0)).abs() < 0.05).all()
+
+
+NESTED = [(["a"], ["a", "b"]), (["c"], ["a", "b", "c"]), (["b", "c"], ["a", "b", "c"])]
+
+
+@pytest.mark.parametrize(("given", "more"), NESTED)
+def test_exact_posteriors_agree_and_the_gain_is_the_information(given, more):
+    truth = LinearGaussian()
+    x = truth.simulate(1500)
+    found = mm.consistency(truth.vae(), x, given=given, more=more)
+    assert (found.shift.abs() < 4 * found.shift_se).all()
+    assert ((found.spread - 1).abs() < 4 * found.spread_se).all() and (found.spread_se < 0.05).all()
+    before, after = (moments(truth, {k: v[:1] for k, v in x.items()}, s)[1] for s in (given, more))
+    assert found.gain == pytest.approx(0.5 * float((before / after).log().sum()), abs=0.05)
+
+
+def test_a_guide_that_is_too_sure_of_the_smaller_subset_is_seen():
+    truth = LinearGaussian()
+    vae = truth.vae(expert="posterior")  # the prior in every expert: the more modalities the surer
+    found = mm.consistency(vae, truth.simulate(1500), given=["a"], more=["a", "b", "c"])
+    assert (found.spread - 1).abs().max() > 4 * found.spread_se.max()
+
+
+def test_subsets_that_are_not_nested_are_refused_in_one_line():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(10)
+    with pytest.raises(ValueError, match="not within more"):
+        mm.consistency(vae, x, given=["a"], more=["b"])
+    with pytest.raises(ValueError, match="no row has all"):
+        mm.consistency(vae, {"a": x["a"]}, given=["a"], more=["a", "b"])
