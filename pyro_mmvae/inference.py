@@ -55,6 +55,9 @@ def log_likelihood(
 
     log p(x_S) ~ log 1/K sum_k p(x_S, z_k) / q(z_k | x_S), z_k ~ q(z | x_S).
 
+    Limits: where the prior looks at the data (`Pooled`, `DynamicPrior`, a fusion; as in MVTCAE, JMVAE, CRMVAE, mmJSD
+    and alignment) this is no likelihood of x, and is not to be compared with one.
+
     Args:
         vae: a `MultimodalVAE` or a `Pair`.
         x, mask: as in `vae.model`.

@@ -142,3 +142,13 @@ def test_the_iwae_curve_climbs_from_the_elbo_to_the_log_likelihood():
     assert z.abs().max() < 4.5 and 0.6 < z.std() < 1.5
     exact = mm.iwae_curve(truth.vae(), x, num_particles=[1, 5])
     torch.testing.assert_close(exact.value, truth.log_prob(x).expand(2, -1), rtol=0, atol=1e-8)
+
+
+def test_the_guide_predicts_nothing_where_no_target_was_observed():
+    truth = LinearGaussian()
+    x, mask = truth.simulate(6), {"c": torch.arange(6) < 3}
+    found = mm.guide_predictive_log_likelihood(truth.vae(), x, mask, given=["a"], targets=["c"], num_particles=50)
+    assert (found.value[3:] == 0).all() and (found.value[:3] < 0).all()
+    nothing = {"c": torch.zeros(6, dtype=torch.bool)}
+    found = mm.guide_predictive_log_likelihood(truth.vae(), x, nothing, given=["a"], targets=["c"], num_particles=50)
+    assert (found.value == 0).all()

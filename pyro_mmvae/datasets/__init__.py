@@ -40,7 +40,7 @@ def digits_and_voices(copies: int = 3, seed: int = 0) -> Split:
 
     Returns:
         `Split` of name -> Tensor: image (row, 8, 8), counts 0..16; speech (row, 32, 32), grey levels 0..15; label
-        (row,). The test rows pair every clip of the 18 held-out voices with two held-out pictures.
+        (row,). The test rows pair all 180 clips of the 17 held-out voices with two held-out pictures.
 
     Raises:
         ImportError: scikit-learn, which brings the pictures, is not installed.

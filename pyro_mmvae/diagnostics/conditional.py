@@ -124,7 +124,8 @@ def guide_predictive_log_likelihood(
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]
-        weights = torch.cat([torch.stack([one[name] for name in targets if name in one]).sum(0) for one in drawn])
+        nothing = [torch.zeros(k, part.rows, device=part.device) for k in sizes]
+        weights = torch.cat([sum((one[n] for n in targets if n in one), zero) for one, zero in zip(drawn, nothing)])
         value = weights.logsumexp(0) - math.log(num_particles)
         se = (weights - value).exp().std(0) / math.sqrt(num_particles)
         found.append((value, se, smooth(weights).khat))
