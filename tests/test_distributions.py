@@ -125,7 +125,7 @@ def test_columns_are_scored_each_by_its_own_family():
     assert torch.equal(table.log_prob(x), expected)
     mask = torch.rand(5, 3) > 0.5
     torch.testing.assert_close(masked(table.to_event(1), mask, 1).log_prob(x), (expected * mask).sum(-1))
-    assert table.support.check(x).all() and table.support.check(feasible(table).expand(5, 3)).all()
+    assert table.support.check(x).all() and table.support.check(feasible(table, x).expand(5, 3)).all()
     bad = torch.tensor([0.3, -1.0, 7.0]).expand(5, 3)
     assert table.support.check(bad).tolist() == [[True, False, False]] * 5
     draws = table.to_event(1).expand((20_000, 5)).sample()

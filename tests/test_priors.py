@@ -98,7 +98,7 @@ def test_pooled_priors_are_the_sums_of_divergences_of_the_methods(method):
     weight = {"mvtcae": alpha / count, "jmvae": alpha / (1 + alpha * count), "crmvae": 1 / (1 + count)}[method]
     vae = truth.vae(mm.PoE(prior_expert=False), mm.Pooled(mm.StandardNormal(2), weight))
     x = truth.simulate(6)
-    q, experts, normal = unpooled(vae, x, "abc")
+    q, experts, normal = unpooled(vae, x, list("abc"))
     to_prior, to_experts = kl_divergence(q, normal), sum(kl_divergence(q, e) for e in experts)
     expected = {
         "mvtcae": (1 - alpha) * to_prior + alpha / count * to_experts,
