@@ -11,7 +11,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import Switch, mapped
+from pyro_mmvae.distributions import Normal, Switch, mapped
 from pyro_mmvae.networks import SeesHoles
 
 
@@ -78,7 +78,8 @@ class Seen(NamedTuple):
         elif mask.dim() == 1:
             mask = mask.unsqueeze(1).expand(x.shape[:2])
         if name in batch.complete:
-            return cls(x, mask.new_ones(()).expand(x.shape[:2]), None, None, None)
+            entries = mask if mask.dim() == 2 else mask.new_ones(()).expand(x.shape[:2])
+            return cls(x, entries, None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
         return cls.at(x, entries, mask if mask.dim() > 2 else None)
 
@@ -128,12 +129,14 @@ class Stack:
 
     def __init__(self, normals: Mapping[str, dist.Normal], seen: Mapping[str, Seen]):
         self._seen = [seen[name] for name in normals]
-        self.loc = self._beside([q.loc for q in normals.values()])
-        self.scale = self._beside([q.scale for q in normals.values()])
         self.modality = [position for position, s in enumerate(self._seen) for _ in range(s.entries.shape[1])]
         self.whole = all(s.flat is None for s in self._seen)
+        self.loc = self._beside([q.loc for q in normals.values()])
+        self.scale = self._beside([q.scale for q in normals.values()])
 
     def _beside(self, values: Sequence[Tensor]) -> Tensor:
+        if self.whole and len(self.modality) == len(values):
+            return torch.stack(list(values)).unsqueeze(2)
         return torch.cat([s.scatter(value).transpose(0, 1) for value, s in zip(values, self._seen)]).unsqueeze(2)
 
     @property
@@ -317,7 +320,7 @@ def _unit(experts: Experts) -> Distribution:
             "the prior of a private code depends on the data and cannot be drawn from without; give x, or another prior"
         )
     q = experts.entries(next(iter(experts)))
-    return dist.Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
+    return Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
 
 
 def _holes(x: Tensor, seen: Seen) -> Tensor:
@@ -340,7 +343,7 @@ def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distributi
     if is_normal(q) and is_normal(prior):
         fine = where.unsqueeze(-1)
         loc = torch.where(fine, q.base_dist.loc, prior.base_dist.loc)
-        return dist.Normal(loc, torch.where(fine, q.base_dist.scale, prior.base_dist.scale)).to_event(1)
+        return Normal(loc, torch.where(fine, q.base_dist.scale, prior.base_dist.scale)).to_event(1)
     return Switch(where, q, prior)
 
 

@@ -15,6 +15,8 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_mmvae.distributions import Normal
+
 SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
 
 
@@ -152,7 +154,7 @@ class NormalHead(nn.Module):
 
     def forward(self, h: Tensor) -> Distribution:
         loc, raw = self.linear(h).chunk(2, -1)
-        return dist.Normal(loc, softplus(raw) + SMALLEST).to_event(1)
+        return Normal(loc, softplus(raw) + SMALLEST).to_event(1)
 
 
 class LaplaceHead(nn.Module):

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 _TURN = threading.RLock()
@@ -117,6 +119,10 @@ def once_a_step(owner: object, x: object, mask: object, make: Callable[[], Any])
     return kept[key][-1]
 
 
+_INDIFFERENT = (TraceMessenger, ReplayMessenger)
+"""Handlers that leave a parameter as it is."""
+
+
 class _Alias:
     """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
 
@@ -130,16 +136,24 @@ class _Alias:
 def announce(module: nn.Module) -> None:
     """One "param" site for every parameter of the module that takes gradients.
 
-    Where the trace of a whole SVI step has them already, one is enough to say that there is something to train.
+    In a step of stock SVI, where no handler stands in between that could have a say, they are written down in the
+    trace of the whole step and one is announced, which tells the loss that there is something to train.
     """
-    steps = [handler.trace.nodes for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
+    announced = False
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             site = f"vae{id(module):x}.{name}"
-            known = bool(steps) and all(site in nodes for nodes in steps)
+            known = bool(steps) and all(site in trace.nodes for trace in steps)
+            if direct and announced:
+                for trace in steps:
+                    trace.add_node(site, type="param", name=site, value=_Alias(parameter))
+                continue
             alias = parameter.view_as(parameter)
             alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
             _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
+            announced = True
             if known:
                 return
 

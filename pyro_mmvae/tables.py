@@ -13,7 +13,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.distributions import Columnwise, Normal
 from pyro_mmvae.networks import SMALLEST, SeesHoles, mlp
 
 
@@ -60,7 +60,7 @@ class RealColumn:
         return torch.zeros(1)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
-        return dist.Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)
+        return Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)
 
     def features(self, x: Tensor) -> Tensor:
         return ((x - self.loc) / self.scale).unsqueeze(-1)

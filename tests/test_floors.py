@@ -9,9 +9,8 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"arrays"},
+    {"arrays", "distributions"},
     {
-        "distributions",
         "networks",
         "data",
         "programs",

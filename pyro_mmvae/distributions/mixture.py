@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped, plain
+from pyro_mmvae.distributions.normal import Normal
 
 
 class Mixture(Frozen):
@@ -136,7 +137,7 @@ def _implicit(draw: Tensor, components: Distribution, log_weights: Tensor, inner
     axis, moved = -1 - inner, []
     loc, scale = components.base_dist.loc.unbind(-1), components.base_dist.scale.unbind(-1)
     for d, point in enumerate(draw.unbind(-1)):
-        point, part, share = point.unsqueeze(axis), dist.Normal(loc[d], scale[d]), log_weights.softmax(axis)
+        point, part, share = point.unsqueeze(axis), Normal(loc[d], scale[d]), log_weights.softmax(axis)
         below = (share * part.cdf(point)).sum(axis)
         density = (share * part.log_prob(point).exp()).sum(axis).detach()
         moved.append(point.squeeze(axis) - (below - below.detach()) / density)

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
+from pyro_mmvae.distributions.normal import Normal
 
 
 class LogPool(Frozen):
@@ -67,7 +68,7 @@ class LogPool(Frozen):
         shift = sum(
             (w * p.base_dist.loc for p, w in zip(self.parts[1:], powered[1:])), powered[0] * self.parts[0].base_dist.loc
         )
-        return dist.Normal(shift / precision, precision.rsqrt()).to_event(1)
+        return Normal(shift / precision, precision.rsqrt()).to_event(1)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.normalized().expand(self.batch_shape).rsample(torch.Size(sample_shape))

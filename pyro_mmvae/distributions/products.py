@@ -8,7 +8,6 @@ from functools import cache, cached_property
 from itertools import combinations
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from pyro_mmvae.distributions.base import Mapped
 from pyro_mmvae.distributions.mixture import Mixture
+from pyro_mmvae.distributions.normal import Normal
 
 NUMBERS_AT_ONCE = 2**17
 """How many numbers a chunk of subsets may take, 512 kB of float32: what the second cache of a core holds."""
@@ -90,7 +90,7 @@ class ProductMixture(Mixture):
         if self.always is not None:
             precision, shift = precision + self.always[1], shift + self.always[0] * self.always[1]
         precision = torch.where(precision > 0, precision, 1)  # a subset that is not there
-        return dist.Normal(shift / precision, precision.rsqrt()).to_event(1)
+        return Normal(shift / precision, precision.rsqrt()).to_event(1)
 
     def _there(self) -> Tensor:
         """Which subsets are there, bool (subset, *batch); all of them where nothing was given."""

@@ -7,6 +7,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.distributions import Normal
 from pyro_mmvae.modality import Experts, Stack, is_normal, otherwise
 
 
@@ -49,7 +50,7 @@ class Fusion(nn.Module):
 
 def product(precision: Tensor, shift: Tensor) -> Distribution:
     """The normal with that precision and precision-weighted mean."""
-    return dist.Normal(shift / precision, precision.rsqrt()).to_event(1)
+    return Normal(shift / precision, precision.rsqrt()).to_event(1)
 
 
 def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
@@ -69,7 +70,7 @@ def prior_normal(experts: Experts) -> dist.Normal:
     if is_normal(prior):
         return prior.base_dist
     first = experts.entries(next(iter(experts))).base_dist.loc  # for dtype and device
-    return dist.Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
+    return Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
 
 
 def with_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Chain
+from pyro_mmvae.distributions import Chain, Normal
 from pyro_mmvae.fusion.base import Fusion, product
 from pyro_mmvae.fusion.learned import features_beside
 from pyro_mmvae.modality import Experts
@@ -48,7 +47,7 @@ class Ladder(nn.Module):
     @property
     def top(self) -> Distribution:
         """N(0, I), of the first level."""
-        return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
+        return Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
 
 
 def _alone(level: nn.Module, above: Tensor, context: Tensor) -> Distribution:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from itertools import combinations
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyro_mmvae.distributions import Mixture
+from pyro_mmvae.distributions import Mixture, Normal
 from pyro_mmvae.fusion.base import Fusion, prior_normal
 from pyro_mmvae.modality import Experts
 
@@ -40,7 +39,7 @@ class WassersteinMean(Fusion):
         seen = given.unsqueeze(-1).to(loc)
         count = seen.sum(0).clamp(min=1)
         scale = torch.where(given.any(0).unsqueeze(-1), (seen * scale).sum(0) / count, 1)
-        return dist.Normal((seen * loc).sum(0) / count, scale).to_event(1)
+        return Normal((seen * loc).sum(0) / count, scale).to_event(1)
 
 
 class HoelderMixture(Fusion):
@@ -99,7 +98,7 @@ class Hellinger(Fusion):
 
     def fuse(self, experts: Experts) -> Distribution:
         pool = hoelder(*side_by_side(experts, self.prior_expert))
-        return dist.Normal(pool.mean, pool.variance.sqrt()).to_event(1)
+        return Normal(pool.mean, pool.variance.sqrt()).to_event(1)
 
 
 def side_by_side(experts: Experts, prior_expert: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +119,7 @@ def hoelder(loc: Tensor, scale: Tensor, given: Tensor) -> Mixture:
     precision = scale**-2
     both = (precision[pairs[0]] + precision[pairs[1]]) / 2
     middle = (precision[pairs[0]] * loc[pairs[0]] + precision[pairs[1]] * loc[pairs[1]]) / (2 * both)
-    parts = dist.Normal(torch.cat([loc, middle]), torch.cat([scale, both.rsqrt()])).to_event(1)
+    parts = Normal(torch.cat([loc, middle]), torch.cat([scale, both.rsqrt()])).to_event(1)
     there = torch.cat([given, given[pairs[0]] & given[pairs[1]]])
     there = torch.where(given.any(0), there, True)
     alone = loc.new_zeros(experts, *loc.shape[1:3])

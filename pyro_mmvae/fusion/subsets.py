@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture, ProductMixture, indicator
+from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator
 from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
 from pyro_mmvae.modality import Experts, Stack
 
@@ -59,7 +58,7 @@ class MoPoE(Fusion):
             precision, shift = times_prior(experts, precision, shift)
         else:
             precision = torch.where(there.unsqueeze(-1), precision, 1)
-        return Mixture(dist.Normal(shift / precision, precision.rsqrt()).to_event(1), even(there))
+        return Mixture(Normal(shift / precision, precision.rsqrt()).to_event(1), even(there))
 
     def _in_chunks(self, experts: Experts, parts: Sums, stack: Stack) -> Distribution:
         (precision, shift), given = parts.sums, parts.given
@@ -101,7 +100,7 @@ class MixtureOfWasserstein(Fusion):
         loc, scale, count = (over(members, value) for value in parts.sums)
         fine = there.unsqueeze(-1)
         count = torch.where(fine, count, 1)
-        return Mixture(dist.Normal(loc / count, torch.where(fine, scale / count, 1)).to_event(1), even(there))
+        return Mixture(Normal(loc / count, torch.where(fine, scale / count, 1)).to_event(1), even(there))
 
 
 class CoDE(Fusion):
@@ -157,7 +156,7 @@ class CoDE(Fusion):
         precision = torch.where(fine, (square - shared * plain**2) / (1 - self.rho), 1)
         loc = torch.where(fine, (shift - shared * plain * cross) / (1 - self.rho), 0) / precision
         logits = self.logits.unsqueeze(-1).unsqueeze(-1).masked_fill(~there & there.any(0), -torch.inf)
-        return Mixture(dist.Normal(loc, precision.rsqrt()).to_event(1), logits.softmax(0))
+        return Mixture(Normal(loc, precision.rsqrt()).to_event(1), logits.softmax(0))
 
     def _subsets(self, names: list[str], given: Tensor) -> tuple[Tensor, Tensor]:
         """As `subsets`, in the one order that the weights have."""

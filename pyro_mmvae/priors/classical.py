@@ -11,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_mmvae.distributions import Mixture
+from pyro_mmvae.distributions import Mixture, Normal
 from pyro_mmvae.flows import Transforms
 from pyro_mmvae.modality import Experts
 
@@ -33,7 +33,7 @@ class StandardNormal(nn.Module):
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return Normal(self.loc, self.scale).to_event(1)
 
 
 class LearnedNormal(nn.Module):
@@ -50,7 +50,7 @@ class LearnedNormal(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(dim))
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return dist.Normal(self.loc, self.log_scale.exp()).to_event(1)
+        return Normal(self.loc, self.log_scale.exp()).to_event(1)
 
 
 class Laplace(nn.Module):
@@ -93,7 +93,7 @@ class GaussianMixture(nn.Module):
         self.log_scale = nn.Parameter(torch.full((components, dim), 0.5 * math.log(0.5)))
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return Mixture(dist.Normal(self.loc, self.log_scale.exp()).to_event(1), self.logits.softmax(0))
+        return Mixture(Normal(self.loc, self.log_scale.exp()).to_event(1), self.logits.softmax(0))
 
 
 class FlowPrior(nn.Module):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import LogPool, Mixture, mapped
+from pyro_mmvae.distributions import LogPool, Mixture, Normal, mapped
 from pyro_mmvae.modality import Experts, Modality, Seen
 
 
@@ -143,4 +142,4 @@ class VampPrior(nn.Module):
         return Mixture(components, self.zero.new_full((batch.rows,), 1 / batch.rows))
 
     def _normal(self) -> Distribution:
-        return dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
+        return Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
