@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -138,9 +138,11 @@ class Batch(Mapping[str, Tensor]):
             return self
         return self._derived({k: v.detach() for k, v in self._x.items()}, self.mask, self.rows, self.complete)
 
-    def only(self, names: object) -> Batch:
-        """With every modality but the named ones hidden; their tensors stay for their shape."""
-        keep = set(names)  # type: ignore[call-overload]
+    def only(self, names: Collection[str] | None) -> Batch:
+        """With every modality but the named ones hidden (None = none hidden); their tensors stay for their shape."""
+        if names is None:
+            return self
+        keep = set(names)
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
         return self._derived(self._x, mask, self.rows, self.complete & keep)
 

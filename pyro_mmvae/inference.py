@@ -16,7 +16,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.programs import silent
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import chunks, draw, nesting, opened, parts, row_axis, value_of
+from pyro_mmvae.weights import chunks, draw, nesting, opened, row_axis, rows_at_once, value_of
 
 
 class LogLikelihood(NamedTuple):
@@ -88,7 +88,7 @@ def log_likelihood(
     _known(vae, targets)
     look = targets if given is None else given
     depth = nesting(vae, batch)
-    for part, sizes in chunks(batch, num_particles):
+    for part, sizes in chunks(batch if targets is None else batch.only({*targets, *(look or ())}), num_particles):
         logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
         weights = torch.cat(logs)
         value = weights.logsumexp(0) - math.log(num_particles)
@@ -293,9 +293,11 @@ def _explain(
     _known(vae, given)
     num_draws = whole("num_draws", num_draws)
     depth, found = nesting(vae, batch), []
+    wanted = _complete(vae, batch, only)
     with silent(vae.model, vae.guide), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
-        for part in parts(batch, num_draws):
-            seen, full = part if given is None else part.only(given), _complete(vae, part, only)
+        for index in torch.arange(batch.rows, device=batch.device).split(rows_at_once(wanted, num_draws)):
+            part, full = batch.take(index), wanted.take(index)
+            seen = part.only(given)
             with pyro.plate("draws", num_draws, dim=-1 - depth):
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
                 model = poutine.replay(poutine.uncondition(vae.model), guide)
@@ -314,6 +316,6 @@ def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
         for name, p in vae.likelihoods(batch).items():
             if name not in x and (only is None or name in only):
                 repeat = [1] if vae.modalities[name].repeated else []
-                x[name] = torch.zeros(batch.rows, *repeat, *p.event_shape, device=batch.device)
+                x[name] = torch.zeros((), device=batch.device).expand(batch.rows, *repeat, *p.event_shape)
     mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
     return Batch(x, mask, batch.rows, frozenset(x))

@@ -14,8 +14,11 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_mmvae.distributions import Normal
+from pyro_mmvae.distributions import Binomial, Normal
 from pyro_mmvae.networks import SMALLEST
+
+LONGEST_TABLE = 1023
+"""The largest total count of a binomial whose coefficients are looked up."""
 
 
 class LearnedScale(nn.Module):
@@ -125,9 +128,9 @@ class BinomialLikelihood(Likelihood):
         self.total_count = total_count
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        p = dist.Binomial(self.total_count, logits=out)
-        p.total_count = out.new_tensor(float(self.total_count))  # one number: its factorials are taken once, not a draw
-        return p
+        if self.total_count > LONGEST_TABLE:
+            return dist.Binomial(self.total_count, logits=out)
+        return Binomial(self.total_count, out)
 
 
 class NormalLikelihood(Likelihood):

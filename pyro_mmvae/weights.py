@@ -72,8 +72,8 @@ def draw(
         given, targets: modalities; None = all that are observed.
         depth: what `nesting` says, if the caller knows it.
     """
-    seen = batch if given is None else batch.only(given)
-    explained = batch if targets is None else batch.only(targets)
+    seen = batch.only(given)
+    explained = batch.only(targets)
     depth = nesting(vae, batch) if depth is None else depth
     plate = pyro.plate("draws", num_draws, dim=-1 - depth)
     with silent(vae.model, vae.guide), pyro.validation_enabled(False), plate:
@@ -153,14 +153,19 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
     """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
-    rows = max(1, NUMBERS_AT_ONCE // (size_of(batch) * num_draws))
-    for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
+    for index in torch.arange(batch.rows, device=_device(batch)).split(rows_at_once(batch, num_draws)):
         yield batch.take(index)
 
 
+def rows_at_once(batch: Batch, num_draws: int) -> int:
+    """Of how many rows all draws fit in one chunk; 1 if not even those of one row do."""
+    return max(1, NUMBERS_AT_ONCE // (size_of(batch) * num_draws))
+
+
 def size_of(batch: Batch) -> int:
-    """How many numbers one draw of one row takes, about."""
-    return 512 + sum(value[0].numel() for value in batch.values())
+    """How many numbers one draw of one row takes, about: what was not observed is not decoded."""
+    seen = (name for name in batch if name in batch.complete or bool(batch.mask[name].any()))
+    return 512 + sum(batch[name][0].numel() for name in seen)
 
 
 def _device(batch: Batch) -> torch.device | None:

@@ -59,7 +59,7 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae, x, chains=4, temperatures=5).value.shape
         torch.Size([20])
     """
-    batch = opened(vae, x, mask)
+    batch = opened(vae, x, mask).only(given)
     depth, found = nesting(vae, batch), []
     for part in parts(batch, chains):
         way = _Way(Target(vae, part, given, depth), chains, temperatures, from_prior)

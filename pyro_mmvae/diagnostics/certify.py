@@ -144,7 +144,7 @@ def _on_data(
     index = rows_with(batch, given)[:rows]
     if not len(index):
         return 0, *[math.nan] * 6
-    data, columns = batch.take(index), []
+    data, columns = batch.take(index).only(given), []
     depth = nesting(vae, data)
     for part, sizes in chunks(data, num_particles):
         raw = torch.cat([draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes])

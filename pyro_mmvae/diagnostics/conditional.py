@@ -64,7 +64,7 @@ def conditional_log_likelihood(
     if hasattr(vae, "check_names"):
         vae.check_names(both)
     depth = nesting(vae, batch)
-    for part in parts(batch, PARTICLES):
+    for part in parts(batch.only(both), PARTICLES):
         small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)

@@ -79,7 +79,7 @@ def iwae_curve(
     if given is not None and hasattr(vae, "check_names"):
         vae.check_names(given)
     depth = nesting(vae, batch)
-    for part, sizes in chunks(batch, counts[-1]):
+    for part, sizes in chunks(batch.only(given), counts[-1]):
         drawn = [draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes]
         found.append([_bound(torch.cat(drawn), k) for k in counts])
     value, se = (torch.stack([torch.cat([part[k][i] for part in found]) for k in range(len(counts))]) for i in (0, 1))

@@ -104,10 +104,9 @@ def importance(
     batch = opened(vae, x, mask)
     if given is not None and hasattr(vae, "check_names"):
         vae.check_names(given)
+    batch = batch.only(given)
     depth = nesting(vae, batch)
-    drawn = [
-        draw(vae, part, num_draws, given=given, targets=given, depth=depth)[:2] for part in parts(batch, num_draws)
-    ]
+    drawn = [draw(vae, part, num_draws, depth=depth)[:2] for part in parts(batch, num_draws)]
     raw = torch.cat([weights for _, weights in drawn], 1)
     refuse(batch, raw.logsumexp(0).isfinite(), "the sum of the weights")
     latents = joined([latent for latent, _ in drawn])

@@ -54,7 +54,7 @@ class Target:
     """
 
     def __init__(self, vae: Any, batch: Batch, given: Collection[str] | None = None, depth: int | None = None):
-        self.vae, self.batch = vae, batch if given is None else batch.only(given)
+        self.vae, self.batch = vae, batch.only(given)
         self.depth = nesting(vae, self.batch) if depth is None else depth
         with torch.no_grad():
             trace = draw(vae, self.batch, 1, depth=self.depth).model

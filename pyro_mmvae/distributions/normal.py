@@ -28,6 +28,9 @@ class Normal(dist.Normal):
         torch.Size([2, 3])
     """
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None):
         self.narrow = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
         same = loc.shape == self.narrow.shape

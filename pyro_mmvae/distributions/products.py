@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
-from itertools import combinations
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -236,11 +235,6 @@ def indicator(modalities: int, device: torch.device | None = None) -> Tensor:
                 [0., 1.],
                 [1., 1.]])
     """
-    return _indicator(modalities).to(device=device)
-
-
-@cache
-def _indicator(modalities: int) -> Tensor:
-    rows = [s for size in range(1, modalities + 1) for s in combinations(range(modalities), size)]
-    table = [[float(m in members) for m in range(modalities)] for members in rows]
-    return torch.tensor(table, dtype=torch.float32)
+    codes = torch.arange(2**modalities - 1, 0, -1, device=device)
+    bits = (codes.unsqueeze(-1) >> torch.arange(modalities - 1, -1, -1, device=device)) & 1
+    return bits[bits.sum(-1).argsort(stable=True)].float()

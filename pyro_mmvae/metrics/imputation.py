@@ -111,8 +111,8 @@ def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draw
     index = torch.arange(seen.rows, device=seen[names[0]].device)
     with silent(vae.model, vae.guide), pyro.validation_enabled(False):
         at = 0
-        for part, sizes in chunks(seen, num_draws):
-            asked, at = hidden.take(index[at : at + part.rows]), at + part.rows
+        for asked, sizes in chunks(hidden, num_draws):
+            part, at = seen.take(index[at : at + asked.rows]), at + asked.rows
             logs: dict[str, list[Tensor]] = {name: [] for name in names}
             for size in sizes:
                 with pyro.plate("draws", size, dim=-1 - depth):

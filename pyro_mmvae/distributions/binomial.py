@@ -1,0 +1,53 @@
+"""The binomial of grey levels: many entries, one total count, and few gamma functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from pyro_mmvae.distributions.base import Mapped
+
+EXACT = 80.0
+"""Up to there softplus is computed, beyond it is its argument: to the last digit of either precision."""
+
+
+class Binomial(dist.Binomial):
+    """Pyro's binomial with one total count for all entries, whose coefficients come from a table.
+
+    Two gamma functions an entry cost more than all the rest of the density, and there are only so many counts.
+
+    Args:
+        total_count: the largest count.
+        logits: (...).
+
+    Example:
+        >>> p = Binomial(16, torch.zeros(3))
+        >>> p.log_prob(torch.tensor([0.0, 8.0, 16.0])).exp()
+        tensor([1.5259e-05, 1.9638e-01, 1.5259e-05])
+    """
+
+    def __init__(self, total_count: int, logits: Tensor, validate_args: bool | None = None):
+        self.top = total_count
+        self.logits = self._param = logits
+        self.total_count = logits.new_full((), total_count)
+        torch.distributions.Distribution.__init__(self, logits.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Binomial | None = None) -> Binomial:
+        new = self._get_checked_instance(Binomial, _instance)
+        new.top = self.top
+        return super().expand(torch.Size(batch_shape), new)
+
+    def mapped(self, function: Mapped) -> Binomial:
+        return Binomial(self.top, function(self.logits, 0))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        k = torch.arange(1, self.top + 2, dtype=self.logits.dtype, device=self.logits.device)
+        table = k[-1].lgamma() - k.lgamma() - k.flip(0).lgamma()
+        ways = table.index_select(0, value.clamp(0, self.top).flatten().long()).view(value.shape)
+        return torch.sub(value * self.logits + ways, softplus(self.logits, threshold=EXACT), alpha=self.top)
