@@ -1,6 +1,6 @@
 """MultiVae 1.0.3 on the same networks, weights and rows: `python -m tests.benchmarks.multivae [--quick] [--clock cpu]`.
 
-In an environment of its own, see README.md beside this file. PoE: an epoch of `fit` over an epoch of its trainer, as it
+In an environment of its own, see README.md beside this file. PoE: epochs of `fit` over epochs of its trainer, as it
 comes and as a user who knows would tune it (fused Adam, torch's validation off). MMVAE: a step of `fit` over a step of
 its model on batches that are ready, without its trainer and loader. Losses agree within their Monte-Carlo error first.
 """
@@ -11,6 +11,7 @@ import contextlib
 import copy
 import logging
 import tempfile
+from itertools import chain
 
 import torch
 from multivae.data.datasets import IncompleteDataset, MultimodalBaseDataset
@@ -26,6 +27,9 @@ from tests.benchmarks import timing
 from tests.benchmarks.workloads import BATCH, WORKLOADS, build, data
 
 logging.disable(logging.INFO)
+
+EPOCHS = 2
+"""In every slot, so that what `fit` does once a run counts as what it is in a short run."""
 
 
 class Encoder(BaseEncoder):
@@ -88,8 +92,8 @@ def torch_validation(on):
         Distribution.set_default_validate_args(before)
 
 
-def trainer_epoch(name, x, mask, tuned):
-    """A function of a number of rows: one epoch of MultiVae's trainer, without the copies and files of its `train`."""
+def trainer_epochs(name, x, mask, tuned):
+    """A function of a number of rows: epochs of MultiVae's trainer, without the copies and files of its `train`."""
     model, trainers = theirs(name, "poe"), {}
 
     def make(rows):
@@ -106,7 +110,8 @@ def trainer_epoch(name, x, mask, tuned):
 
     def run(rows):
         with torch_validation(not tuned):
-            trainers[rows].train_step(1)
+            for _ in range(EPOCHS):
+                trainers[rows].train_step(1)
 
     for rows in {BATCH, WORKLOADS[name].rows}:
         trainers[rows] = make(rows)
@@ -120,7 +125,7 @@ def mmvae_steps(name, x, mask):
 
     def run(rows):
         with torch_validation(False):
-            for index in torch.randperm(rows).split(BATCH):
+            for index in chain.from_iterable(torch.randperm(rows).split(BATCH) for _ in range(EPOCHS)):
                 optim.zero_grad(set_to_none=True)
                 (model(take(full, index)).loss / len(index)).backward()
                 optim.step()
@@ -136,12 +141,12 @@ def take(full, index):
     return batch
 
 
-def fit_epoch(name, x, mask, fusion, loss=None):
+def fit_epochs(name, x, mask, fusion, loss=None):
     vae = build(name, fusion=fusion)
 
     def run(rows):
         part = {k: v[:rows] for k, v in x.items()}, {k: v[:rows] for k, v in mask.items()}
-        mm.fit(vae, *part, loss=loss, epochs=1, batch_size=BATCH, progress=False)
+        mm.fit(vae, *part, loss=loss, epochs=EPOCHS, batch_size=BATCH, progress=False)
 
     return run, vae
 
@@ -161,9 +166,9 @@ def agree(vae, model, x, mask, loss, summed):
 
 def poe(name, missing):
     x, mask = data(name, missing)
-    fit, vae = fit_epoch(name, x, mask, mm.PoE())
-    plain, model = trainer_epoch(name, x, mask, tuned=False)
-    tuned, _ = trainer_epoch(name, x, mask, tuned=True)
+    fit, vae = fit_epochs(name, x, mask, mm.PoE())
+    plain, model = trainer_epochs(name, x, mask, tuned=False)
+    tuned, _ = trainer_epochs(name, x, mask, tuned=True)
     agree(vae, model, x, mask, Trace_ELBO(), summed=False)
     return {"fit": fit, "as it comes": plain, "tuned": tuned}
 
@@ -171,8 +176,8 @@ def poe(name, missing):
 def mmvae(name, missing):
     x, mask = data(name, missing)
     strata = mm.Objective([mm.objectives.strata])
-    one, vae = fit_epoch(name, x, mask, mm.MoE())
-    every, _ = fit_epoch(name, x, mask, mm.MoE(), strata)
+    one, vae = fit_epochs(name, x, mask, mm.MoE())
+    every, _ = fit_epochs(name, x, mask, mm.MoE(), strata)
     step, model = mmvae_steps(name, x, mask)
     agree(vae, model, x, mask, strata, summed=True)
     return {"one draw": one, "every expert": every, "MultiVae": step}

@@ -17,7 +17,7 @@ import pyro_mmvae as mm
 from tests.benchmarks import timing
 from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data
 
-EPOCHS = 4
+EPOCHS = 2
 """In every slot, so that what `fit` does once a run counts as what it is in a short run."""
 ARMS = ("fit", "svi + mm.optim", "svi + pyro.optim")
 

@@ -24,9 +24,9 @@ class Workload(NamedTuple):
 
 
 WORKLOADS = {
-    "small": Workload({"a": (64,), "b": 10, "c": (20,)}, (128,), 16, 40 * BATCH),
-    "medium": Workload({"a": (784,), "b": 10, "c": (784,)}, (512, 512), 64, 12 * BATCH),
-    "conv": Workload({f"p{i}": (3, 28, 28) for i in range(5)}, (32, 64, 128), 64, 2 * BATCH),
+    "small": Workload({"a": (64,), "b": 10, "c": (20,)}, (128,), 16, 80 * BATCH),
+    "medium": Workload({"a": (784,), "b": 10, "c": (784,)}, (512, 512), 64, 24 * BATCH),
+    "conv": Workload({f"p{i}": (3, 28, 28) for i in range(5)}, (32, 64, 128), 64, 4 * BATCH),
 }
 
 
