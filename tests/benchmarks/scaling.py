@@ -87,7 +87,7 @@ def growth(quick, clock):
 
 
 def plot(found, path):
-    """Cost over size on two logarithmic axes, with the fitted exponent."""
+    """Cost over size on two logarithmic axes, with the fitted exponent, beside a dashed line of exponent 1."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,8 +95,12 @@ def plot(found, path):
 
     figure, axes = pyplot.subplots(1, len(found), figsize=(4 * len(found), 3), layout="constrained")
     for ax, (what, entry) in zip(axes, found.items()):
-        ax.loglog(entry["sizes"], [1e3 * s for s in entry["seconds"]], "o-")
+        sizes, cost = entry["sizes"], [1e3 * s for s in entry["seconds"]]
+        ax.loglog(sizes, cost, "o-", sizes, [cost[-1] * size / sizes[-1] for size in sizes], "k--", linewidth=1)
         ax.set(xlabel=what, ylabel="ms a step", title=f"exponent {entry['exponent']:.2f}")
+        ax.set_xticks(sizes, labels=[str(size) for size in sizes])
+        ax.set_yticks(cost, labels=[f"{ms:.0f}" for ms in cost])
+        ax.minorticks_off()
     figure.savefig(path)
 
 
