@@ -42,6 +42,7 @@ class optim(PyroOptim):
             self.single.add_param_group({"params": new})
         self.known.update(new)
         self.single.step()
+        self.single.zero_grad(set_to_none=True)  # else SVI fills them with zeros, and backward adds to those
 
     def get_state(self) -> dict[str, Any]:
         raise NotImplementedError("mm.optim keeps no state by parameter name; resume runs with mm.fit(checkpoint=...)")

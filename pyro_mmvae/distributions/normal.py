@@ -33,9 +33,11 @@ class Normal(dist.Normal):
 
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None):
         self.narrow = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
-        same = loc.shape == self.narrow.shape
-        self.loc, self.scale = (loc, self.narrow) if same else torch.broadcast_tensors(loc, self.narrow)
-        torch.distributions.Distribution.__init__(self, self.loc.shape, validate_args=validate_args)
+        self.loc, self.scale = loc, self.narrow
+        shape = loc.shape if loc.shape == self.narrow.shape else torch.broadcast_shapes(loc.shape, self.narrow.shape)
+        torch.distributions.Distribution.__init__(self, shape, validate_args=validate_args)  # checks the narrow scale
+        if not shape == loc.shape == self.narrow.shape:
+            self.loc, self.scale = loc.expand(shape), self.narrow.expand(shape)
 
     def expand(self, batch_shape: Sequence[int], _instance: Normal | None = None) -> Normal:
         new = self._get_checked_instance(Normal, _instance)
