@@ -19,11 +19,16 @@ from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data
 
 EPOCHS = 2
 """In every slot, so that what `fit` does once a run counts as what it is in a short run."""
-ARMS = ("fit", "svi + mm.optim", "svi + pyro.optim")
+ARMS = ("fit", "svi + mm.optim, validation off", "svi + mm.optim", "svi + pyro.optim")
 
 
-def svi_epochs(vae, optimiser, x, mask):
+def svi_epochs(vae, optimiser, x, mask, validation=True):
     """Stock SVI over batches by index."""
+    with pyro.validation_enabled(validation):
+        _svi_epochs(vae, optimiser, x, mask)
+
+
+def _svi_epochs(vae, optimiser, x, mask):
     svi = SVI(vae.model, vae.guide, optimiser, Trace_ELBO())
     rows = len(next(iter(x.values())))
     for _ in range(EPOCHS):
@@ -36,7 +41,8 @@ def arms(name, x, mask):
     base = build(name)
     copies = {arm: copy.deepcopy(base) for arm in ("floor", *ARMS)}
     floor = Floor(copies["floor"])
-    fused, stock = mm.optim({"lr": 1e-3}), pyro.optim.Adam({"lr": 1e-3})
+    off = "svi + mm.optim, validation off"
+    bare, fused, stock = mm.optim({"lr": 1e-3}), mm.optim({"lr": 1e-3}), pyro.optim.Adam({"lr": 1e-3})
     agree(base, x, mask)
 
     def part(rows):
@@ -45,6 +51,7 @@ def arms(name, x, mask):
     return {
         "floor": lambda rows: floor.epochs(*part(rows), EPOCHS),
         "fit": lambda rows: mm.fit(copies["fit"], *part(rows), epochs=EPOCHS, batch_size=BATCH, progress=False),
+        off: lambda rows: svi_epochs(copies[off], bare, *part(rows), validation=False),
         "svi + mm.optim": lambda rows: svi_epochs(copies["svi + mm.optim"], fused, *part(rows)),
         "svi + pyro.optim": lambda rows: svi_epochs(copies["svi + pyro.optim"], stock, *part(rows)),
     }
