@@ -82,6 +82,8 @@ from pyro_mmvae.diagnostics import (
     usage,
 )
 from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, Rows, Stacked, Switch
+from pyro_mmvae.evidence import LogLikelihood, log_likelihood
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.export import to_arviz
 from pyro_mmvae.flows import ZukoTransform
 from pyro_mmvae.fusion import (
@@ -108,7 +110,7 @@ from pyro_mmvae.fusion import (
 )
 from pyro_mmvae.guess import guess_modalities
 from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
-from pyro_mmvae.inference import LogLikelihood, generate, impute, log_likelihood, predict, translate
+from pyro_mmvae.inference import generate, impute, predict, translate
 from pyro_mmvae.likelihoods import (
     BernoulliLikelihood,
     BinomialLikelihood,
@@ -136,7 +138,7 @@ from pyro_mmvae.metrics import (
     predictive_similarity,
     retrieval,
 )
-from pyro_mmvae.modality import Experts, Modality
+from pyro_mmvae.modality import Modality
 from pyro_mmvae.mudata import from_mudata, to_mudata
 
 # Networks

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pyro_mmvae.diagnostics import gaps
+from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
-from pyro_mmvae.inference import log_likelihood, predict
+from pyro_mmvae.inference import predict
 from pyro_mmvae.likelihoods import BinomialLikelihood, CategoricalLikelihood
 from pyro_mmvae.modality import Modality
 from pyro_mmvae.networks import NormalHead, OneHot, Standardize, mlp

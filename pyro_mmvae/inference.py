@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -15,88 +14,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.programs import silent
-from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import chunks, draw, nesting, opened, row_axis, rows_at_once, value_of
-
-
-class LogLikelihood(NamedTuple):
-    """log p(x_S) of every row by importance sampling from the guide.
-
-    Attributes:
-        value: (row,), in nats; a lower bound in expectation.
-        se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is good.
-        khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`.
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> found = mm.log_likelihood(vae, x, num_particles=100)
-        >>> found.value.shape, found.se.shape, found.khat.shape
-        (torch.Size([20]), torch.Size([20]), torch.Size([20]))
-    """
-
-    value: Tensor
-    se: Tensor
-    khat: Tensor
-
-
-@torch.no_grad()
-def log_likelihood(
-    vae: Any,
-    x: Arrays,
-    mask: Arrays | None = None,
-    *,
-    num_particles: int = 1000,
-    given: Collection[str] | None = None,
-    targets: Collection[str] | None = None,
-) -> LogLikelihood:
-    """log p(x_S), S = what is observed in each row (or `targets` of it), in chunks that keep memory bounded.
-
-    log p(x_S) ~ log 1/K sum_k p(x_S, z_k) / q(z_k | x_S), z_k ~ q(z | x_S).
-
-    Limits: where the prior looks at the data (`Pooled`, `DynamicPrior`, a fusion; as in MVTCAE, JMVAE, CRMVAE, mmJSD
-    and alignment) this is no likelihood of x, and is not to be compared with one.
-
-    Args:
-        vae: a `MultimodalVAE` or a `Pair`.
-        x, mask: as in `vae.model`.
-        num_particles: K.
-        given: what the guide may look at, when the proposal is to differ from the targets.
-        targets: the modalities whose likelihood is asked for; None = all that are observed.
-
-    Returns:
-        `LogLikelihood`; modality weights do not enter it.
-
-    Raises:
-        ValueError: bad input, or a row whose log p(x_S) is not finite.
-
-    Reference:
-        Burda, Grosse and Salakhutdinov, 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> alone, both = log_likelihood(vae, x, targets=["a"]), log_likelihood(vae, x)
-        >>> both.value.shape
-        torch.Size([20])
-    """
-    num_particles = whole("num_particles", num_particles)
-    batch, found = opened(vae, x, mask), []
-    _known(vae, given)
-    _known(vae, targets)
-    look = targets if given is None else given
-    depth = nesting(vae, batch)
-    for part, sizes in chunks(batch if targets is None else batch.only({*targets, *(look or ())}), num_particles):
-        logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
-        weights = torch.cat(logs)
-        value = weights.logsumexp(0) - math.log(num_particles)
-        spread = (weights - value).exp().std(0, correction=1 if num_particles > 1 else 0)
-        found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
-    result = LogLikelihood(*(torch.cat(column) for column in zip(*found)))
-    refuse(batch, result.value.isfinite(), "log p(x)")
-    return result
+from pyro_mmvae.weights import known, nesting, opened, row_axis, rows_at_once, value_of
 
 
 @torch.no_grad()
@@ -254,15 +172,10 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
         >>> translate(vae, {"a": x["a"]}, to="b", num_draws=10).shape
         torch.Size([10, 20, 2])
     """
-    _known(vae, [to])
+    known(vae, [to])
     batch = opened(vae, x, mask)
     given = [name for name in batch if name != to]
     return _explain(vae, batch, num_draws, given, value_of, only=[to])[to]
-
-
-def _known(vae: Any, names: Collection[str] | None) -> None:
-    if names is not None and hasattr(vae, "check_names"):
-        vae.check_names(names)
 
 
 def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
@@ -290,7 +203,7 @@ def _explain(
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
-    _known(vae, given)
+    known(vae, given)
     num_draws = whole("num_draws", num_draws)
     depth, found = nesting(vae, batch), []
     wanted = _complete(vae, batch, only)

@@ -14,7 +14,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.modality import Experts
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.objectives import Objective, Pass, dropped
 from pyro_mmvae.observe import observe
 from pyro_mmvae.plates import plate

@@ -1,18 +1,14 @@
-"""What a modality is made of, and what its encoder says of the rows where it was seen."""
+"""What a modality is made of, and what was seen of it in a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import Normal, Switch, mapped
-from pyro_mmvae.networks import SeesHoles
 
 
 class Modality(nn.Module):
@@ -118,189 +114,6 @@ def _where(seen: Tensor) -> Tensor | None:
     return None if len(places) == len(seen) else places
 
 
-class Stack:
-    """The normal experts of a batch side by side, one for each modality and repeat.
-
-    Attributes:
-        loc, scale: (expert, row, 1, dim), of no meaning where nothing was seen.
-        modality: which modality each expert belongs to.
-        whole: whether every expert is there in every row.
-    """
-
-    def __init__(self, normals: Mapping[str, dist.Normal], seen: Mapping[str, Seen]):
-        self._seen = [seen[name] for name in normals]
-        self.modality = [position for position, s in enumerate(self._seen) for _ in range(s.entries.shape[1])]
-        self.whole = all(s.flat is None for s in self._seen)
-        self.loc = self._beside([q.loc for q in normals.values()])
-        self.scale = self._beside([q.scale for q in normals.values()])
-
-    def _beside(self, values: Sequence[Tensor]) -> Tensor:
-        if self.whole and len(self.modality) == len(values):
-            return torch.stack(list(values)).unsqueeze(2)
-        return torch.cat([s.scatter(value).transpose(0, 1) for value, s in zip(values, self._seen)]).unsqueeze(2)
-
-    @property
-    def given(self) -> Tensor:
-        """Where the experts are, bool (expert, row, 1)."""
-        return torch.cat([s.entries.transpose(0, 1) for s in self._seen]).unsqueeze(2)
-
-
-class Experts(Mapping[str, Distribution]):
-    """Unimodal posteriors q(z | x_m), batch (row, repeat), event (dim,): encoded on first access, seen entries only.
-
-    Where nothing was seen, an expert stands with neutral parameters; `given` says where.
-
-    Attributes:
-        given: name -> bool (row, repeat), which entries the encoder saw.
-        rows: the number of rows.
-        modalities: the modalities, by name.
-        seen: name -> `Seen`, the data behind the experts.
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> experts = vae.experts(x, {"b": torch.arange(20) < 5})
-        >>> experts["a"].batch_shape, int(experts.given["b"].sum())
-        (torch.Size([20, 1]), 5)
-    """
-
-    def __init__(
-        self,
-        modalities: Mapping[str, Modality],
-        seen: Mapping[str, Seen],
-        rows: int,
-        prior: Callable[[], Distribution],
-        names: Collection[str] | None = None,
-        head: str = "encoder",
-        memory: dict[str, dict[str, Any]] | None = None,
-    ):
-        self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
-        self._all, self.seen = seen, {k: v for k, v in seen.items() if names is None or k in names}
-        self.given = {k: v.entries for k, v in self.seen.items() if getattr(modalities[k], head) is not None}
-        self._memory = {} if memory is None else memory
-        self._features: dict[str, Tensor] = self._memory.setdefault("trunk", {})  # a trunk is run once
-        self._entries: dict[str, Distribution] = self._memory.setdefault(head, {})
-
-    def __getitem__(self, name: str) -> Distribution:
-        seen = self.seen[name]
-        return mapped(self.entries(name), lambda value, _: seen.scatter(value))
-
-    def entries(self, name: str) -> Distribution:
-        """q(z | x_m) of the seen entries alone, batch (entry,)."""
-        if name not in self._entries:
-            self._entries[name] = self._encode(name, getattr(self.modalities[name], self._head))
-        return self._entries[name]
-
-    def only(self, names: Collection[str]) -> Experts:
-        """The experts of some of the modalities."""
-        return self._like([name for name in names if name in self.seen], self._head, self._prior)
-
-    def private(self, names: Collection[str] | None) -> Experts:
-        """q(w_m | x_m) in the same rows, from the named modalities, whatever was named for z; None = all."""
-        own = self._like(names, "private", lambda: _unit(own))
-        return own
-
-    def _like(self, names: Collection[str] | None, head: str, prior: Callable[[], Distribution]) -> Experts:
-        return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.given)
-
-    def __len__(self) -> int:
-        return len(self.given)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.given  # without encoding it
-
-    @property
-    def prior(self) -> Distribution:
-        """The model's own prior, batch (row, 1)."""
-        return self.plain_prior.expand((self.rows, 1))
-
-    @property
-    def plain_prior(self) -> Distribution:
-        """The model's own prior, of a batch that broadcasts to (row, 1)."""
-        return self._prior()
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where the modalities are, if they have parameters."""
-        return next((p.device for m in self.modalities.values() for p in m.parameters()), None)
-
-    def features(self, name: str) -> Tensor:
-        """What the modality's trunk says of its seen entries, (entry, ...)."""
-        if name not in self._features:
-            seen, trunk = self.seen[name], self.modalities[name].trunk
-            x = seen.values()
-            try:
-                if isinstance(trunk, SeesHoles):
-                    self._features[name] = trunk(x, _holes(x, seen))
-                else:
-                    self._features[name] = x if trunk is None else trunk(x)
-            except (ValueError, RuntimeError, IndexError) as error:
-                raise failure("trunk", name, x, error) from error
-        return self._features[name]
-
-    def where_seen(self, name: str, prior: Distribution) -> Distribution:
-        """q of one modality, batch (row, 1), and the prior where that was not seen."""
-        if name not in self:
-            return prior.expand((self.rows, 1))
-        if self.modalities[name].repeated:
-            raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
-        if self.seen[name].flat is None:
-            return self[name]
-        return otherwise(self.given[name], self[name], prior)
-
-    def everywhere(self) -> bool:
-        """Whether the guide saw something in every row."""
-        return any(self.seen[name].rows is None for name in self.given) or bool(self.any().all())
-
-    def apart(self) -> Iterator[tuple[str, Distribution, Tensor]]:
-        """Every expert alone, repeat by repeat: the name, q with batch (row, 1), and where it was given (row, 1)."""
-        for name, seen in self.given.items():
-            for repeat in range(seen.shape[1]):
-                column = slice(repeat, repeat + 1)
-                yield name, _column(self[name], column), seen[:, column]
-
-    def any(self) -> Tensor:
-        """Where the guide saw anything, bool (row, 1)."""
-        seen = [given.any(-1, keepdim=True) for given in self.given.values()]
-        return torch.stack(seen).any(0) if seen else torch.zeros(self.rows, 1, dtype=torch.bool, device=self.device)
-
-    def stack(self) -> Stack:
-        """All experts as normals in one stack.
-
-        Raises:
-            TypeError: an expert is no diagonal normal.
-        """
-        normals = {}
-        for name in self.given:
-            expert = self.entries(name)
-            if not is_normal(expert):
-                raise TypeError(
-                    f"the expert of {name!r} is {_title(expert)}, but this fusion multiplies normals;"
-                    " give the encoder a NormalHead, or use MoE()"
-                )
-            normals[name] = expert.base_dist
-        return Stack(normals, self.seen)
-
-    def _encode(self, name: str, head: nn.Module) -> Distribution:
-        features = self.features(name)
-        try:
-            q = head(features)
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise failure("encoder", name, features, error) from error
-        if not isinstance(q, Distribution):
-            raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
-        if len(q.batch_shape) != 1:
-            raise ValueError(
-                f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)};"
-                " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
-            )
-        return q
-
-
 def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
     """What a network raised, in one line that says whose network it is, and what it was called with."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
@@ -311,46 +124,3 @@ def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
         f"the {what} of {name!r} fails on {tuple(value.shape)} with values up to {largest}: {reason};"
         " mend its sizes, or standardise the data"
     )
-
-
-def _unit(experts: Experts) -> Distribution:
-    """N(0, I) of the size of the experts' codes."""
-    if not experts.given:
-        raise ValueError(
-            "the prior of a private code depends on the data and cannot be drawn from without; give x, or another prior"
-        )
-    q = experts.entries(next(iter(experts)))
-    return Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
-
-
-def _holes(x: Tensor, seen: Seen) -> Tensor:
-    """Which elements of the seen entries x (entry, *event) were observed, bool, of the same shape."""
-    if seen.elements is None:
-        return torch.ones_like(x, dtype=torch.bool)
-    mask = seen.elements.flatten(0, 1)
-    mask = mask if seen.flat is None else mask.index_select(0, seen.flat)
-    return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
-
-
-def _column(q: Distribution, column: slice) -> Distribution:
-    return mapped(q, lambda value, _: value[:, column])
-
-
-def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distribution:
-    """q where `where` (row, 1) holds and the prior elsewhere; one diagonal normal if both are."""
-    shape = torch.broadcast_shapes(q.batch_shape, prior.batch_shape)
-    prior, where = prior.expand(shape), where.expand(shape)
-    if is_normal(q) and is_normal(prior):
-        fine = where.unsqueeze(-1)
-        loc = torch.where(fine, q.base_dist.loc, prior.base_dist.loc)
-        return Normal(loc, torch.where(fine, q.base_dist.scale, prior.base_dist.scale)).to_event(1)
-    return Switch(where, q, prior)
-
-
-def is_normal(q: Distribution) -> bool:
-    """Is it a diagonal normal with event (dim,)?"""
-    return isinstance(q, Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1
-
-
-def _title(q: Distribution) -> str:
-    return f"{type(q.base_dist if isinstance(q, Independent) else q).__name__}"

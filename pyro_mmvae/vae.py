@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.distributions import mapped, stratum
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Experts, Modality, Seen, counted
+from pyro_mmvae.modality import Modality, Seen, counted
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import alone, once_a_step, program

@@ -35,9 +35,17 @@ class Draws(NamedTuple):
     model: Trace
 
 
-def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None) -> Batch:
-    """The checked batch of a `MultimodalVAE`, or of any other pair."""
-    return vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
+def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None) -> Batch:
+    """The checked batch of a `MultimodalVAE`, or of any other pair, with only `given` in sight; None = all."""
+    batch = vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
+    known(vae, given)
+    return batch.only(given)
+
+
+def known(vae: Any, names: Collection[str] | None) -> None:
+    """Raises ValueError for a name that is no modality of the model, as far as it can be asked."""
+    if names is not None and hasattr(vae, "check_names"):
+        vae.check_names(names)
 
 
 def nesting(vae: Any, batch: Batch) -> int:

@@ -14,7 +14,8 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.refine import fit_normal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
-from pyro_mmvae.inference import LogLikelihood, joint_draws
+from pyro_mmvae.evidence import LogLikelihood
+from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
@@ -59,7 +60,7 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae, x, chains=4, temperatures=5).value.shape
         torch.Size([20])
     """
-    batch = opened(vae, x, mask).only(given)
+    batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     for part in parts(batch, chains):
         way = _Way(Target(vae, part, given, depth), chains, temperatures, from_prior)

@@ -17,7 +17,7 @@ from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.programs import alone
 from pyro_mmvae.psis import khat_limit, smooth
-from pyro_mmvae.weights import chunks, draw, nesting, opened
+from pyro_mmvae.weights import chunks, draw, known, nesting, opened
 
 FEWEST = 100
 """Simulated rows below which no verdict is given."""
@@ -74,8 +74,7 @@ def certify(
     with alone(), torch.random.fork_rng():
         torch.manual_seed(seed)
         wanted = chosen_subsets(batch, subsets)
-        if hasattr(vae, "check_names"):
-            vae.check_names([name for given in wanted for name in given])
+        known(vae, [name for given in wanted for name in given])
         simulated = simulate(vae, rows, batch)
         for given in tqdm(wanted, disable=not progress, unit="subset"):
             calibration = calibrate(vae, simulated, given, num_draws)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import title
-from pyro_mmvae.inference import log_likelihood
+from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.psis import khat_limit
 
 

@@ -14,9 +14,9 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.inference import LogLikelihood
+from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import chunks, draw, nesting, opened, parts
+from pyro_mmvae.weights import chunks, draw, known, nesting, opened, parts
 
 
 @torch.no_grad()
@@ -61,8 +61,7 @@ def conditional_log_likelihood(
     num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
     both = [*given, *(name for name in targets if name not in given)]
-    if hasattr(vae, "check_names"):
-        vae.check_names(both)
+    known(vae, both)
     depth = nesting(vae, batch)
     for part in parts(batch.only(both), PARTICLES):
         small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)

@@ -75,12 +75,10 @@ def iwae_curve(
     counts = sorted({whole("num_particles", k) for k in num_particles})
     if not counts:
         raise ValueError("num_particles is empty; give at least one number, such as [1, 10, 100]")
-    batch, found = opened(vae, x, mask), []
-    if given is not None and hasattr(vae, "check_names"):
-        vae.check_names(given)
+    batch, found = opened(vae, x, mask, given), []
     depth = nesting(vae, batch)
-    for part, sizes in chunks(batch.only(given), counts[-1]):
-        drawn = [draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes]
+    for part, sizes in chunks(batch, counts[-1]):
+        drawn = [draw(vae, part, k, depth=depth).log_weights for k in sizes]
         found.append([_bound(torch.cat(drawn), k) for k in counts])
     value, se = (torch.stack([torch.cat([part[k][i] for part in found]) for k in range(len(counts))]) for i in (0, 1))
     return IWAECurve(counts, value, se)

@@ -144,9 +144,7 @@ def posterior_draws(
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
     num_draws = whole("num_draws", num_draws)
-    batch = opened(vae, x, mask).only(given)
-    if given is not None and hasattr(vae, "check_names"):
-        vae.check_names(given)
+    batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     budget = _Budget(max_nuts_rows, time.monotonic() + seconds)
     with tqdm(total=batch.rows, disable=not progress, unit="row") as bar:

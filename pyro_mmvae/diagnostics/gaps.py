@@ -105,7 +105,7 @@ def gaps(
         >>> bool(torch.allclose(found.log_likelihood - found.elbo, total, atol=1e-4))
         True
     """
-    batch = opened(vae, x, mask).only(given)
+    batch = opened(vae, x, mask, given)
     depth = nesting(vae, batch)
     columns = []
     for part in parts(batch, PARTICLES):

@@ -101,10 +101,7 @@ def importance(
         True
     """
     num_draws = whole("num_draws", num_draws)
-    batch = opened(vae, x, mask)
-    if given is not None and hasattr(vae, "check_names"):
-        vae.check_names(given)
-    batch = batch.only(given)
+    batch = opened(vae, x, mask, given)
     depth = nesting(vae, batch)
     drawn = [draw(vae, part, num_draws, depth=depth)[:2] for part in parts(batch, num_draws)]
     raw = torch.cat([weights for _, weights in drawn], 1)

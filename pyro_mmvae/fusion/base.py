@@ -8,7 +8,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Normal
-from pyro_mmvae.modality import Experts, Stack, is_normal, otherwise
+from pyro_mmvae.experts import Experts, Stack, is_normal, otherwise
 
 
 class Fusion(nn.Module):

@@ -8,9 +8,9 @@ from pyro.distributions import Distribution
 from torch import nn
 
 from pyro_mmvae.distributions import Beside
+from pyro_mmvae.experts import Experts, otherwise
 from pyro_mmvae.fusion.base import Fusion
 from pyro_mmvae.fusion.learned import features_beside
-from pyro_mmvae.modality import Experts, otherwise
 
 Lazy = Callable[..., Distribution]
 

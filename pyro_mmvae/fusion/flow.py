@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pyro.distributions import Distribution
 from torch.distributions import Transform
 
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.flows import Transforms
 from pyro_mmvae.fusion.base import Fusion
-from pyro_mmvae.modality import Experts
 
 
 class Flow(Fusion):

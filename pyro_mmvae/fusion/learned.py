@@ -9,9 +9,9 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import mapped
+from pyro_mmvae.experts import Experts
+from pyro_mmvae.experts import otherwise as elsewhere
 from pyro_mmvae.fusion.base import Fusion
-from pyro_mmvae.modality import Experts
-from pyro_mmvae.modality import otherwise as elsewhere
 from pyro_mmvae.sequences import attention_layer
 
 

@@ -9,8 +9,8 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyro_mmvae.distributions import Mixture, Normal
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, prior_normal
-from pyro_mmvae.modality import Experts
 
 
 class WassersteinMean(Fusion):

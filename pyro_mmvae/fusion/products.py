@@ -9,8 +9,8 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, stacked
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, times_prior, with_prior
-from pyro_mmvae.modality import Experts
 
 
 class PoE(Fusion):

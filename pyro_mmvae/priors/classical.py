@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_mmvae.distributions import Mixture, Normal
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.flows import Transforms
-from pyro_mmvae.modality import Experts
 
 
 class StandardNormal(nn.Module):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, Mixture, Normal, mapped
-from pyro_mmvae.modality import Experts, Modality, Seen
+from pyro_mmvae.experts import Experts
+from pyro_mmvae.modality import Modality, Seen
 
 
 class DynamicPrior(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
-from pyro_mmvae.modality import Experts
+from pyro_mmvae.experts import Experts
 
 SITE = "prior.top.w"  # ends as the private codes do, so that every tool knows it for a latent one
 

@@ -8,8 +8,9 @@ from pyro.distributions import Distribution
 from pyro.infer import Trace_ELBO
 
 from pyro_mmvae.distributions import by_component
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Experts, Modality
+from pyro_mmvae.modality import Modality
 from pyro_mmvae.objectives import Objective
 from pyro_mmvae.vae import MultimodalVAE
 

@@ -1,0 +1,169 @@
+"""A loss made of passes and a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import detached
+from pyro_mmvae.objectives.bounds import Bound, elbo
+from pyro_mmvae.objectives.passes import Pass, Views, joint
+from pyro_mmvae.vae import EVERYTHING, View
+from pyro_mmvae.weights import per_row, row_axis
+
+
+class Objective(ELBO):
+    """A loss made of passes and a bound: minus the weighted sum over passes, views and rows, in nats.
+
+    Args:
+        passes: views or `Pass`es, such as `[joint, unimodal]` or `[Pass(unimodal, beta=0.0)]`.
+        bound: `elbo`, `iwae`, `stl` or `dreg`.
+        num_particles: draws a row and view, all at once.
+        beta: weight of all KLs; may be set anew between steps.
+
+    Limits: the programs must take a view as third argument unless all passes are `joint`; sites outside the plate
+    "data" do not enter a bound.
+
+    Example:
+        >>> import torch, pyro, pyro_mmvae as mm
+        >>> from pyro.infer import SVI
+        >>> parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
+        >>> vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Objective([joint], iwae, num_particles=5))
+        >>> svi.step({"a": torch.zeros(4, 3)}) > 0
+        True
+    """
+
+    def __init__(
+        self,
+        passes: Sequence[Views | Pass] = (joint,),
+        bound: Bound = elbo,
+        *,
+        num_particles: int = 1,
+        beta: float = 1.0,
+        max_plate_nesting: int = 2,
+    ):
+        super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
+        self.passes = [p if isinstance(p, Pass) else Pass(p) for p in passes]
+        self.bound, self.beta = bound, beta
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
+        batch = Batch.of(*args, **kwargs).remembering()
+        names = [name for name in batch if bool(batch.mask[name].any())]
+        total = torch.zeros((), device=batch.device)
+        for part in self.passes:
+            for view in part.views(names):
+                total = total - part.weight * self._bound(model, guide, batch, view, self.beta * part.beta)
+        return total
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch; leaves its gradients in the parameters, as stock SVI wants it."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss of a batch."""
+        return self.differentiable_loss(model, guide, *args, **kwargs).item()
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError("an Objective traces its own passes")  # Pyro's class asks for one
+
+    def _bound(self, model: Any, guide: Any, batch: Batch, view: View, beta: float) -> Tensor:
+        """The sum over rows of one view's bound, each row by the share that its stratum has."""
+        q, p, share = self._traces(model, guide, batch, view)
+        doubled = _Doubled(self.num_particles, batch.rows)
+        log_w = self._log_weights(q, p, batch, beta, doubled)
+        value = self.bound.value(log_w)
+        if self.bound.doubly:
+            doubled.weights = log_w.detach().softmax(0)
+            surrogate = (doubled.weights * log_w).sum(0)
+            value = surrogate + (value - surrogate).detach()
+        if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
+            value = torch.where(_any_of(batch, view.given), value, 0)
+        if isinstance(share, torch.Tensor):  # (row, 1); one number for all rows if there is no mixture
+            share = share.expand(batch.rows, 1).squeeze(-1).to(value.dtype)
+        return value.sum() if share is None else (share * value).sum()
+
+    def _traces(self, model: Any, guide: Any, batch: Batch, view: View) -> tuple[Trace, Trace, Any]:
+        """Guide and model of one view, and the share of its stratum: (row, 1), one number, or None for the whole."""
+        args = (batch, batch.mask) if view == EVERYTHING else (batch, batch.mask, view)
+        with pyro.plate("particles", self.num_particles, dim=-1 - self.max_plate_nesting):
+            q = poutine.trace(guide).get_trace(*args)
+            share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
+            rows = _that_count(batch, view, share)
+            args = args if rows is None else (batch, batch.mask, view._replace(rows=rows))
+            p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
+        return q, p, share
+
+    def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: _Doubled) -> Tensor:
+        """log p(x | codes) + beta (log p(codes) - log q(codes)), (particle, row), with the bound's gradient."""
+        weight = _Weight(self.num_particles, batch.rows)
+        zero = torch.zeros((), device=batch.device)
+        log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), zero)
+        codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
+        for name in codes if beta else ():
+            site = q.nodes[name]
+            if self.bound.doubly and site["value"].requires_grad:
+                site["value"].register_hook(doubled.hook(row_axis(site), len(site["fn"].event_shape)))
+            if self.bound.sticking:
+                site = {**site, "fn": detached(site["fn"])}
+            log_w = log_w + beta * (weight(p.nodes[name]) - weight(site))
+        return log_w.expand(self.num_particles, batch.rows)
+
+
+def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None:
+    """The rows of a pass whose bound is not multiplied by zero, bool (row,); None = all. The rest need no decoder."""
+    if len(batch.complete) == len(batch):
+        return None
+    counts = [] if view.given is None else [_any_of(batch, view.given)]
+    if isinstance(share, Tensor) and share.dim():
+        counts.append(share.squeeze(-1) > 0)
+    rows = torch.stack(counts).all(0) if counts else None
+    return None if rows is None or bool(rows.all()) else rows
+
+
+def _any_of(batch: Batch, names: Collection[str]) -> Tensor:
+    """The rows that have one of the named modalities, bool (row,)."""
+    seen = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in names if name in batch]
+    return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
+
+
+class _Weight(NamedTuple):
+    """A site's log-probability of each draw and row, with the scale that handlers gave it."""
+
+    particles: int
+    rows: int
+
+    def __call__(self, site: Any) -> Tensor:
+        return site["scale"] * per_row(site, self.particles, self.rows)
+
+
+class _Doubled:
+    """Multiplies the gradient of a draw by its normalised weight, known only after the forward pass."""
+
+    weights: Tensor
+
+    def __init__(self, particles: int, rows: int):
+        self.shape = (particles, rows)
+
+    def hook(self, axis: int | None, events: int) -> Callable[[Tensor], Tensor]:
+        assert axis is not None
+        right = -axis - 1 + events
+
+        def multiply(gradient: Tensor) -> Tensor:
+            middle = [1] * (gradient.dim() - 2 - right)
+            return gradient * self.weights.reshape(self.shape[0], *middle, self.shape[1], *[1] * right)
+
+        return multiply

@@ -1,0 +1,54 @@
+"""What methods of two phases need for the second: a loss that teaches experts alone, and what to freeze."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor
+
+from pyro_mmvae.objectives.objective import Objective
+from pyro_mmvae.vae import MultimodalVAE
+
+
+class Match(ELBO):
+    """-sum_m E_{q(z | x)} log q_m(z | x_m): unimodal experts that learn to cover the joint posterior, which stays.
+
+    Rows that lack a modality have no joint posterior to match and are left out.
+
+    Args:
+        vae: the model whose experts learn.
+
+    Reference:
+        Senellart, Chadebec and Allassonniere, 2023, https://arxiv.org/abs/2305.11832
+    """
+
+    def __init__(self, vae: MultimodalVAE):
+        super().__init__(max_plate_nesting=2)
+        self.vae = vae
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
+        experts = self.vae.experts(*args, **kwargs)
+        with torch.no_grad():
+            z = self.vae.fusion(experts).sample()  # type: ignore[misc]
+        whole = [experts.given[name].any(-1) for name in experts]
+        complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
+        logs = torch.stack([experts[name].log_prob(z).mean(-1) for name in experts]).sum(0)
+        return -torch.where(complete, logs, 0).sum()
+
+    loss_and_grads = Objective.loss_and_grads
+    loss = Objective.loss
+    _get_trace = Objective._get_trace
+
+
+def encoders_only(vae: Any, names: Collection[str] | None = None) -> list[Tensor]:
+    """Freezes all of a VAE but the encoders (of the named modalities) for a second phase; returns what stays free."""
+    vae.requires_grad_(False)
+    free = []
+    for name, modality in vae.modalities.items():
+        if modality.encoder is not None and (names is None or name in names):
+            free += list(modality.encoder.requires_grad_(True).parameters())
+    return free
