@@ -13,7 +13,7 @@ from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import joint_draws, predictive_draws
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import Draws, draw, nesting, opened
+from pyro_mmvae.weights import draw_in_parts, opened
 
 DRAWS = ("chain", "draw")
 
@@ -61,12 +61,12 @@ def to_arviz(
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
     batch = opened(vae, x, mask)
-    found = draw(vae, batch, num_draws, given=given, depth=nesting(vae, batch))
+    latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
     names = list(range(batch.rows)) if row_names is None else list(row_names)
     _fits("row_names", names, batch.rows)
     groups = {
-        **_latents(found),
+        **_latents(latents, log_weights),
         "posterior_predictive": {},
         "log_likelihood": {},
         "observed_data": {},
@@ -84,7 +84,7 @@ def to_arviz(
         drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
         groups["observed_data"][name] = (axes, value.numpy())
         groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
-        groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(found.log_likelihood[name][:, seen]))
+        groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
         coords[axes[0]] = [row for row, there in zip(names, seen.tolist()) if there]
         if feature_names and name in feature_names:
             _fits(f"feature_names[{name!r}]", feature_names[name], value.shape[1])
@@ -92,13 +92,13 @@ def to_arviz(
     return build(groups, coords)
 
 
-def _latents(found: Draws) -> dict[str, dict[str, Variable]]:
+def _latents(latents: dict[str, Tensor], log_weights: Tensor) -> dict[str, dict[str, Variable]]:
     """The groups of the codes and their weights."""
     return {
-        "posterior": {k: ((*DRAWS, "row", _latent(k)), _chain(v)) for k, v in found.latents.items()},
+        "posterior": {k: ((*DRAWS, "row", _latent(k)), _chain(v)) for k, v in latents.items()},
         "sample_stats": {
-            "log_weight": ((*DRAWS, "row"), _chain(found.log_weights)),
-            "khat": (("row",), smooth(found.log_weights).khat.cpu().numpy()),
+            "log_weight": ((*DRAWS, "row"), _chain(log_weights)),
+            "khat": (("row",), smooth(log_weights).khat.cpu().numpy()),
         },
     }
 

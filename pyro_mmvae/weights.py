@@ -99,6 +99,19 @@ def draw(
     return Draws(latents, log_weights, likelihood, model)
 
 
+def draw_in_parts(
+    vae: Any, batch: Batch, num_draws: int, *, given: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """`draw` of all rows without its model, so few rows at a time that the networks' memory stays bounded."""
+    depth = nesting(vae, batch)
+    found = [draw(vae, part, num_draws, given=given, depth=depth)[:3] for part in parts(batch, num_draws)]
+    weights = torch.cat([log_weights for _, log_weights, _ in found], 1)
+    likelihood = {}
+    for name in {name: None for _, _, one in found for name in one}:
+        likelihood[name] = torch.cat([one.get(name, torch.zeros_like(w)) for _, w, one in found], 1)
+    return joined([latents for latents, _, _ in found]), weights, likelihood
+
+
 def row_axis(site: Any) -> int | None:
     """The axis of the plate "data" at a sample site, counted from the right of its batch; None outside of it."""
     if site["type"] != "sample" or site_is_subsample(site):

@@ -24,7 +24,8 @@ class Given(NamedTuple):
     plain_mask: dict[str, torch.Tensor] | None
 
 
-KINDS = ["f8", "f4", "f2", ">f8", "g", "i8", "i4", "i1", "u1", "u2", "u8", "?", "O"]
+KINDS = ["f8", "f4", "f2", ">f8", "g", "i8", "i4", "i1", "u1", "u2", "u8", "?", "O", "bfloat16"]
+BRAIN = "bfloat16"
 NO_NUMBERS = ["U", "c16", "M8[s]"]
 ODD = [np.nan, np.nan, np.inf, -np.inf, -1.0, 9.0, 0.5, 1e308, 1e38, 1e19, 1e6, 5e-324, 0.0]
 
@@ -132,7 +133,11 @@ CONTAINERS = [
 @st.composite
 def modalities(draw, name, rows):
     """(given, plain): the values of one modality."""
-    value, plain = of_kind(plainly(name, draw, rows), draw(st.sampled_from(NO_NUMBERS if rarely(draw, 40) else KINDS)))
+    value, kind = plainly(name, draw, rows), draw(st.sampled_from(NO_NUMBERS if rarely(draw, 40) else KINDS))
+    if kind == BRAIN:  # NumPy knows none
+        tensor = torch.tensor(value).bfloat16()
+        return tensor, tensor.double().numpy()
+    value, plain = of_kind(value, kind)
     container = draw(st.sampled_from(CONTAINERS))
     if container is np.asfortranarray and not value.ndim:
         container = np.asarray

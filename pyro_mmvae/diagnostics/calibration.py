@@ -26,7 +26,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import draw, nesting, parts, per_row, row_axis, value_of
+from pyro_mmvae.weights import draw_in_parts, per_row, row_axis, value_of
 
 TARP = "tarp"
 
@@ -139,15 +139,14 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
         if name not in simulated.log_likelihood:
             raise ValueError(f"no rows of modality {name!r} can be simulated: the model has no likelihood of it")
     truth, batch = simulated.truth, simulated.batch.only(given)
-    depth = nesting(vae, batch)
-    drawn = [draw(vae, part, num_draws, depth=depth)[:3] for part in parts(batch, num_draws)]
-    latents = {site: torch.cat([one[site] for one, _, _ in drawn], 1) for site in drawn[0][0] if site in truth}
+    drawn, _, likelihood = draw_in_parts(vae, batch, num_draws)
+    latents = {site: value for site, value in drawn.items() if site in truth}
     position = {}
     for site, value in latents.items():
         for d in range(value.shape[-1]):
             position[f"{site}[{d}]"] = rank(value[..., d], truth[site][:, d])
     if given:
-        scored = torch.cat([torch.stack([one[name] for name in given]).sum(0) for _, _, one in drawn], 1)
+        scored = torch.stack([likelihood[name] for name in given]).sum(0)
         at_truth = torch.stack([simulated.log_likelihood[name] for name in given]).sum(0)
         position["log p(x | z)"] = rank(scored, at_truth)
     codes, star = torch.cat(list(latents.values()), -1), torch.cat([truth[site] for site in latents], -1)

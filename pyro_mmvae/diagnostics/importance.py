@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, refuse
 from pyro_mmvae.psis import resampled, smooth
-from pyro_mmvae.weights import draw, joined, nesting, opened, parts
+from pyro_mmvae.weights import draw_in_parts, opened
 
 
 class Importance(NamedTuple):
@@ -102,10 +102,7 @@ def importance(
     """
     num_draws = whole("num_draws", num_draws)
     batch = opened(vae, x, mask, given)
-    depth = nesting(vae, batch)
-    drawn = [draw(vae, part, num_draws, depth=depth)[:2] for part in parts(batch, num_draws)]
-    raw = torch.cat([weights for _, weights in drawn], 1)
+    latents, raw, _ = draw_in_parts(vae, batch, num_draws)
     refuse(batch, raw.logsumexp(0).isfinite(), "the sum of the weights")
-    latents = joined([latent for latent, _ in drawn])
     smoothed = smooth(raw)
     return Importance(latents, smoothed.log_weights, smoothed.khat, smoothed.ess, raw)

@@ -37,7 +37,8 @@ class Objective(ELBO):
         >>> from pyro.infer import SVI
         >>> parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2))}
         >>> vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
-        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Objective([joint], iwae, num_particles=5))
+        >>> loss = Objective([mm.objectives.joint], mm.objectives.iwae, num_particles=5)
+        >>> svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), loss)
         >>> svi.step({"a": torch.zeros(4, 3)}) > 0
         True
     """
