@@ -34,7 +34,8 @@ class Normal(dist.Normal):
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None):
         self.narrow = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
         self.loc, self.scale = loc, self.narrow
-        shape = loc.shape if loc.shape == self.narrow.shape else torch.broadcast_shapes(loc.shape, self.narrow.shape)
+        as_loc = self.narrow.dim() == 0 or loc.shape == self.narrow.shape
+        shape = loc.shape if as_loc else torch.broadcast_shapes(loc.shape, self.narrow.shape)
         torch.distributions.Distribution.__init__(self, shape, validate_args=validate_args)  # checks the narrow scale
         if not shape == loc.shape == self.narrow.shape:
             self.loc, self.scale = loc.expand(shape), self.narrow.expand(shape)
