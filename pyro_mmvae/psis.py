@@ -83,7 +83,7 @@ def smooth(log_weights: Tensor) -> Smoothed:
     rounding = 64 * torch.finfo(log_weights.dtype).eps * log_weights.abs().amax(0).clamp(1, 1e6)
     sorted_, order = log_weights.sort(0)
     sorted_ = sorted_ - sorted_[-1]
-    tail = min(draws // 5, math.ceil(3 * math.sqrt(draws)))
+    tail = min(draws // 5, math.isqrt(9 * draws))  # at most 3 sqrt(draws)
     khat = sorted_.new_full(sorted_.shape[1:], math.inf)
     if tail >= 5:
         cutoff = sorted_[-tail - 1]

@@ -1,4 +1,7 @@
-"""The ArviZ adapter under ArviZ 1.x, where torch is not installed: `python tests/arviz1.py` on Python 3.12 or newer."""
+"""Under ArviZ 1.x, where torch is not installed, on Python 3.12 or newer: `python tests/arviz1.py [FILE.npz]`.
+
+The adapter, and the weights in a file of `psis_rows.py` against those of arviz-stats.
+"""
 
 import importlib.util
 import sys
@@ -46,10 +49,26 @@ def round_trip(module):
     return built
 
 
+def same_weights(path):
+    """k-hat and smoothed weights are those of arviz-stats to 1e-6; the number of rows compared."""
+    from arviz_stats.base import array_stats
+
+    found, compared = np.load(path), 0
+    for name in (name for name in found.files if name.startswith("raw")):
+        draws = name.removeprefix("raw")
+        theirs, khat = array_stats.psislw(-found[name].T, axis=-1)  # it takes log-likelihoods, the weights' inverse
+        np.testing.assert_allclose(found[f"khat{draws}"], khat, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(found[f"log_weights{draws}"], theirs.T, rtol=0, atol=1e-6)
+        compared += len(khat)
+    return compared
+
+
 if __name__ == "__main__":
     import arviz
 
     adapter = load()
     assert "torch" not in sys.modules
     tree = round_trip(adapter)
+    if len(sys.argv) > 1:
+        print(f"Pareto-smoothed weights of {same_weights(sys.argv[1])} rows are those of arviz-stats to 1e-6")
     print(f"ArviZ {arviz.__version__}: {type(tree).__name__} with {', '.join(tree.children)}: 1 passed, 0 failed")

@@ -15,8 +15,9 @@ SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("draws", [100, 1000, 1003])
+@pytest.mark.parametrize("draws", [100, 205, 900, 2500])
 def test_khat_and_smoothed_weights_are_those_of_arviz(draws):
+    """Of 0.x here, where no length of tail is rounded: it rounds up, arviz-stats and we down; see arviz1.py."""
     arviz = pytest.importorskip("arviz")
     if not hasattr(arviz, "psislw"):
         pytest.skip("ArviZ 1.x keeps psislw elsewhere")
