@@ -48,5 +48,14 @@ def undisturbed(devices: Iterable[torch.device] = ()) -> Iterator[None]:
         set_generators(before)
 
 
+@contextmanager
+def seeded(seed: int, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """The same random numbers inside each time; afterwards the generators stand as before."""
+    devices = list(devices)
+    with undisturbed(devices):
+        seed_generators(devices, seed)
+        yield
+
+
 def _of(device: torch.device) -> Any:
     return getattr(torch, device.type)  # torch.cuda, torch.xpu

@@ -12,9 +12,10 @@ from pyro.distributions import Categorical, Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import known, nesting, opened, row_axis, rows_at_once, value_of
+from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 
 
 @torch.no_grad()
@@ -62,7 +63,7 @@ def _is_data(vae: Any, name: str) -> bool:
 
 def nesting_of_model(vae: Any) -> int:
     """How many axes the model's plates take when it runs without data."""
-    with silent(vae.model, vae.guide), torch.random.fork_rng():
+    with silent(vae.model, vae.guide), undisturbed(devices(vae, {})):
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
     return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
 

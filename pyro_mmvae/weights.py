@@ -10,8 +10,9 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.programs import silent
 
@@ -51,13 +52,20 @@ def known(vae: Any, names: Collection[str] | None) -> None:
 def nesting(vae: Any, batch: Batch) -> int:
     """How many axes the plates of the two programs take."""
     one = batch.take(torch.arange(1, device=_device(batch))) if len(batch) else batch
-    with silent(vae.model, vae.guide), torch.random.fork_rng(), torch.no_grad():
+    with silent(vae.model, vae.guide), undisturbed(devices(vae, batch)), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(one, one.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
     frames = [
         f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized
     ]
     return max((-f.dim for f in frames), default=0)
+
+
+def devices(vae: Any, batch: Mapping[str, Tensor]) -> list[torch.device]:
+    """Those whose generators a question draws from: of the data, and of the modules behind the two programs."""
+    owners = [getattr(program, "vae", program) for program in (vae.model, vae.guide)]
+    parameters = [p for owner in owners if isinstance(owner, nn.Module) for p in owner.parameters()]
+    return devices_of([*batch.values(), *parameters])
 
 
 def draw(

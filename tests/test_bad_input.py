@@ -206,6 +206,20 @@ def test_gradients_reach_the_data_and_training_leaves_their_graph_alone():
     assert bool((slope != 0).any())
 
 
+@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"epochs": 2.5}, {"batch_size": 0}, {"batch_size": 32.0}])
+def test_fit_counts_in_whole_numbers(wrong):
+    vae = three()
+    before = [p.clone() for p in vae.parameters()]
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is .*; give a whole number from [01] on$"):
+        mm.fit(vae, three_rows(ROWS), **{"epochs": 1, "progress": False, **wrong})
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters()))
+
+
+def test_an_objective_counts_its_particles_in_whole_numbers():
+    with pytest.raises(ValueError, match=r"^num_particles is 0; give a whole number from 1 on$"):
+        mm.Objective(num_particles=0)
+
+
 def test_the_share_to_hide_is_a_share():
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="share is"):

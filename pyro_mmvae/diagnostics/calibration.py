@@ -22,11 +22,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import draw_in_parts, per_row, row_axis, value_of
+from pyro_mmvae.weights import devices, draw_in_parts, per_row, row_axis, value_of
 
 TARP = "tarp"
 
@@ -190,13 +191,18 @@ def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, 
 
 def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
     """The model's trace of a batch, its latents held at their true values."""
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False), torch.random.fork_rng():
+    with silent(vae.model, vae.guide), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
         return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
 
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     """Codes (row, dim) with the axes that the guide's sites have."""
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False), torch.random.fork_rng(), torch.no_grad():
+    with (
+        silent(vae.model, vae.guide),
+        pyro.validation_enabled(False),
+        undisturbed(devices(vae, batch)),
+        torch.no_grad(),
+    ):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
     placed = {}
     for site, value in truth.items():

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.chance import seeded
 from pyro_mmvae.data import Arrays, Batch, refuse
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
@@ -17,7 +18,7 @@ from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.programs import alone
 from pyro_mmvae.psis import khat_limit, smooth
-from pyro_mmvae.weights import chunks, draw, known, nesting, opened
+from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
 
 FEWEST = 100
 """Simulated rows below which no verdict is given."""
@@ -71,8 +72,7 @@ def certify(
     """
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []
-    with alone(), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with alone(), seeded(seed, devices(vae, batch)):
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
         simulated = simulate(vae, rows, batch)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_mmvae.chance import seeded
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import rank
 from pyro_mmvae.diagnostics.ranks import two_sided
 from pyro_mmvae.inference import predictive_draws
-from pyro_mmvae.weights import opened, parts
+from pyro_mmvae.weights import devices, opened, parts
 
 
 class LeftOut(NamedTuple):
@@ -109,8 +110,7 @@ def leave_one_out(
         [150, 100]
     """
     batch, found = opened(vae, x, mask), []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed, devices(vae, batch)):
         for name in batch:
             there = batch.mask[name].reshape(batch.rows, -1).any(-1).nonzero().squeeze(-1)
             if len(there):

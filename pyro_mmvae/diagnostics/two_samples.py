@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_mmvae.chance import seeded
+
 WAVES, MOST_SQUARES = 100, 32
 
 
@@ -73,12 +75,12 @@ def c2st(
         )
     if len(draws) < folds:
         raise ValueError(f"{len(draws)} draws are too few for {folds} folds; give more draws")
-    z = torch.stack([draws, reference]).double()  # (sample, draw, [row,] dim)
+    z = torch.stack([draws, reference])  # (sample, draw, [row,] dim)
+    z = (z.cpu() if features is None else z).double()
     z = z if z.dim() == 4 else z.unsqueeze(2)
     z = (z - z.mean((0, 1))) / z.std((0, 1)).clamp(min=1e-12)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        seen = (features or _features)(z.flatten(0, 2)).double().unflatten(0, z.shape[:3])
+    with seeded(seed):
+        seen = (features or _features)(z.flatten(0, 2)).cpu().double().unflatten(0, z.shape[:3])
         labels = _labels(len(draws), z.shape[2], permutations)
         accuracy = _accuracy(seen.flatten(0, 2), labels.flatten(0, 2), _folds(len(draws), z.shape[2], folds))
     beaten = int((accuracy[1:] >= accuracy[0] - 1e-12).sum())

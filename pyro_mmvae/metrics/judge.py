@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.chance import seeded
+
 
 class Judge(nn.Module):
     """A classifier of one modality, trained on real entries as it is made; it sees numbers, flattened and scaled.
@@ -57,8 +59,7 @@ class Judge(nn.Module):
         self.register_buffer("scale", flat.std(0).clamp(min=0.1 * float(flat.std()) + 1e-12))
         self.register_buffer("classes", labels.unique())
         sizes = [flat.shape[1], *hidden]
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.body = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.SiLU()) for a, b in pairwise(sizes)])
             self.head = nn.Linear(sizes[-1], len(self.classes))
         self.to(flat.device)

@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
@@ -52,6 +53,7 @@ class Objective(ELBO):
         beta: float = 1.0,
         max_plate_nesting: int = 2,
     ):
+        num_particles = whole("num_particles", num_particles)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.passes = [p if isinstance(p, Pass) else Pass(p) for p in passes]
         self.bound, self.beta = bound, beta

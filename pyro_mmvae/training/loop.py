@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
@@ -109,6 +110,7 @@ def fit(
         >>> len(history.loss), vae.training
         (3, False)
     """
+    epochs, batch_size = whole("epochs", epochs, 0), whole("batch_size", batch_size)
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
     loss, make = DirectELBO() if loss is None else loss, optimizer or _adam
