@@ -126,6 +126,14 @@ def test_by_default_many_modalities_are_checked_in_the_patterns_of_the_data():
         mm.certify(truth.vae(), x, subsets=[("taste",)], progress=False)
 
 
+def test_subsets_that_would_read_the_same_are_written_out():
+    first, second = ("pressure", "temperature", "wind"), ("pressure", "temperature", "rain")
+    rows = [mm.SubsetCertificate(given, "pass", "", 1.0, *[0] * 14) for given in (first, second)]
+    assert "pressure + ... (3)" in str(mm.Certificate(rows[:1], 100, 100, 100, 0))
+    lines = str(mm.Certificate(rows, 100, 100, 100, 0)).splitlines()
+    assert all(sum(line.startswith(" + ".join(given)) for line in lines) == 2 for given in (first, second))
+
+
 def test_compare_pairs_the_rows():
     truth = LinearGaussian()
     x = truth.simulate(300)

@@ -92,13 +92,13 @@ class Certificate:
         return "\n".join([*self._calibration(), "", *self._data()])
 
     def _calibration(self) -> list[str]:
-        width, word = self._width(), max(7, *(len(row.verdict) for row in self.rows))
+        titles = self._titles()
+        width, word = len(titles[0]), max(7, *(len(row.verdict) for row in self.rows))
         head = f"{'given':{width}}  {'verdict':{word}}  {'SBC':>5} {'p':>6}  {'TARP':>5} {'p':>6}  spread  50 % 90 %"
         lines = []
-        for r in self.rows:
+        for given, r in zip(titles, self.rows):
             ranks = f"{r.sbc:5.3f} {_p(r.sbc_p)}  {r.tarp:5.3f} {_p(r.tarp_p)}  {r.dispersion:6.2f}"
             covered = f"{r.coverage50:4.0%} {r.coverage90:4.0%}"
-            given = f"{title(r.given, WIDTH):{width}}"
             lines.append(f"{given}  {r.verdict:{word}}  {ranks}  {covered}  {r.because}".rstrip())
         return [
             f"Is q(z | x_S) the model's posterior? {self.simulated} rows simulated from the model,"
@@ -114,12 +114,13 @@ class Certificate:
         ]
 
     def _data(self) -> list[str]:
-        width = self._width()
+        titles = self._titles()
+        width = len(titles[0])
         lines, split = [], "approximation  amortisation" if self.gap_rows else ""
-        for r in self.rows:
+        for given, r in zip(titles, self.rows):
             value = f"{r.log_likelihood:11.2f} {r.se:6.2f}  {r.gap:7.3f}"
             parts = f"{r.approximation:13.3f}  {r.amortisation:12.3f}" if self.gap_rows else f"{'':27}"
-            lines.append(f"{title(r.given, WIDTH):{width}}  {r.rows:6d}  {value}  {parts}  {r.good_khat:10.0%}")
+            lines.append(f"{given}  {r.rows:6d}  {value}  {parts}  {r.good_khat:10.0%}")
         return [
             f"How good is it on your data? {self.num_particles} draws a row; nats a row",
             "",
@@ -141,8 +142,13 @@ class Certificate:
             "a richer fusion helps), and what the encoder loses against it (amortisation; a better encoder helps).",
         ]
 
-    def _width(self) -> int:
-        return max(8, *(len(title(row.given, WIDTH)) for row in self.rows))
+    def _titles(self) -> list[str]:
+        """The subsets, all as wide as the widest: cut, unless two of them would read the same."""
+        titles = [title(row.given, WIDTH) for row in self.rows]
+        if len(set(titles)) < len(titles):
+            titles = [" + ".join(row.given) or "nothing" for row in self.rows]
+        width = max(8, *map(len, titles))
+        return [f"{given:{width}}" for given in titles]
 
     def to_xarray(self) -> Any:
         """The numbers as an `xarray.Dataset` with dim "subset"."""
