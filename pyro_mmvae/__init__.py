@@ -46,7 +46,7 @@ __version__ = "0.1.0"
 
 from pyro_mmvae import objectives, recipes
 from pyro_mmvae.counts import Last, LogRates
-from pyro_mmvae.data import Batch, from_nan, hide
+from pyro_mmvae.data import Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.diagnostics import (
     Calibration,
@@ -109,6 +109,7 @@ from pyro_mmvae.fusion import (
     WhereGiven,
 )
 from pyro_mmvae.guess import guess_modalities
+from pyro_mmvae.holes import from_nan, hide
 from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
 from pyro_mmvae.inference import generate, impute, predict, translate
 from pyro_mmvae.likelihoods import (

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from pyro_mmvae import __version__, demo
-from pyro_mmvae.data import Batch, hide
+from pyro_mmvae.data import Batch
 from pyro_mmvae.datasets import digits_and_voices
 from pyro_mmvae.demo_figure import cross_modal_figure
 from pyro_mmvae.export import to_arviz
 from pyro_mmvae.guess import guess_modalities
+from pyro_mmvae.holes import hide
 from pyro_mmvae.training import fit
 
 

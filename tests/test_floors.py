@@ -23,7 +23,7 @@ FLOORS = [
         "plates",
         "direct",
     },
-    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset"},
+    {"modality", "likelihoods", "weights", "flows", "sequences", "images", "tables", "counts", "dataset", "holes"},
     {"experts", "guess", "observe", "processes"},
     {"fusion", "priors"},
     {"vae"},

@@ -1,0 +1,66 @@
+"""Missing modalities: read off from NaN, and made on purpose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.data import Arrays, Batch
+
+
+def from_nan(x: Arrays) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Splits data with NaN into values and masks, once, at the door.
+
+    Args:
+        x: name -> array (row, *event); NaN = missing.
+
+    Returns:
+        x with zero where NaN was, and mask: bool, (row,) for a modality that is always there as a whole or not at all,
+        else (row, *event).
+
+    Example:
+        >>> import torch
+        >>> x, mask = from_nan({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
+        >>> mask["size"].tolist()
+        [[True, False], [True, True]]
+    """
+    batch = Batch.of(x)
+    return dict(batch), batch.mask
+
+
+def hide(
+    x: Arrays, mask: Arrays | None = None, *, share: float, seed: int = 0, keep_one: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Hides whole modalities at random, each of each row with probability `share`.
+
+    Args:
+        x, mask: as everywhere; what is missing already stays so.
+        share: of the observed (row, modality) pairs.
+        keep_one: leaves every row one of the modalities that it had.
+
+    Returns:
+        x, with zero where it was missing before, and the new mask.
+
+    Raises:
+        ValueError: bad input, or a share outside of [0, 1].
+
+    Example:
+        >>> import torch
+        >>> _, mask = hide({"a": torch.zeros(1000, 2), "b": torch.zeros(1000)}, share=0.5)
+        >>> bool((mask["a"] | mask["b"]).all())
+        True
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
+    batch = Batch.of(x, mask)
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    order = torch.rand(seen.shape, generator=generator).to(seen.device)
+    kept = seen & (order >= share)
+    if keep_one:
+        best = order.masked_fill(~seen, -1).argmax(1, keepdim=True)
+        kept |= seen & torch.zeros_like(seen).scatter(1, best, True)
+    new = {}
+    for column, (name, old) in enumerate(batch.mask.items()):
+        new[name] = old & kept[:, column].reshape(-1, *[1] * (old.dim() - 1))
+    return dict(batch), new
