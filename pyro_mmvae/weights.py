@@ -18,6 +18,7 @@ from pyro_mmvae.programs import silent
 
 NUMBERS_AT_ONCE = 2**21
 """How many numbers one chunk of draws may take: 8 MB of float32. Larger ones are slower: fresh memory is paged in."""
+ROWS_AT_ONCE = 16
 
 
 class Draws(NamedTuple):
@@ -173,11 +174,16 @@ def joined(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
-    """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds."""
+    """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds.
+
+    A part has at least `ROWS_AT_ONCE` rows where a draw of them fits: the weights of a part are smoothed together.
+    """
     most = max(1, NUMBERS_AT_ONCE // size_of(batch))
+    rows = min(batch.rows, max(most // num_draws, min(ROWS_AT_ONCE, most)))
+    most = max(1, most // rows)
     sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
-    for part in parts(batch, num_draws):
-        yield part, sizes
+    for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
+        yield batch.take(index), sizes
 
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
