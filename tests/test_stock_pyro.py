@@ -7,8 +7,11 @@ import pytest
 import torch
 from cases import three, three_holes, three_rows
 from exact import LinearGaussian
+from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
+
+import pyro_mmvae as mm
 
 ROWS = 30
 
@@ -42,6 +45,34 @@ def test_svi_trains_every_parameter(loss, optimiser, fusion):
     assert gained(vae, lambda: svi.step(x, mask)) > 10
     assert all(not torch.equal(before[name], p) for name, p in vae.named_parameters())
     assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("fresh", [lambda: mm.optim({"lr": 1e-2}), OPTIMISERS["Adam"]], ids=["mm.optim", "pyro.optim"])
+def test_a_handler_of_the_users_decides_what_is_trained(fresh):
+    def held(site):
+        return site["type"] == "param" and ".decoder." in site["name"]
+
+    vae, x = three(), three_rows(ROWS)
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    svi = SVI(poutine.block(vae.model, hide_fn=held), poutine.block(vae.guide, hide_fn=held), fresh(), Trace_ELBO())
+    for _ in range(3):
+        svi.step(x)
+    for name, p in vae.named_parameters():
+        assert torch.equal(before[name], p) == (".decoder." in name), name
+
+
+def test_one_optimiser_for_all_parameters_takes_the_steps_of_one_for_each():
+    ends = []
+    for fresh in (lambda: mm.optim({"lr": 1e-2}), OPTIMISERS["Adam"]):
+        torch.manual_seed(0)
+        vae, x = three(), three_rows(ROWS)
+        svi = SVI(vae.model, vae.guide, fresh(), Trace_ELBO())
+        torch.manual_seed(1)
+        losses = [svi.step(x, three_holes(ROWS)) for _ in range(5)]
+        ends.append((losses, [p.detach() for p in vae.parameters()]))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-9)
+    for ours, theirs in zip(ends[0][1], ends[1][1]):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_a_second_model_trains_and_leaves_the_first_alone():

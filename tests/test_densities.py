@@ -1,0 +1,108 @@
+"""The two densities that are computed in fewer operations than Pyro's: the same numbers, gradients and manners."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_mmvae as mm
+from pyro_mmvae.distributions import Binomial, Normal, mapped
+from pyro_mmvae.likelihoods import LONGEST_TABLE
+
+SCALES = {
+    "a number": torch.tensor(0.7),
+    "one a feature": torch.tensor([0.1, 1.0, 3.0]),
+    "one an entry": torch.rand(4, 5, 3) + 0.1,
+    "one a row": torch.rand(5, 1) + 0.1,
+}
+
+
+def value_and_slopes(p, value, *leaves):
+    log_prob = p.log_prob(value)
+    return log_prob, *torch.autograd.grad(
+        (log_prob * torch.linspace(0, 1, log_prob.numel()).view_as(log_prob)).sum(), leaves
+    )
+
+
+def same(found, expected, atol=1e-12):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=atol)
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_a_normal_is_pyros(scale):
+    loc, scale = torch.randn(4, 5, 3).double().requires_grad_(), scale.double().requires_grad_()
+    for value in (torch.randn(4, 5, 3).double(), torch.randn(7, 4, 5, 3).double(), torch.randn(3).double()):
+        value.requires_grad_()
+        leaves = loc, scale, value
+        same(
+            value_and_slopes(Normal(loc, scale), value, *leaves),
+            value_and_slopes(dist.Normal(loc, scale), value, *leaves),
+        )
+        wide = Normal(loc, scale).expand((2, 4, 5, 3))
+        if value.dim() == 3:
+            same(
+                value_and_slopes(wide, value, *leaves),
+                value_and_slopes(dist.Normal(loc, scale).expand((2, 4, 5, 3)), value, *leaves),
+            )
+    assert Normal(loc, scale).scale.shape == loc.shape and Normal(loc, scale).batch_shape == loc.shape
+
+
+def test_a_normal_refuses_what_pyros_refuses():
+    loc = torch.zeros(2, 3)
+    for scale in (torch.tensor(-1.0), torch.tensor([1.0, 0.0, 1.0]), torch.tensor(torch.nan)):
+        with pytest.raises(ValueError, match="scale"):
+            Normal(loc, scale, validate_args=True)
+    with pytest.raises(ValueError, match="loc"):
+        Normal(loc + torch.nan, torch.tensor(1.0), validate_args=True)
+    with pytest.raises(ValueError, match="support"):
+        Normal(loc, torch.tensor(1.0), validate_args=True).log_prob(loc + torch.nan)
+    with pytest.raises(RuntimeError):
+        Normal(loc, torch.ones(4))
+
+
+@pytest.mark.parametrize("top", [1, 16, 255, LONGEST_TABLE])
+def test_a_binomial_is_pyros(top):
+    logits = torch.cat([torch.linspace(-300, 300, 41), torch.randn(23)]).double().repeat(2, 1).requires_grad_()
+    value = torch.randint(0, top + 1, (5, 2, 64)).double()
+    value[0], value[1] = 0, top
+    ours, theirs = Binomial(top, logits), dist.Binomial(top, logits=logits)
+    same(value_and_slopes(ours, value, logits), value_and_slopes(theirs, value, logits), atol=1e-9)
+    wide = ours.expand((5, 2, 64))
+    same(
+        [wide.log_prob(value), wide.mean, wide.variance],
+        [ours.log_prob(value), *(v.expand(5, 2, 64) for v in (theirs.mean, theirs.variance))],
+    )
+    double = mapped(ours, lambda parameter, _: 2 * parameter)
+    same([double.log_prob(value)], [dist.Binomial(top, logits=2 * logits).log_prob(value)], atol=1e-9)
+    assert bool(ours.support.check(value).all()) and not bool(ours.support.check(value + top + 1).any())
+    torch.testing.assert_close(
+        ours.log_prob(ours.enumerate_support()).logsumexp(0), torch.zeros(2, 64).double(), rtol=0, atol=1e-9
+    )
+
+
+def test_a_binomial_takes_counts_of_any_shape_and_order():
+    logits = torch.randn(3, 4)
+    value = torch.randint(0, 17, (4, 3)).double().T
+    torch.testing.assert_close(Binomial(16, logits).log_prob(value), dist.Binomial(16, logits=logits).log_prob(value))
+    assert Binomial(16, logits[0, 0]).log_prob(torch.tensor(3.0)).shape == ()
+    assert Binomial(16, logits).log_prob(torch.tensor(3.0)).shape == (3, 4)
+    with pytest.raises(ValueError, match="support"):
+        Binomial(16, logits, validate_args=True).log_prob(torch.tensor(17.0))
+    assert Binomial(16, logits).sample((1000,)).shape == (1000, 3, 4)
+
+
+def test_a_head_with_more_counts_than_a_table_holds_is_the_same():
+    net = torch.nn.Linear(2, 3)
+    z, top = torch.randn(5, 1, 2), LONGEST_TABLE + 1
+    p = mm.BinomialLikelihood(net, top)(z)
+    value = torch.randint(0, top + 1, (5, 1, 3)).double()
+    expected = dist.Binomial(top, logits=net(z)).to_event(1)
+    torch.testing.assert_close(p.log_prob(value), expected.log_prob(value))
+
+
+def test_values_whose_sum_overflows_are_finite_all_the_same():
+    x = {"a": torch.full((8, 4), 3e38)}
+    assert bool(mm.Batch.of(x)["a"].eq(3e38).all())
+    x["a"][5, 2] = torch.inf
+    with pytest.raises(ValueError, match="'a' has an infinity in row 5"):
+        mm.Batch.of(x)
