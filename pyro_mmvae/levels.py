@@ -10,12 +10,11 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
-from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.objectives import Objective, Pass, dropped
+from pyro_mmvae.objectives import Loss, Objective, Pass, dropped
 from pyro_mmvae.observe import observe
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import program
@@ -101,7 +100,7 @@ class TwoLevels(nn.Module):
         return self.top.experts(Batch(x, mask, own.rows, frozenset()), mask)
 
 
-class TwoLevelLoss(ELBO):
+class TwoLevelLoss(Loss):
     """The bottom's ELBO, and the top's on codes drawn from the bottom's guide, with no gradient between them.
 
     Args:
@@ -123,17 +122,3 @@ class TwoLevelLoss(ELBO):
         seen = {n: batch.mask[n].reshape(batch.rows, -1).any(-1) for n in codes}
         above = Batch(codes, seen, batch.rows, frozenset())
         return below + self.top.differentiable_loss(levels.top.model, levels.top.guide, above)
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch; leaves its gradients in the parameters."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
-        return loss.item()
-
-    @torch.no_grad()
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch."""
-        return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("TwoLevelLoss traces its own programs")

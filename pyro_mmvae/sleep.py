@@ -7,17 +7,16 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.calibration import placed_in, simulate
-from pyro_mmvae.objectives import Objective
+from pyro_mmvae.objectives import Loss
 from pyro_mmvae.programs import Pair
 from pyro_mmvae.weights import per_row
 
 
-class Sleep(ELBO):
+class Sleep(Loss):
     """-E log q(z | x_S), z and x drawn from the model, S drawn for every row: forward KL to p(z | x_S), nats.
 
     The ELBO leaves out what q cannot reach without cost, and so its guides tend to be over-confident; this loss covers
@@ -60,10 +59,6 @@ class Sleep(ELBO):
             sites = trace.get_trace(batch, batch.mask).nodes
         logs = [per_row(sites[name], 1, batch.rows).sum() for name in simulated.truth if name in sites]
         return -torch.stack(logs).sum()
-
-    loss_and_grads = Objective.loss_and_grads
-    loss = Objective.loss
-    _get_trace = Objective._get_trace
 
     def _hidden(self, batch: Batch) -> Batch:
         """With a random subset of the modalities of every row."""

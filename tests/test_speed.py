@@ -1,5 +1,7 @@
 """What is there for speed alone says the same as what it stands in for."""
 
+from itertools import combinations
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +11,7 @@ from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
 from pyro_mmvae.direct import DirectELBO
-from pyro_mmvae.distributions import Normal
+from pyro_mmvae.distributions import Normal, indicator
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
 
@@ -137,3 +139,42 @@ def test_rows_that_a_pass_multiplies_by_zero_are_not_decoded(passes, bound, monk
     assert few < many
     for one, other in zip(ours, theirs):
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize("given", [["label"], ["body", "label", "counts"]])
+def test_a_question_decodes_no_more_at_once_than_a_chunk_holds_and_not_much_less(given, monkeypatch):
+    """What is decoded counts, seen or not: a translation draws a modality that it is not given."""
+    vae, x, numbers = three(), three_rows(60), 600 * 20
+    sizes = []
+    vae.modalities["body"].decoder.register_forward_hook(lambda _, z, out: sizes.append(z[0].shape[:-1].numel()))
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(mm.weights, "size_of", lambda batch: 20 + sum(len(batch[n][0].flatten()) * 20 for n in batch))
+    mm.predict(vae, {name: x[name] for name in given}, num_draws=10)
+    whole = 20 + 20 * 7  # body and counts of three entries each, and a label
+    assert max(sizes) == numbers // (whole * 10) * 10
+
+
+def test_what_is_hidden_takes_no_room_in_a_chunk():
+    batch = mm.Batch.of({"small": torch.zeros(4, 3), "large": torch.zeros(4, 1000)})
+    assert mm.weights.size_of(batch) == 512 + 1003
+    assert mm.weights.size_of(batch.only(["small"])) == 512 + 3
+    parts = list(mm.weights.chunks(batch.only(["small"]), 10**6))
+    most = mm.weights.NUMBERS_AT_ONCE // 515
+    assert all(sum(sizes) == 10**6 and max(sizes) * part.rows <= most for part, sizes in parts)
+    assert sum(part.rows for part, _ in parts) == 4
+
+
+def test_a_step_of_svi_leaves_no_gradients_to_fill_with_zeros():
+    vae = three()
+    svi = pyro.infer.SVI(vae.model, vae.guide, mm.optim({"lr": 1e-2}), Trace_ELBO())
+    svi.step(three_rows(10))
+    assert all(p.grad is None for p in vae.parameters())
+
+
+def test_which_modality_is_in_which_subset_is_made_on_the_device_that_asks():
+    assert indicator(5, torch.device("meta")).is_meta
+    table = indicator(5)
+    assert table.device.type == "cpu"
+    assert [[m for m in range(5) if row[m]] for row in table.tolist()] == [
+        list(s) for size in range(1, 6) for s in combinations(range(5), size)
+    ]

@@ -5,6 +5,7 @@ row into a number. All losses are sums over rows, in nats.
 """
 
 from pyro_mmvae.objectives.bounds import Bound, dreg, elbo, iwae, stl
+from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.objective import Objective
 from pyro_mmvae.objectives.passes import (
     Pass,
@@ -22,6 +23,7 @@ from pyro_mmvae.objectives.phases import Match, encoders_only
 
 __all__ = [
     "Bound",
+    "Loss",
     "Match",
     "Objective",
     "Pass",

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -16,12 +15,13 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
+from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
 from pyro_mmvae.vae import EVERYTHING, View
 from pyro_mmvae.weights import per_row, row_axis
 
 
-class Objective(ELBO):
+class Objective(Loss):
     """A loss made of passes and a bound: minus the weighted sum over passes, views and rows, in nats.
 
     Args:
@@ -67,21 +67,6 @@ class Objective(ELBO):
             for view in part.views(names):
                 total = total - part.weight * self._bound(model, guide, batch, view, self.beta * part.beta)
         return total
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch; leaves its gradients in the parameters, as stock SVI wants it."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        if loss.requires_grad:
-            loss.backward()
-        return loss.item()
-
-    @torch.no_grad()
-    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss of a batch."""
-        return self.differentiable_loss(model, guide, *args, **kwargs).item()
-
-    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
-        raise NotImplementedError("an Objective traces its own passes")  # Pyro's class asks for one
 
     def _bound(self, model: Any, guide: Any, batch: Batch, view: View, beta: float) -> Tensor:
         """The sum over rows of one view's bound, each row by the share that its stratum has."""

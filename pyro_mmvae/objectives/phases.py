@@ -6,14 +6,13 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_mmvae.objectives.objective import Objective
+from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.vae import MultimodalVAE
 
 
-class Match(ELBO):
+class Match(Loss):
     """-sum_m E_{q(z | x)} log q_m(z | x_m): unimodal experts that learn to cover the joint posterior, which stays.
 
     Rows that lack a modality have no joint posterior to match and are left out.
@@ -38,10 +37,6 @@ class Match(ELBO):
         complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
         logs = torch.stack([experts[name].log_prob(z).mean(-1) for name in experts]).sum(0)
         return -torch.where(complete, logs, 0).sum()
-
-    loss_and_grads = Objective.loss_and_grads
-    loss = Objective.loss
-    _get_trace = Objective._get_trace
 
 
 def encoders_only(vae: Any, names: Collection[str] | None = None) -> list[Tensor]:
