@@ -130,6 +130,16 @@ def test_unknown_names_in_questions():
             ask()
 
 
+LOOKS = [mm.importance, mm.gaps, mm.posterior_draws, mm.iwae_curve, mm.annealed_log_likelihood, mm.log_likelihood]
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=lambda look: look.__name__)
+@pytest.mark.parametrize("given", [["taste"], "body"])
+def test_no_tool_looks_at_what_is_no_modality(look, given):
+    with pytest.raises(ValueError, match=r"unknown modality 'taste'; this model has|'body' stands where names"):
+        look(three(), three_rows(ROWS), given=given)
+
+
 def test_nan_without_a_mask_is_missing():
     vae, x = three(), three_rows(ROWS)
     holes = {**x, "body": x["body"].clone()}

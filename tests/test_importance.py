@@ -5,10 +5,11 @@ from itertools import combinations
 import pyro
 import pytest
 import torch
-from cases import of_tables
+from cases import of_tables, three, three_rows
 from exact import LinearGaussian
 
 import pyro_mmvae as mm
+from pyro_mmvae.chance import seeded
 from pyro_mmvae.psis import smooth
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
@@ -153,3 +154,30 @@ def test_the_guide_predicts_nothing_where_no_target_was_observed():
     nothing = {"c": torch.zeros(6, dtype=torch.bool)}
     found = mm.guide_predictive_log_likelihood(truth.vae(), x, nothing, given=["a"], targets=["c"], num_particles=50)
     assert (found.value == 0).all()
+
+
+def test_draws_of_a_few_rows_at_a_time_are_those_of_all(monkeypatch):
+    """A modality that no row of a part has is scored as zero there, and each row has its own draws."""
+    vae, x, mask = three(), three_rows(12), {"body": torch.arange(12) < 5, "label": torch.arange(12) > 8}
+    batch = vae.check(x, mask)
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 1)
+    latents, weights, likelihood = mm.weights.draw_in_parts(vae, batch, 4000)
+    for name in ("body", "label"):
+        assert bool((likelihood[name][:, ~mask[name]] == 0).all()) and bool(
+            (likelihood[name][:, mask[name]] != 0).all()
+        )
+    monkeypatch.undo()
+    whole = mm.weights.draw(vae, batch, 4000)
+    for ours, theirs in [(latents["z"], whole.latents["z"]), (weights.unsqueeze(-1), whole.log_weights.unsqueeze(-1))]:
+        se = (ours.var(0) / 4000 + theirs.var(0) / 4000).sqrt()
+        assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 5 * se).all())
+
+
+def test_a_seed_gives_the_same_numbers_and_the_generator_back():
+    before = torch.get_rng_state()
+    found = []
+    for seed in (3, 3, 4):
+        with seeded(seed):
+            found.append(torch.rand(5))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert torch.equal(torch.get_rng_state(), before)
