@@ -48,6 +48,8 @@ def as_mask(name: str, value: Tensor, mask: Any) -> Tensor:
 def tensor_of(what: str, value: Any) -> Tensor:
     """The value as a dense tensor, of the kind of numbers that it has."""
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(f"{what} is on the device 'meta', which holds no values; give a tensor on another one")
         return value if value.layout == torch.strided and not value.is_nested else _dense(what, value)
     if value is None:
         raise ValueError(f"{what} is None; give an array, or leave the name out")

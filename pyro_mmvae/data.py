@@ -147,7 +147,9 @@ class Batch(Mapping[str, Tensor]):
         return self._derived(self._x, mask, self.rows, self.complete & keep)
 
     def remembering(self) -> Batch:
-        """The same data, on which every encoder runs once: for one loss of several passes, and no longer than that."""
+        """The same data, on which every encoder runs once: for one evaluation of a loss, and no longer than that."""
+        if self.encoded is not None:
+            return self
         new = self._derived(self._x, self.mask, self.rows, self.complete)
         new.seen, new.encoded = self.seen, {}
         return new

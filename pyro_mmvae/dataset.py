@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,19 +13,25 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays, BadRow, Batch, as_tensor
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
+GAP = 2**14
+"""Bytes between two wanted rows that are read along rather than skipped: a row that is asked for by its number costs
+HDF5 as much time."""
+BLOCK = 2**22
+"""Bytes of an array that are read along at once."""
 
 
 class MultimodalDataset:
     """Rows on disk, read a batch at a time: `mm.fit(vae, dataset)` trains on more data than memory holds.
 
-    A batch is read from each array with one access by rising row numbers, and comes in the order that was asked for, so
-    training gives the very weights that the same data give in memory. `fit` reads ahead in one thread. A DataLoader
-    takes a dataset as it is, with every sampler and in several processes; so do the tools, part by part:
-    `mm.certify(vae, *dataset[:1000])`, `[mm.log_likelihood(vae, x, mask) for x, mask in DataLoader(dataset, 1000)]`.
+    Rows are read by rising numbers, with one access to each array or, where they lie close together, in slices; they
+    come in the order that was asked for, so training gives the very weights that the same data give in memory. `fit`
+    reads ahead in one thread, several batches at once if they are small. A DataLoader takes a dataset as it is, with
+    every sampler and in several processes; so do the tools, part by part: `mm.certify(vae, *dataset[:1000])`,
+    `[mm.log_likelihood(vae, x, mask) for x, mask in DataLoader(dataset, 1000)]`.
 
     Limits: `fit(validation=...)` holds its rows in memory: give it `dataset[:1000]`. Rows are checked when they are
     read, not before; only the first one is read here. h5py files cannot be sent to worker processes of a DataLoader.
-    zarr reads a chunk as a whole, however few of its rows are in a batch: the slowest of the three for random rows.
+    zarr reads a chunk as a whole, however few of its rows are wanted: the slowest of the three for large rows.
 
     Args:
         arrays: name -> (row, *event), NaN = missing: whatever has `shape`, `dtype` and can be indexed by a rising array
@@ -53,7 +60,9 @@ class MultimodalDataset:
         self._rows = None if rows is None else _numbers(rows, self._size)
         if self._rows is not None and not len(self._rows):
             raise ValueError("rows names no row; give at least one, or None for all")
-        self.batch([0])
+        first = self.batch([0])
+        self.row_bytes = sum(value.nbytes for value in first.values())
+        """Of one row of all arrays."""
 
     def __len__(self) -> int:
         return self._size if self._rows is None else len(self._rows)
@@ -61,45 +70,72 @@ class MultimodalDataset:
     def __getitem__(self, index: Any) -> Rows:
         """x and the masks that there are: of one row, without a row axis, for an int; else of the rows named."""
         if isinstance(index, (int, np.integer)):
-            return _row(self._read(_numbers([index], len(self))), 0)
-        return self._read(_numbers(index, len(self)))
+            return self._read(_numbers([index], len(self)))(0)
+        numbers = _numbers(index, len(self))
+        return self._read(numbers)(slice(len(numbers)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Rows]:
         """The rows one by one, read at once: what a DataLoader asks for."""
-        found = self[indices]
-        return [_row(found, position) for position in range(len(indices))]
+        read = self._read(_numbers(indices, len(self)))
+        return [read(position) for position in range(len(indices))]
 
     def batch(self, index: Sequence[int], check: Callable[[Arrays, Arrays], Batch] = Batch.of) -> Batch:
-        """The named rows as a checked batch.
+        """The named rows as a checked batch; see `batches`."""
+        return self.batches([index], check)[0]
+
+    def batches(
+        self, indices: Sequence[Sequence[int]], check: Callable[[Arrays, Arrays], Batch] = Batch.of
+    ) -> list[Batch]:
+        """Checked batches of the named rows, read at once.
 
         Args:
-            index: (row,), from 0.
+            indices: each (row,), from 0.
             check: (x, mask) -> batch.
 
         Raises:
             ValueError: as of `check`; a row is named by the number that it has in the arrays.
         """
-        try:
-            return check(*self[index])
-        except BadRow as error:
-            row = int(index[error.row])
-            raise error.at(row if self._rows is None else int(self._rows[row])) from None
+        numbers = [_numbers(index, len(self)) for index in indices]
+        read, start, found = self._read(np.concatenate(numbers)), 0, []
+        for rows in numbers:
+            try:
+                found.append(check(*read(slice(start, start + len(rows)))))
+            except BadRow as error:
+                row = int(rows[error.row])
+                raise error.at(row if self._rows is None else int(self._rows[row])) from None
+            start += len(rows)
+        return found
 
-    def _read(self, index: np.ndarray) -> Rows:
+    def _read(self, index: np.ndarray) -> Callable[[int | slice], Rows]:
+        """Reads the rows of `index`, and gives them by their position in it."""
         numbers = index if self._rows is None else self._rows[index]
         rising, back = np.unique(numbers, return_inverse=True)
         order = None if np.array_equal(rising, numbers) else torch.as_tensor(back)
-        x = {name: _take(as_tensor(name, array[rising]), order) for name, array in self.arrays.items()}
-        return x, {name: _take(torch.as_tensor(mask[rising]), order) for name, mask in self.masks.items()}
+        x = {name: as_tensor(name, _at(array, rising)) for name, array in self.arrays.items()}
+        masks = {name: torch.as_tensor(_at(mask, rising)) for name, mask in self.masks.items()}
+
+        def at(position: int | slice) -> Rows:
+            place = position if order is None else order[position]
+            return {k: v[place] for k, v in x.items()}, {k: v[place] for k, v in masks.items()}
+
+        return at
 
 
-def _take(value: Tensor, order: Tensor | None) -> Tensor:
-    return value if order is None else value[order]
-
-
-def _row(rows: Rows, position: int) -> Rows:
-    x, mask = rows
-    return {name: value[position] for name, value in x.items()}, {name: m[position] for name, m in mask.items()}
+def _at(array: Any, rising: np.ndarray) -> Any:
+    """The rows of an array by rising numbers: in one access, or from slices where less lies between them than `GAP`."""
+    if not isinstance(array.dtype, np.dtype) or len(rising) < 2:
+        return array[rising]
+    size = array.dtype.itemsize * math.prod(array.shape[1:])
+    start, stop = int(rising[0]), int(rising[-1]) + 1
+    if (stop - start - len(rising)) * size > GAP * len(rising):
+        return array[rising]
+    found = np.empty((len(rising), *array.shape[1:]), array.dtype)
+    step = max(1, BLOCK // max(1, size))
+    for edge in range(start, stop, step):
+        low, high = np.searchsorted(rising, [edge, edge + step])
+        if low < high:
+            found[low:high] = array[edge : min(edge + step, stop)][rising[low:high] - edge]
+    return found
 
 
 def _numbers(index: Any, size: int) -> np.ndarray:

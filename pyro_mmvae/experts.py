@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -70,7 +70,7 @@ class Experts(Mapping[str, Distribution]):
         prior: Callable[[], Distribution],
         names: Collection[str] | None = None,
         head: str = "encoder",
-        memory: dict[str, dict[str, Any]] | None = None,
+        memory: dict[str, dict[Any, Any]] | None = None,
     ):
         self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
         self._all, self.seen = seen, {k: v for k, v in seen.items() if names is None or k in names}
@@ -138,6 +138,13 @@ class Experts(Mapping[str, Distribution]):
             except (ValueError, RuntimeError, IndexError) as error:
                 raise failure("trunk", name, x, error) from error
         return self._features[name]
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all the fusions that look at this batch within one loss."""
+        made = self._memory.setdefault("once", {})
+        if key not in made:
+            made[key] = make()
+        return made[key]
 
     def where_seen(self, name: str, prior: Distribution) -> Distribution:
         """q of one modality, batch (row, 1), and the prior where that was not seen."""

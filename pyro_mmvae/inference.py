@@ -44,7 +44,7 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
 @torch.no_grad()
 def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Codes and the data drawn from them, both name -> (draw, *event); otherwise as `generate`."""
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+    with silent(), pyro.validation_enabled(False):
         depth = nesting_of_model(vae)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
@@ -63,7 +63,7 @@ def _is_data(vae: Any, name: str) -> bool:
 
 def nesting_of_model(vae: Any) -> int:
     """How many axes the model's plates take when it runs without data."""
-    with silent(vae.model, vae.guide), undisturbed(devices(vae, {})):
+    with silent(), undisturbed(devices(vae, {})):
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
     return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
 
@@ -208,7 +208,7 @@ def _explain(
     num_draws = whole("num_draws", num_draws)
     depth, found = nesting(vae, batch), []
     wanted = _complete(vae, batch, only)
-    with silent(vae.model, vae.guide), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
+    with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
         for index in torch.arange(batch.rows, device=batch.device).split(rows_at_once(wanted, num_draws)):
             part, full = batch.take(index), wanted.take(index)
             seen = part.only(given)

@@ -114,7 +114,7 @@ class TwoLevelLoss(Loss):
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`."""
-        levels, batch = guide.vae, Batch.of(*args, **kwargs)
+        levels, batch = guide.vae, Batch.of(*args, **kwargs).remembering()
         below = self.bottom.differentiable_loss(levels.bottom.model, levels.bottom.guide, batch)
         with torch.no_grad():
             drawn = poutine.trace(levels.bottom.guide).get_trace(batch, batch.mask)

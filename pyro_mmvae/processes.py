@@ -61,7 +61,7 @@ class MeanLoss(nn.Module):
         """The loss of a batch, a scalar that can be differentiated."""
         batch = opened(self.vae, x, mask)
         model, guide = self.vae.model, self.vae.guide
-        with silent(model, guide):
+        with silent():
             loss = self.loss.differentiable_loss(model, guide, batch, batch.mask)
         some = next((p for p in self.parameters() if p.requires_grad), None)
         if not loss.requires_grad and some is not None:  # nothing was observed: the other processes wait all the same

@@ -84,7 +84,7 @@ class Program(nn.Module):
                 " for it, or use a process for each"
             )
         try:
-            if _PYRO_STACK and not getattr(self.vae, "_silent", False):
+            if _PYRO_STACK and not _silences:
                 announce(self.vae)
             return self.function(self.vae, *args, **kwargs)
         finally:
@@ -158,18 +158,19 @@ def announce(module: nn.Module) -> None:
                 return
 
 
+_silences = 0  # how many `silent` are open, in the one thread that has its turn
+
+
 @contextmanager
-def silent(*programs: object) -> Iterator[None]:
+def silent() -> Iterator[None]:
     """What loops with a torch optimiser and tools run in: one thread at a time, no parameters announced, short errors.
 
     Raises:
         ValueError: in one line what was raised inside in several; Pyro adds the shapes of the whole trace.
     """
-    vaes: list[Any] = [p.vae for p in programs if isinstance(p, Program)]
+    global _silences
     with alone():
-        before = [getattr(vae, "_silent", False) for vae in vaes]
-        for vae in vaes:
-            vae._silent = True
+        _silences += 1
         try:
             yield
         except ValueError as error:
@@ -177,8 +178,7 @@ def silent(*programs: object) -> Iterator[None]:
                 raise ValueError(str(error).splitlines()[0].rstrip(":")) from error
             raise
         finally:
-            for vae, was in reversed(list(zip(vaes, before))):
-                vae._silent = was
+            _silences -= 1
 
 
 class scaled(Messenger):

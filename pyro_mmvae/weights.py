@@ -53,7 +53,7 @@ def known(vae: Any, names: Collection[str] | None) -> None:
 def nesting(vae: Any, batch: Batch) -> int:
     """How many axes the plates of the two programs take."""
     one = batch.take(torch.arange(1, device=_device(batch))) if len(batch) else batch
-    with silent(vae.model, vae.guide), undisturbed(devices(vae, batch)), torch.no_grad():
+    with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(one, one.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
     frames = [
@@ -93,7 +93,7 @@ def draw(
     explained = batch.only(targets)
     depth = nesting(vae, batch) if depth is None else depth
     plate = pyro.plate("draws", num_draws, dim=-1 - depth)
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False), plate:
+    with silent(), pyro.validation_enabled(False), plate:
         guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]

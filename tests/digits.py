@@ -8,16 +8,49 @@ import pyro_mmvae as mm
 from pyro_mmvae.demo import digit_features, digit_modalities
 
 DIM, HIDDEN, PRIVATE = 8, 32, 4
-SIZES = digit_features(HIDDEN)
 R = mm.recipes
 
 
-def parts(dim=DIM, private=0):
-    return digit_modalities(dim, HIDDEN, private)
+def recipes(dim=DIM, hidden=HIDDEN, private=PRIVATE):
+    """The recipes with codes and networks of these sizes."""
+    sizes = digit_features(hidden)
 
+    def parts(size=dim, own=0):
+        return digit_modalities(size, hidden, own)
 
-def joint():
-    return mm.encoder(sum(SIZES.values()) + len(SIZES), HIDDEN, dim=DIM)
+    def joint():
+        return mm.encoder(sum(sizes.values()) + len(sizes), hidden, dim=dim)
+
+    def of_label():
+        """Modalities for p(image | speech, label): the decoder of the image sees z and what is conditioned on."""
+        wide = dim + sizes["speech"] + sizes["label"] + 2
+        modalities = looked_at_by_a_fusion(parts())
+        modalities["image"] = looked_at_by_a_fusion(parts(wide))["image"]
+        return modalities
+
+    return {
+        "shared_representation": lambda: R.shared_representation(parts(), dim),
+        "feature_fusion": lambda: R.feature_fusion(looked_at_by_a_fusion(parts()), dim, joint(), sizes),
+        "alignment": lambda: R.alignment(parts(), dim),
+        "mvae": lambda: R.mvae(parts(), dim, subsets=1),
+        "mmvae": lambda: R.mmvae(parts(), dim, num_particles=2),
+        "mopoe": lambda: R.mopoe(parts(), dim),
+        "mvtcae": lambda: R.mvtcae(parts(), dim),
+        "jmvae": lambda: R.jmvae(parts(), dim, joint(), sizes),
+        "telbo": lambda: R.telbo(parts(), dim, joint(), sizes),
+        "mmjsd": lambda: R.mmjsd(parts(), dim),
+        "crmvae": lambda: R.crmvae(parts(), dim),
+        "wasserstein": lambda: R.wasserstein(parts(), dim),
+        "code": lambda: R.code(parts(), dim),
+        "dmvae": lambda: R.dmvae(parts(own=private), dim, private),
+        "mmvaeplus": lambda: R.mmvaeplus(parts(own=private), dim, private, num_particles=2),
+        "cmvae": lambda: R.cmvae(parts(own=private), dim, private, num_particles=2),
+        "mmvm": lambda: R.mmvm(parts()),
+        "jnf": lambda: R.jnf(parts(), dim, joint(), sizes),
+        "nexus": lambda: R.nexus(parts(), dim, dict.fromkeys(sizes, dim), hidden),
+        "mhvae": lambda: R.mhvae(bottom(parts(), dim), [dim, dim], sizes, hidden),
+        "cvae": lambda: R.cvae(of_label(), dim, "image", joint(), sizes),
+    }
 
 
 def looked_at_by_a_fusion(modalities):
@@ -27,41 +60,11 @@ def looked_at_by_a_fusion(modalities):
     return modalities
 
 
-def bottom(modalities):
-    """Modalities whose decoders see the last DIM of the codes."""
+def bottom(modalities, dim):
+    """Modalities whose decoders see the last `dim` of the codes."""
     for modality in modalities.values():
-        modality.decoder.net = nn.Sequential(mm.Last(DIM), modality.decoder.net)
+        modality.decoder.net = nn.Sequential(mm.Last(dim), modality.decoder.net)
     return looked_at_by_a_fusion(modalities)
 
 
-def of_label():
-    """Modalities for p(image | speech, label): the decoder of the image sees z and what is conditioned on."""
-    wide = DIM + SIZES["speech"] + SIZES["label"] + 2
-    modalities = looked_at_by_a_fusion(parts())
-    modalities["image"] = looked_at_by_a_fusion(parts(wide))["image"]
-    return modalities
-
-
-RECIPES = {
-    "shared_representation": lambda: R.shared_representation(parts(), DIM),
-    "feature_fusion": lambda: R.feature_fusion(looked_at_by_a_fusion(parts()), DIM, joint(), SIZES),
-    "alignment": lambda: R.alignment(parts(), DIM),
-    "mvae": lambda: R.mvae(parts(), DIM, subsets=1),
-    "mmvae": lambda: R.mmvae(parts(), DIM, num_particles=2),
-    "mopoe": lambda: R.mopoe(parts(), DIM),
-    "mvtcae": lambda: R.mvtcae(parts(), DIM),
-    "jmvae": lambda: R.jmvae(parts(), DIM, joint(), SIZES),
-    "telbo": lambda: R.telbo(parts(), DIM, joint(), SIZES),
-    "mmjsd": lambda: R.mmjsd(parts(), DIM),
-    "crmvae": lambda: R.crmvae(parts(), DIM),
-    "wasserstein": lambda: R.wasserstein(parts(), DIM),
-    "code": lambda: R.code(parts(), DIM),
-    "dmvae": lambda: R.dmvae(parts(private=PRIVATE), DIM, PRIVATE),
-    "mmvaeplus": lambda: R.mmvaeplus(parts(private=PRIVATE), DIM, PRIVATE, num_particles=2),
-    "cmvae": lambda: R.cmvae(parts(private=PRIVATE), DIM, PRIVATE, num_particles=2),
-    "mmvm": lambda: R.mmvm(parts()),
-    "jnf": lambda: R.jnf(parts(), DIM, joint(), SIZES),
-    "nexus": lambda: R.nexus(parts(), DIM, dict.fromkeys(SIZES, DIM), HIDDEN),
-    "mhvae": lambda: R.mhvae(bottom(parts()), [DIM, DIM], SIZES, HIDDEN),
-    "cvae": lambda: R.cvae(of_label(), DIM, "image", joint(), SIZES),
-}
+RECIPES = recipes()

@@ -124,8 +124,23 @@ def as_sparse_tensor(array):
     return tensor.to_sparse() if whole and tensor.dim() else tensor
 
 
+def as_meta(array):
+    tensor = as_torch(array)
+    return tensor.to("meta") if isinstance(tensor, torch.Tensor) else tensor
+
+
+def as_on_a_gpu(array):
+    tensor = as_torch(array)
+    return tensor.cuda() if isinstance(tensor, torch.Tensor) and torch.cuda.is_available() else tensor
+
+
+def has_values(value):
+    return not (isinstance(value, torch.Tensor) and value.is_meta)
+
+
 CONTAINERS = [
     *(np.asarray, as_torch, as_view, as_leaf, as_sparse_tensor, as_reversed, as_frozen, as_strided, np.asfortranarray),
+    *(as_on_a_gpu, as_meta),
     *(as_masked, as_frame, as_nullable, as_csr, np.ndarray.tolist),
 ]
 
@@ -143,7 +158,8 @@ def modalities(draw, name, rows):
         container = np.asarray
     if container is np.ndarray.tolist and (value.dtype.kind == "M" or value.dtype == "u8"):
         container = np.asarray
-    return container(value), plain
+    given = container(value)
+    return given, plain if has_values(given) else None
 
 
 @st.composite
@@ -154,9 +170,10 @@ def masks(draw, value):
     mask = np.asarray(random.random(shape) < draw(st.sampled_from([0.0, 0.5, 0.8, 1.0])))
     if rarely(draw, 20):
         return draw(st.sampled_from([mask.astype("f8"), mask[:-1], None, "yes", mask.astype(object) * 2])), None
-    container = draw(st.sampled_from([torch.tensor, np.asarray, np.ndarray.tolist, as_frozen, as_frame, as_nullable]))
+    containers = [torch.tensor, np.asarray, np.ndarray.tolist, as_frozen, as_frame, as_nullable, as_on_a_gpu]
+    container = as_meta if rarely(draw, 40) else draw(st.sampled_from(containers))
     given = container(mask)
-    refused = mask.ndim == 0 or (isinstance(given, list) and mask.size == 0)
+    refused = mask.ndim == 0 or (isinstance(given, list) and mask.size == 0) or not has_values(given)
     return given, None if refused else mask
 
 
@@ -188,8 +205,10 @@ def contents(value: Any) -> Any:
     """Every byte of an input, so that a change would show."""
     if isinstance(value, dict):
         return [(name, contents(one)) for name, one in value.items()]
+    if not has_values(value):
+        return value.shape, value.dtype
     if isinstance(value, torch.Tensor) and value.layout == torch.strided:
-        return bytes(value.detach().untyped_storage())
+        return bytes(value.detach().cpu().untyped_storage())
     if isinstance(value, torch.Tensor):
         return contents(value.coalesce().values()), contents(value.coalesce().indices())
     if isinstance(value, (pd.DataFrame, pd.Series)):

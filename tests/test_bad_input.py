@@ -28,6 +28,11 @@ INPUTS = {
         r"'body' has entries of shape \(4,\).*\(3,\)",
     ),
     "wrong dtype": (lambda: with_(body=np.array([["a"] * 3] * ROWS)), None, "'body' is of dtype <U1"),
+    "no values": (
+        lambda: with_(body=torch.zeros(ROWS, 3, device="meta")),
+        {},
+        "'body' is on the device 'meta', which holds no values",
+    ),
     "complex": (
         lambda: with_(body=torch.zeros(ROWS, 3, dtype=torch.complex64)),
         None,

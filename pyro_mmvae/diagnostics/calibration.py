@@ -191,14 +191,14 @@ def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, 
 
 def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
     """The model's trace of a batch, its latents held at their true values."""
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
         return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
 
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     """Codes (row, dim) with the axes that the guide's sites have."""
     with (
-        silent(vae.model, vae.guide),
+        silent(),
         pyro.validation_enabled(False),
         undisturbed(devices(vae, batch)),
         torch.no_grad(),

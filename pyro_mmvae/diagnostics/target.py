@@ -95,7 +95,7 @@ class Target:
     def prior(self, num_draws: int) -> Tensor:
         """Draws of the model's codes as if nothing had been observed, in real coordinates (draw, row, size)."""
         plate = pyro.plate("draws", num_draws, dim=-1 - self.depth)
-        with pyro.validation_enabled(False), silent(self.vae.model), plate:
+        with pyro.validation_enabled(False), silent(), plate:
             trace = poutine.trace(self.vae.model).get_trace(self.batch, self.batch.mask)
         values = {name: value_of(trace.nodes[name], num_draws, self.batch.rows) for name in self.sites}
         return self.coordinates(values)
@@ -113,7 +113,7 @@ class Target:
         placed, total = self._placed(z)
         model = poutine.condition(self.vae.model, {**shared, **placed})
         plate = pyro.plate("draws", len(z), dim=-1 - self.depth)
-        with pyro.validation_enabled(False), silent(self.vae.model), plate:
+        with pyro.validation_enabled(False), silent(), plate:
             trace = poutine.trace(model).get_trace(self.batch, self.batch.mask)
         for site in trace.nodes.values():
             if row_axis(site) is not None:

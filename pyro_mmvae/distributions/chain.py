@@ -26,6 +26,7 @@ class Chain(Frozen):
 
     def __init__(self, first: Distribution, steps: Sequence[Step], sizes: Sequence[int], context: Tensor):
         self.first, self.steps, self.sizes, self.context = first, list(steps), list(sizes), context
+        self._drawn: tuple[Tensor, list[Distribution]] | None = None
         super().__init__(first.batch_shape, torch.Size((sum(sizes),)), validate_args=False)
 
     @property
@@ -41,17 +42,21 @@ class Chain(Frozen):
         return Chain(mapped(self.first.expand(self.batch_shape), function), self.steps, self.sizes, context)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        value = self.first.expand(self.batch_shape)(torch.Size(sample_shape))
+        value, parts = self.first.expand(self.batch_shape)(torch.Size(sample_shape)), []
         for step in self.steps:
-            value = torch.cat([value, step(value, self.context).rsample()], -1)
+            parts.append(step(value, self.context))
+            value = torch.cat([value, parts[-1].rsample()], -1)
+        if torch.is_grad_enabled():  # what was made without gradients must not score with them
+            self._drawn = value, parts
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
         start = self.sizes[0]
         total = self.first.log_prob(value[..., :start])
-        for step, size in zip(self.steps, self.sizes[1:]):
-            part = value[..., start : start + size]
-            total = total + step(value[..., :start], self.context).log_prob(part)
+        known = self._drawn[1] if self._drawn is not None and self._drawn[0] is value else None
+        for position, (step, size) in enumerate(zip(self.steps, self.sizes[1:])):
+            q = step(value[..., :start], self.context) if known is None else known[position]
+            total = total + q.log_prob(value[..., start : start + size])
             start += size
         return total
 

@@ -82,28 +82,39 @@ class LadderPoE(Fusion):
         )
 
     def fuse(self, experts: Experts) -> Distribution:
-        prior = self._prior[0]
-        context = self._context(experts)
-        first = self._fused(0, prior.top, context[..., :0], context)
-        steps = [partial(self._step, level) for level in range(1, len(prior.dims))]
-        return Chain(first, steps, prior.dims, context)
+        unknown = [name for name in experts if name not in self.sizes]
+        if unknown:
+            raise ValueError(f"modality {unknown[0]!r} has no size in LadderPoE; add it to sizes")
+        prior, names = self._prior[0], [name for name in self.sizes if name in experts]
+        context = features_beside(experts, {name: self.sizes[name] for name in names}).unsqueeze(1)
+        *columns, given = self._split(context, names)
+        says = [
+            experts.once((id(self), name), partial(self.levels[0][name], features))
+            for name, features in zip(names, columns)
+        ]
+        steps = [partial(self._step, level, names) for level in range(1, len(prior.dims))]
+        return Chain(_times(prior.top, says, given), steps, prior.dims, context)
 
-    def _step(self, level: int, above: Tensor, context: Tensor) -> Distribution:
-        return self._fused(level, self._prior[0].levels[level - 1](above), above, context)
-
-    def _fused(self, level: int, prior: Distribution, above: Tensor, context: Tensor) -> Distribution:
+    def _step(self, level: int, names: Sequence[str], above: Tensor, context: Tensor) -> Distribution:
         """The product of a level's prior with what every given modality says of it."""
-        *columns, given = context.split([*self.sizes.values(), len(self.sizes)], -1)
-        precisions = [prior.base_dist.scale**-2]
-        shifts = [precisions[0] * prior.base_dist.loc]
-        for position, (name, features) in enumerate(zip(self.sizes, columns)):
+        *columns, given = self._split(context, names)
+        says = []
+        for name, features in zip(names, columns):
             shape = torch.broadcast_shapes(features.shape[:-1], above.shape[:-1])
             both = torch.cat([features.expand(*shape, -1), above.expand(*shape, -1)], -1)
-            says = self.levels[level][name](both).base_dist
-            precisions.append(given[..., position : position + 1] * says.scale**-2)
-            shifts.append(precisions[-1] * says.loc)
-        return product(sum(precisions[1:], precisions[0]), sum(shifts[1:], shifts[0]))
+            says.append(self.levels[level][name](both))
+        return _times(self._prior[0].levels[level - 1](above), says, given)
 
-    def _context(self, experts: Experts) -> Tensor:
-        """Features and indicators of all modalities, (row, 1, sum of sizes + modalities), repeats averaged."""
-        return features_beside(experts, self.sizes).unsqueeze(1)
+    def _split(self, context: Tensor, names: Sequence[str]) -> Sequence[Tensor]:
+        """The features of each modality, and which of them are there."""
+        return context.split([*(self.sizes[name] for name in names), len(names)], -1)
+
+
+def _times(prior: Distribution, says: Sequence[Distribution], given: Tensor) -> Distribution:
+    """The product of normals, each of `says` where `given` (..., modality) is one."""
+    precision = prior.base_dist.scale**-2
+    shift = precision * prior.base_dist.loc
+    for position, q in enumerate(says):
+        own = given[..., position : position + 1] * q.base_dist.scale**-2
+        precision, shift = precision + own, shift + own * q.base_dist.loc
+    return product(precision, shift)

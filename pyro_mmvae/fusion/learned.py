@@ -158,9 +158,12 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
         like = features = features if features.is_floating_point() else features.to(torch.get_default_dtype())
         if features.shape[1] != wanted:
             raise ValueError(f"modality {name!r} has {features.shape[1]} features, {wanted} were stated; mend sizes")
-        count = experts.given[name].sum(1, keepdim=True).clamp(min=1)
-        columns.append(placed(experts, name, features).sum(1) / count)
-        given.append(experts.given[name].any(-1).to(features))
+        there = experts.given[name]
+        if there.shape[1] == 1:
+            columns.append(placed(experts, name, features).squeeze(1))
+        else:
+            columns.append(placed(experts, name, features).sum(1) / there.sum(1, keepdim=True).clamp(min=1))
+        given.append(there.any(-1).to(features))
     return torch.cat([*(c.to(like) for c in columns), torch.stack(given, 1).to(like)], 1)
 
 

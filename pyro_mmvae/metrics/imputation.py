@@ -109,7 +109,7 @@ def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draw
     """Sum over rows of log 1/K sum_k p(hidden entries | z_k), for each modality, in nats."""
     depth, total = nesting(vae, seen), dict.fromkeys(names, 0.0)
     index = torch.arange(seen.rows, device=seen[names[0]].device)
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+    with silent(), pyro.validation_enabled(False):
         at = 0
         for asked, sizes in chunks(hidden, num_draws):
             part, at = seen.take(index[at : at + asked.rows]), at + asked.rows

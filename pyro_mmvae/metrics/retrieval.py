@@ -105,7 +105,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
     if not bool(batch.mask[target].all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
     depth = nesting(vae, batch)
-    with silent(vae.model, vae.guide), pyro.validation_enabled(False):
+    with silent(), pyro.validation_enabled(False):
         for part in parts(batch, num_draws * 8):
             seen, wanted = part.only(query), part.only([target])
             with pyro.plate("draws", num_draws, dim=-1 - depth):

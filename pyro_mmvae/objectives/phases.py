@@ -15,7 +15,7 @@ from pyro_mmvae.vae import MultimodalVAE
 class Match(Loss):
     """-sum_m E_{q(z | x)} log q_m(z | x_m): unimodal experts that learn to cover the joint posterior, which stays.
 
-    Rows that lack a modality have no joint posterior to match and are left out.
+    Rows that lack a modality have no joint posterior to match and are left out. The experts of repeats are averaged.
 
     Args:
         vae: the model whose experts learn.
@@ -32,11 +32,15 @@ class Match(Loss):
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         experts = self.vae.experts(*args, **kwargs)
         with torch.no_grad():
-            z = self.vae.fusion(experts).sample()  # type: ignore[misc]
-        whole = [experts.given[name].any(-1) for name in experts]
+            z = self.vae.fusion(experts).sample().squeeze(1)  # type: ignore[misc]
+        whole = [given.any(-1) for given in experts.given.values()]
         complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
-        logs = torch.stack([experts[name].log_prob(z).mean(-1) for name in experts]).sum(0)
-        return -torch.where(complete, logs, 0).sum()
+        total = z.new_zeros(())
+        for name, given in experts.given.items():
+            row = given.nonzero()[:, 0]
+            log = experts.entries(name).log_prob(z[row]) / given.sum(-1)[row]
+            total = total - torch.where(complete[row], log, 0).sum()
+        return total
 
 
 def encoders_only(vae: Any, names: Collection[str] | None = None) -> list[Tensor]:

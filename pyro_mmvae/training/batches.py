@@ -14,6 +14,9 @@ import torch
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 
+AT_ONCE = 2**22
+"""Bytes of data on disk that are read at once, if batches are smaller than that."""
+
 
 class Batches(Protocol):
     """What `fit` walks once an epoch; a new kind of data needs these four and a line in `batches_of`.
@@ -77,24 +80,29 @@ class OnDisk:
     """Batches of a `MultimodalDataset`, read by one thread while the ones before are computed with.
 
     That thread reads and checks, and nothing else: it draws no random numbers and runs no network.
-    """
 
-    ahead = 2
+    Attributes:
+        at_once: batches that are read together, as many as `AT_ONCE` bytes hold.
+        ahead: how often more is read before what came first is computed with.
+    """
 
     def __init__(self, vae: Any, data: MultimodalDataset, batch_size: int):
         self.vae, self.data, self.batch_size, self.rows = vae, data, min(batch_size, len(data)), len(data)
         self.steps = -(-self.rows // self.batch_size)
+        self.at_once = max(1, AT_ONCE // (max(1, data.row_bytes) * self.batch_size))
+        self.ahead = 2 if self.at_once == 1 else 1
         self.likelihoods = vae.likelihoods(self.first()) if hasattr(vae, "check") else None
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
-        coming: deque[Future[Batch]] = deque()
+        coming: deque[Future[list[Batch]]] = deque()
+        order = torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]
         with ThreadPoolExecutor(1, "mm.fit reads") as reader:
-            for index in torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]:
-                coming.append(reader.submit(self.data.batch, index, self._check))
+            for first in range(0, len(order), self.at_once):
+                coming.append(reader.submit(self.data.batches, order[first : first + self.at_once], self._check))
                 if len(coming) > self.ahead:
-                    yield coming.popleft().result()
+                    yield from coming.popleft().result()
             while coming:
-                yield coming.popleft().result()
+                yield from coming.popleft().result()
 
     def first(self) -> Batch:
         return self.data.batch(range(min(2, self.rows)), partial(opened, self.vae))

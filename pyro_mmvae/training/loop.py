@@ -18,7 +18,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
-from pyro_mmvae.direct import DirectELBO
+from pyro_mmvae.direct import direct
 from pyro_mmvae.programs import Program, alone
 from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
@@ -69,7 +69,7 @@ def fit(
         lr: learning rate at the start.
         schedule: progress (0 to 1) -> factor of the learning rate; `mm.constant` for none.
         loss: a Pyro ELBO, such as `Trace_ELBO(num_particles=4, vectorize_particles=True)` or an objective of ours; None
-            is `Trace_ELBO()`, run without traces where the draws allow it.
+            is `Trace_ELBO()`. That one is run without traces where the draws allow it.
         validation: held-out `x` or `(x, mask)`: its loss is measured each epoch under common random numbers, and the
             weights of the best epoch are kept.
         patience: stop after so many epochs without a better validation loss.
@@ -113,7 +113,7 @@ def fit(
     epochs, batch_size = whole("epochs", epochs, 0), whole("batch_size", batch_size)
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
-    loss, make = DirectELBO() if loss is None else loss, optimizer or _adam
+    loss, make = direct(loss), optimizer or _adam
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
         "beta": _title(beta),

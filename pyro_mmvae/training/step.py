@@ -55,7 +55,7 @@ class Run:
         self.factors.update(dict.fromkeys(self.factors, beta))
         self.optim.zero_grad(set_to_none=True)
         if self.differentiable:
-            with silent(self.model, self.guide):
+            with silent():
                 loss = self._weighted(self.loss.differentiable_loss, batch)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -80,7 +80,7 @@ class Run:
         modes = [(module, module.training) for owner in self.modules for module in owner.modules()]
         for owner in self.modules:
             owner.eval()
-        with undisturbed(self.devices), silent(self.model, self.guide):
+        with undisturbed(self.devices), silent():
             seed_generators(self.devices, 0)
             yield
         for module, mode in modes:
@@ -97,7 +97,7 @@ class Run:
 
     def culprit(self, batch: Batch) -> str:
         """Which site of the programs has a log-probability that is not finite."""
-        with torch.no_grad(), silent(self.model, self.guide):
+        with torch.no_grad(), silent():
             try:
                 guide = poutine.trace(self.guide).get_trace(batch, batch.mask)
                 model = poutine.trace(poutine.replay(self.model, guide)).get_trace(batch, batch.mask)
