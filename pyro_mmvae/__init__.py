@@ -21,7 +21,7 @@ CountColumn, OrdinalColumn, CategoryColumn, outputs_of them; scales LearnedScale
 
 Networks: mlp, encoder, conv_encoder, conv_trunk, conv_decoder, residual_encoder, residual_trunk, residual_decoder,
 AttentionTrunk, RecurrentTrunk, TokenDecoder, TableTrunk, LogRates, Last, WithHoles, SeesHoles, Standardize, OneHot,
-NormalHead, LaplaceHead, batched.
+NormalHead, FullRankHead, LaplaceHead, batched.
 
 Training: fit, with History and the schedules cosine and constant, and carry_on or give_up where a disk is full; optim
 for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several processes; recipes, the published methods.
@@ -109,6 +109,9 @@ from pyro_mmvae.fusion import (
     WhereGiven,
 )
 from pyro_mmvae.guess import guess_modalities
+
+# Networks
+from pyro_mmvae.heads import FullRankHead, LaplaceHead, NormalHead
 from pyro_mmvae.holes import from_nan, hide
 from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
 from pyro_mmvae.inference import generate, impute, predict, translate
@@ -141,11 +144,7 @@ from pyro_mmvae.metrics import (
 )
 from pyro_mmvae.modality import Modality
 from pyro_mmvae.mudata import from_mudata, to_mudata
-
-# Networks
 from pyro_mmvae.networks import (
-    LaplaceHead,
-    NormalHead,
     OneHot,
     SeesHoles,
     Standardize,
@@ -225,6 +224,7 @@ __all__ = [
     "Fixed",
     "Flow",
     "FlowPrior",
+    "FullRankHead",
     "Fusion",
     "Gaps",
     "GaussianMixture",

@@ -13,10 +13,11 @@ from tqdm import tqdm
 from pyro_mmvae.diagnostics import gaps
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
+from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.inference import predict
 from pyro_mmvae.likelihoods import BinomialLikelihood, CategoricalLikelihood
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.networks import NormalHead, OneHot, Standardize, mlp
+from pyro_mmvae.networks import OneHot, Standardize, mlp
 from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.vae import MultimodalVAE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro.distributions as dist
 import torch
@@ -181,12 +181,7 @@ class Experts(Mapping[str, Distribution]):
         normals = {}
         for name in self.given:
             expert = self.entries(name)
-            if not is_normal(expert):
-                raise TypeError(
-                    f"the expert of {name!r} is {_title(expert)}, but this fusion multiplies normals;"
-                    " give the encoder a NormalHead, or use MoE()"
-                )
-            normals[name] = expert.base_dist
+            normals[name] = expert.base_dist if is_normal(expert) else not_normal(name, expert)
         return Stack(normals, self.seen)
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
@@ -242,6 +237,14 @@ def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distributi
 def is_normal(q: Distribution) -> bool:
     """Is it a diagonal normal with event (dim,)?"""
     return isinstance(q, Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1
+
+
+def not_normal(name: str, q: Distribution) -> NoReturn:
+    """Raises the TypeError for an expert that a fusion cannot multiply."""
+    raise TypeError(
+        f"the expert of {name!r} is {_title(q)}, but this fusion multiplies normals;"
+        " give the encoder a NormalHead, or use MoE()"
+    )
 
 
 def _title(q: Distribution) -> str:

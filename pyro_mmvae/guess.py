@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.likelihoods import (
     BernoulliLikelihood,
     BinomialLikelihood,
@@ -17,7 +18,7 @@ from pyro_mmvae.likelihoods import (
     NormalLikelihood,
 )
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.networks import NormalHead, OneHot, SeesHoles, Standardize, encoder, mlp
+from pyro_mmvae.networks import OneHot, SeesHoles, Standardize, encoder, mlp
 
 GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a row, are taken for grey levels
 

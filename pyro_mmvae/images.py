@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from pyro_mmvae.networks import Batched, Crop, NormalHead, Standardize, batched
+from pyro_mmvae.heads import NormalHead
+from pyro_mmvae.networks import Batched, Crop, Standardize, batched
 
 
 class Residual(nn.Module):

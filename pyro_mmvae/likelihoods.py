@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_mmvae.distributions import Binomial, Normal
-from pyro_mmvae.networks import SMALLEST
+from pyro_mmvae.heads import SMALLEST
 
 LONGEST_TABLE = 1023
 """The largest total count of a binomial whose coefficients are looked up."""

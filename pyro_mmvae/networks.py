@@ -1,23 +1,14 @@
-"""Networks: plain torch modules, and heads that turn what a network gives into a distribution.
-
-A likelihood head is a module z -> distribution; an encoder head is a module h -> distribution. Any module of the user's
-that returns a Pyro distribution does as well: there is no base class and no registration.
-"""
+"""Networks: plain torch modules for trunks, encoders and decoders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from pyro_mmvae.distributions import Normal
-
-SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
+from pyro_mmvae.heads import NormalHead
 
 
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
@@ -140,42 +131,11 @@ def batched(net: nn.Module, event_dims: int = 1) -> Batched:
     return Batched(net, event_dims)
 
 
-class NormalHead(nn.Module):
-    """h (..., size) -> diagonal normal with event (dim,).
-
-    Example:
-        >>> NormalHead(128, 16)(torch.zeros(5, 128)).event_shape
-        torch.Size([16])
-    """
-
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.linear = nn.Linear(size, 2 * dim)
-
-    def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(h).chunk(2, -1)
-        return Normal(loc, softplus(raw) + SMALLEST).to_event(1)
-
-
-class LaplaceHead(nn.Module):
-    """h (..., size) -> diagonal Laplace with event (dim,).
-
-    Example:
-        >>> encoder(784, 256, dim=16, head=LaplaceHead)(torch.zeros(5, 784)).event_shape
-        torch.Size([16])
-    """
-
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.linear = nn.Linear(size, 2 * dim)
-
-    def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(h).chunk(2, -1)
-        return dist.Laplace(loc, softplus(raw) + SMALLEST).to_event(1)
-
-
 def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Sequential:
     """An encoder of flat data: x (..., sizes[0]) -> q(z | x) with event (dim,).
+
+    Args:
+        head: `NormalHead`, `FullRankHead`, `LaplaceHead`, or any class (size, dim) -> module h -> distribution.
 
     Example:
         >>> encoder(784, 256, dim=16)(torch.zeros(5, 784)).event_shape

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from pyro_mmvae.distributions import Columnwise, Normal
-from pyro_mmvae.networks import SMALLEST, SeesHoles, mlp
+from pyro_mmvae.heads import SMALLEST
+from pyro_mmvae.networks import SeesHoles, mlp
 
 
 class Column(Protocol):

@@ -53,6 +53,7 @@ def _joint(sizes: dict[str, int], dim: int) -> nn.Module:
 # name -> (name -> number of features, dim of z) -> fusion
 FUSIONS = {
     "PoE": lambda sizes, dim: mm.PoE(),
+    "PoE with covariances": lambda sizes, dim: mm.PoE(),
     "PoE without prior": lambda sizes, dim: mm.PoE(prior_expert=False),
     "GeneralizedPoE": lambda sizes, dim: mm.GeneralizedPoE(sizes, dim),
     "GeneralizedPoE with prior": lambda sizes, dim: mm.GeneralizedPoE(sizes, dim, prior_expert=True),
@@ -207,10 +208,18 @@ def blind(parts: dict[str, mm.Modality], fusion: str, prior: str = "StandardNorm
             part.encoder = nn.Identity()
 
 
+def correlated(parts: dict[str, mm.Modality], fusion: str) -> None:
+    """Gives the encoders heads with covariances, but for one."""
+    for name, part in parts.items() if fusion == "PoE with covariances" else ():
+        if name != "label":
+            linear = part.encoder[-1].linear
+            part.encoder[-1] = mm.FullRankHead(linear.in_features, linear.out_features // 2)
+
+
 def three(prior: str = "StandardNormal", fusion: str = "PoE") -> mm.MultimodalVAE:
     """A small model of measurements, a label and counts."""
     parts = {"body": modality("Normal learned"), "label": modality("Categorical"), "counts": modality("Poisson")}
-    blind(parts, fusion, prior)
+    blind(parts, fusion, prior), correlated(parts, fusion)
     return mm.MultimodalVAE(parts, PRIORS[prior](), FUSIONS[fusion]({"body": 3, "label": 1, "counts": 3}, DIM))
 
 

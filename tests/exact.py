@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.distributions import NaturalNormal
 
 
 class LinearGaussian:
@@ -97,14 +98,17 @@ class LinearGaussian:
 
     def vae(self, fusion=None, prior=None, expert: str = "factor") -> mm.MultimodalVAE:
         """A VAE whose decoders are the truth. Experts: "factor" ~ p(x_m | z), for a product with the prior;
-        "posterior" = p(z | x_m), for a mixture."""
+        "posterior" = p(z | x_m), for a mixture; "full rank" ~ p(x_m | z) with covariances, whatever the loadings and
+        whichever entries are missing."""
         modalities = {}
         for name in self.names:
             decoder = nn.Linear(self.dim, len(self.loading[name]))
             decoder.weight.data, decoder.bias.data = self.loading[name].clone(), self.offset[name].clone()
+            full = expert == "full rank"
             modalities[name] = mm.Modality(
                 mm.NormalLikelihood(decoder, scale=self.noise[name]),
-                ExactExpert(self, name, expert == "posterior"),
+                FullRankExpert(self, name) if full else ExactExpert(self, name, expert == "posterior"),
+                trunk=mm.WithHoles(nn.Identity()) if full else None,
                 repeated=name in self.repeated,
             )
         return mm.MultimodalVAE(modalities, prior or mm.StandardNormal(self.dim), fusion or mm.PoE())
@@ -124,3 +128,45 @@ class ExactExpert(nn.Module):
 
     def forward(self, x: Tensor) -> dist.Distribution:
         return dist.Normal((x - self.offset) @ self.gain + self.dummy, self.scale.expand(len(x), -1)).to_event(1)
+
+
+class FullRankExpert(nn.Module):
+    """The likelihood of z given [x, which entries were seen], with all covariances."""
+
+    def __init__(self, truth: LinearGaussian, name: str):
+        super().__init__()
+        self.noise = truth.noise[name]
+        self.register_buffer("loading", truth.loading[name])
+        self.register_buffer("offset", truth.offset[name])
+        self.dummy = nn.Parameter(torch.zeros(truth.dim))
+
+    def forward(self, h: Tensor) -> NaturalNormal:
+        x, seen = h.chunk(2, -1)
+        shift = (seen * (x - self.offset)) @ self.loading / self.noise**2
+        precision = torch.einsum("nf,fd,fe->nde", seen, self.loading, self.loading) / self.noise**2
+        return NaturalNormal(shift + self.dummy, precision)
+
+
+def maximum_likelihood(x, mask, start, iterations=3000, tolerance=1e-6):
+    """Loadings and offsets of greatest likelihood for noise of one, by EM from `start`; rows with what they have."""
+    values, seen = [v.double() for v in x.values()], [m.double() for m in mask.values()]
+    rows, dim = len(values[0]), start[0].shape[1]
+    found = [torch.cat([w.double(), torch.zeros(len(w), 1).double()], 1) for w in start]
+    for _ in range(iterations):
+        precision, shift = torch.eye(dim).double().expand(rows, dim, dim).clone(), torch.zeros(rows, dim).double()
+        for a, value, there in zip(found, values, seen):
+            precision += there[:, None, None] * (a[:, :dim].T @ a[:, :dim])
+            shift += there[:, None] * ((value - a[:, dim]) @ a[:, :dim])
+        covariance = torch.linalg.inv(precision)
+        code = torch.cat([(covariance @ shift[..., None])[..., 0], torch.ones(rows, 1).double()], 1)
+        second = code[:, :, None] * code[:, None]
+        second[:, :dim, :dim] += covariance
+        new = [
+            torch.linalg.solve((there[:, None, None] * second).sum(0), (there[:, None] * code).T @ value).T
+            for value, there in zip(values, seen)
+        ]
+        moved = max((a - b).abs().max().item() for a, b in zip(found, new))
+        found = new
+        if moved < tolerance:
+            break
+    return [a[:, :dim] for a in found], [a[:, dim] for a in found]

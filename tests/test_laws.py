@@ -12,6 +12,7 @@ from cases import (
     RECIPES,
     SIZES,
     blind,
+    correlated,
     data,
     modality,
     three,
@@ -142,7 +143,7 @@ def one_dimensional(fusion):
         )
         for name in "abc"
     }
-    blind(parts, fusion)
+    blind(parts, fusion), correlated(parts, fusion)
     return mm.MultimodalVAE(parts, mm.StandardNormal(1), FUSIONS[fusion](dict.fromkeys("abc", 2), 1))
 
 

@@ -6,46 +6,70 @@ import pyro
 import pytest
 import torch
 from cases import three, three_holes, three_rows
-from exact import LinearGaussian
+from exact import LinearGaussian, maximum_likelihood
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
 
 import pyro_mmvae as mm
 
 
-def learning_gap(share):
-    """The gap of the learnt decoder's exact test likelihood to the oracle's, nats a row."""
-    torch.set_default_dtype(torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    loadings = [0.8 * torch.randn(10, 3, generator=generator) for _ in range(3)]
+class Learning:
+    """Three modalities of a linear-Gaussian truth: data to learn from, and how far what was learnt is from the truth.
 
-    def draw(rows):
-        z = torch.randn(rows, 3, generator=generator)
-        return {f"m{i}": z @ w.T + torch.randn(rows, 10, generator=generator) for i, w in enumerate(loadings)}
+    Args:
+        share: of the modalities that are missing.
+        seed: of truth and data.
+    """
 
-    def nll(loading, offset, x):
-        w, b = torch.cat(loading).double(), torch.cat(offset).double()
+    def __init__(self, share, seed=0):
+        torch.set_default_dtype(torch.float32)
+        generator = torch.Generator().manual_seed(seed)
+        self.loadings = [0.8 * torch.randn(10, 3, generator=generator) for _ in range(3)]
+
+        def draw(rows):
+            z = torch.randn(rows, 3, generator=generator)
+            return {f"m{i}": z @ w.T + torch.randn(rows, 10, generator=generator) for i, w in enumerate(self.loadings)}
+
+        self.x, self.test = draw(2000), draw(1000)
+        self.mask = {name: torch.rand(2000, generator=generator) > share for name in self.x} if share else None
+
+    def nll(self, loadings, offsets):
+        w, b = torch.cat(loadings).double(), torch.cat(offsets).double()
         p = torch.distributions.MultivariateNormal(b, w @ w.T + torch.eye(30).double())
-        return -p.log_prob(torch.cat(list(x.values()), 1).double()).mean()
+        return -p.log_prob(torch.cat(list(self.test.values()), 1).double()).mean().item()
 
-    x, test = draw(2000), draw(1000)
-    parts = {
-        name: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), scale=1.0), mm.encoder(10, 512, dim=3)) for name in x
-    }
-    vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE())
-    mask = None if not share else {name: torch.rand(2000, generator=generator) > share for name in x}
-    mm.fit(vae, x, mask, epochs=200, batch_size=128, lr=5e-3, progress=False)
-    nets = [part.decoder.net for part in vae.modalities.values()]
-    learnt = nll([net.weight.detach() for net in nets], [net.bias.detach() for net in nets], test)
-    return (learnt - nll(loadings, [torch.zeros(10)] * 3, test)).item()
+    def gap(self, loadings, offsets):
+        """Of the exact test likelihood to the truth's, nats a row."""
+        return self.nll(loadings, offsets) - self.nll(self.loadings, [torch.zeros(10)] * 3)
+
+    def gap_of_fit(self, head=mm.NormalHead):
+        parts = {
+            name: mm.Modality(mm.NormalLikelihood(nn.Linear(3, 10), scale=1.0), mm.encoder(10, 512, dim=3, head=head))
+            for name in self.x
+        }
+        vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE())
+        mm.fit(vae, self.x, self.mask, epochs=200, batch_size=128, lr=5e-3, progress=False)
+        nets = [part.decoder.net for part in vae.modalities.values()]
+        return self.gap([net.weight.detach() for net in nets], [net.bias.detach() for net in nets])
+
+    def gap_of_maximum_likelihood(self):
+        mask = self.mask or {name: torch.ones(2000, dtype=torch.bool) for name in self.x}
+        return self.gap(*maximum_likelihood(self.x, mask, self.loadings))
 
 
 def test_it_learns_the_truth_from_complete_data():
-    assert learning_gap(0.0) <= 0.06
+    assert Learning(0.0).gap_of_fit() <= 0.06
 
 
 def test_it_learns_the_truth_from_half_of_the_data():
-    assert learning_gap(0.5) <= 0.10
+    assert Learning(0.5).gap_of_fit() <= 0.10
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_experts_with_covariances_learn_what_there_is_to_learn(share):
+    """On a truth that is harder: 0.09 and 0.21 with diagonal experts, 0.045 and 0.10 by maximum likelihood."""
+    learning = Learning(share, seed=1)
+    assert learning.gap_of_fit(mm.FullRankHead) <= learning.gap_of_maximum_likelihood() + 0.02
 
 
 def trained(seed=0, **options):

@@ -9,6 +9,7 @@ from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
+from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
 from pyro_mmvae.distributions.normal import Normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
@@ -22,6 +23,7 @@ __all__ = [
     "Columnwise",
     "LogPool",
     "Mixture",
+    "NaturalNormal",
     "Normal",
     "ProductMixture",
     "Rows",
@@ -35,6 +37,7 @@ __all__ = [
     "indicator",
     "mapped",
     "masked",
+    "natural_form",
     "parameters_of",
     "pick_members",
     "stacked",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
+from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
 from pyro_mmvae.distributions.normal import Normal
 
 
@@ -43,7 +43,7 @@ class LogPool(Frozen):
 
     @property
     def has_rsample(self) -> bool:
-        return all(isinstance(p, Independent) and isinstance(p.base_dist, dist.Normal) for p in self.parts)
+        return all(natural_form(p) is not None for p in self.parts)
 
     def mapped(self, function: Mapped) -> LogPool:
         return LogPool([mapped(p, function) for p in self.parts], [function(w, 0) for w in self.weights])
@@ -56,13 +56,18 @@ class LogPool(Frozen):
         """The normal that is proportional to it.
 
         Raises:
-            NotImplementedError: a part is no diagonal normal.
+            NotImplementedError: a part is no normal.
         """
         if not self.has_rsample:
             kinds = ", ".join(type(getattr(p, "base_dist", p)).__name__ for p in self.parts)
             raise NotImplementedError(
                 f"a log-linear pool of {kinds} can be scored, not drawn; use normals, or draw with NUTS"
             )
+        if any(isinstance(p, NaturalNormal) for p in self.parts):
+            forms = [natural_form(p) for p in self.parts]
+            shifts = [w.unsqueeze(-1) * f[0] for f, w in zip(forms, self.weights, strict=True) if f]
+            precisions = [w.unsqueeze(-1).unsqueeze(-1) * f[1] for f, w in zip(forms, self.weights, strict=True) if f]
+            return NaturalNormal(sum(shifts[1:], shifts[0]), sum(precisions[1:], precisions[0]))
         powered = [w.unsqueeze(-1) / p.base_dist.scale**2 for p, w in zip(self.parts, self.weights, strict=True)]
         precision = sum(powered[1:], powered[0])
         shift = sum(

@@ -69,7 +69,7 @@ def prior_normal(experts: Experts) -> dist.Normal:
     prior = experts.plain_prior
     if is_normal(prior):
         return prior.base_dist
-    first = experts.entries(next(iter(experts))).base_dist.loc  # for dtype and device
+    first = experts.entries(next(iter(experts))).mean  # for dtype and device
     return Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
 
 

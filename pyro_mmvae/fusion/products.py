@@ -8,13 +8,16 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture, stacked
-from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion, even, filled, natural, product, times_prior, with_prior
+from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, stacked
+from pyro_mmvae.experts import Experts, not_normal
+from pyro_mmvae.fusion.base import Fusion, even, filled, natural, prior_normal, product, times_prior, with_prior
 
 
 class PoE(Fusion):
-    """Product of experts: q(z | x_S) ~ p(z) prod_m q_m(z | x_m), a normal. With a linear-Gaussian model it is exact.
+    """Product of experts: q(z | x_S) ~ p(z) prod_m q_m(z | x_m), a normal.
+
+    Experts of `mm.FullRankHead` are multiplied with all their covariances, beside diagonal ones or alone: then it can
+    be exact for every subset of a linear-Gaussian model; with diagonal experts only where the posteriors are diagonal.
 
     Args:
         prior_expert: whether the prior stands in the product, once (the model's own if it is normal, else N(0, I)).
@@ -36,6 +39,8 @@ class PoE(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
+        if any(isinstance(experts.entries(name), NaturalNormal) for name in experts):
+            return self._with_covariances(experts)
         factors, shifts, stack = natural(experts)
         precision, shift = factors.sum(0), shifts.sum(0)
         if self.prior_expert:
@@ -43,6 +48,21 @@ class PoE(Fusion):
         else:
             precision = filled(precision, stack.given)
         return product(precision, shift)
+
+    def _with_covariances(self, experts: Experts) -> Distribution:
+        shifts, precisions = [], []
+        for name, given in experts.given.items():
+            shift, precision = natural_form(experts[name]) or not_normal(name, experts[name])
+            shifts.append(torch.where(given.unsqueeze(-1), shift, 0).sum(1, keepdim=True))
+            precisions.append(torch.where(given.unsqueeze(-1).unsqueeze(-1), precision, 0).sum(1, keepdim=True))
+        if self.prior_expert:
+            prior = prior_normal(experts)
+            shifts.append(prior.loc * prior.scale**-2)
+            precisions.append(torch.diag_embed(prior.scale**-2))
+        else:
+            nothing = ~experts.any().unsqueeze(-1).unsqueeze(-1)
+            precisions.append(nothing * torch.eye(shifts[0].shape[-1], dtype=shifts[0].dtype, device=shifts[0].device))
+        return NaturalNormal(sum(shifts[1:], shifts[0]), sum(precisions[1:], precisions[0]))
 
 
 class GeneralizedPoE(Fusion):

@@ -9,10 +9,11 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 from pyro_mmvae.fusion import Conditioned, DeepSets, JointEncoder, Ladder, LadderPoE, LooksAt, WhereGiven
+from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.levels import TwoLevelLoss, TwoLevels
 from pyro_mmvae.likelihoods import NormalLikelihood
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.networks import NormalHead, mlp
+from pyro_mmvae.networks import mlp
 from pyro_mmvae.objectives import Objective, Pass, every_subset
 from pyro_mmvae.priors import StandardNormal
 from pyro_mmvae.recipes.base import Modalities, Ready
