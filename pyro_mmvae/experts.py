@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Normal, Switch, mapped
+from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, mapped
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.networks import SeesHoles
 
@@ -241,9 +241,10 @@ def is_normal(q: Distribution) -> bool:
 
 def not_normal(name: str, q: Distribution) -> NoReturn:
     """Raises the TypeError for an expert that a fusion cannot multiply."""
+    kind, other = ("diagonal normals", "PoE()") if isinstance(q, NaturalNormal) else ("normals", "MoE()")
     raise TypeError(
-        f"the expert of {name!r} is {_title(q)}, but this fusion multiplies normals;"
-        " give the encoder a NormalHead, or use MoE()"
+        f"the expert of {name!r} is {_title(q)}, but this fusion multiplies {kind};"
+        f" give the encoder a NormalHead, or use {other}"
     )
 
 

@@ -57,7 +57,7 @@ class InScale(SeesHoles):
         return self.net(torch.cat([torch.where(seen, value, 0), seen.to(value.dtype)], -1))
 
 
-def guess_modalities(x: Arrays, dim: int, hidden: int = 128) -> dict[str, Modality]:
+def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Module] = NormalHead) -> dict[str, Modality]:
     """A modality for every array, guessed from its values; multilayer perceptrons on both sides.
 
     One whole number a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays such as
@@ -69,6 +69,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128) -> dict[str, Modali
         x: name -> array (row, *event), NaN = missing.
         dim: of z.
         hidden: width of the hidden layers.
+        head: of the encoders, see `mm.encoder`.
 
     Example:
         >>> import torch
@@ -77,17 +78,17 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128) -> dict[str, Modali
         ['NormalLikelihood', 'CategoricalLikelihood']
     """
     batch = Batch.of(x)
-    return {name: _guess(batch[name], batch.mask[name], dim, hidden) for name in batch}
+    return {name: _guess(batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 
 
-def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int) -> Modality:
+def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
     seen = x[shown].to(torch.get_default_dtype())
     whole = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
     top = int(seen.max()) if whole and len(seen) else 0
     if whole and not event:
-        look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim))
+        look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
     net: nn.Module = mlp(dim, hidden, size)
     net = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
@@ -102,10 +103,10 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int) -> Modality:
         decoder, first = _measurements(x, shown, net)
     if mask.dim() > 1:
         return Modality(
-            decoder, NormalHead(hidden, dim), trunk=InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
+            decoder, head(hidden, dim), trunk=InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
         )
     flat = nn.Flatten() if event else nn.Unflatten(0, (-1, 1))
-    return Modality(decoder, nn.Sequential(first, flat, encoder(size, hidden, dim=dim)))
+    return Modality(decoder, nn.Sequential(first, flat, encoder(size, hidden, dim=dim, head=head)))
 
 
 def _measurements(x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:

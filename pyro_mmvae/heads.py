@@ -14,7 +14,6 @@ from torch.nn.functional import softplus
 from pyro_mmvae.distributions import NaturalNormal, Normal
 
 SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
-FAINTEST = 1e-4  # the least precision that a full-rank expert has in any direction: a scale of 100
 
 
 class NormalHead(nn.Module):
@@ -55,32 +54,32 @@ class FullRankHead(nn.Module):
     """h (..., size) -> normal with all covariances, event (dim,): `mm.PoE()` multiplies it as it does diagonal ones.
 
     The posterior of a modality that sees only a direction of z is correlated, and so is that of every subset of such
-    modalities: with these heads a product of experts holds the posteriors of all subsets of a linear-Gaussian model
-    exactly, where diagonal ones hold some. The head gives shift and root of the factor that the likelihood of its
-    modality is in z, exp(shift' z - z' root root' z / 2).
+    modalities: with these heads a product of experts can hold the posteriors of all subsets of a linear-Gaussian model
+    exactly, where diagonal ones hold some. The covariance is U diag(scale^2) U', U lower triangular with ones on its
+    diagonal; with U = I it is what `NormalHead` gives.
 
-    Limits: a step takes time in proportion to dim^2, the Cholesky factors of the product to dim^3.
+    Limits: a step takes time in proportion to dim^3 for the triangular factors, beside the networks.
 
     Example:
         >>> FullRankHead(128, 16)(torch.zeros(5, 128)).covariance_matrix.shape
         torch.Size([5, 16, 16])
     """
 
-    places: Tensor
+    below: Tensor
 
     def __init__(self, size: int, dim: int):
         super().__init__()
-        self.dim, self.linear = dim, nn.Linear(size, dim + dim * (dim + 1) // 2)
+        self.dim, self.linear = dim, nn.Linear(size, 2 * dim + dim * (dim - 1) // 2)
         rows, columns = torch.tril_indices(dim, dim, -1)
-        places = torch.cat([torch.arange(dim) * (dim + 1), rows * dim + columns])
-        self.register_buffer("places", places, persistent=False)  # the diagonal, and what is below it
+        self.register_buffer("below", rows * dim + columns, persistent=False)
 
     def forward(self, h: Tensor) -> Distribution:
         says = self.linear(h).to(self.linear.weight.dtype)
-        shift, diagonal, below = says.split([self.dim, self.dim, len(self.places) - self.dim], -1)
+        loc, raw, below = says.split([self.dim, self.dim, len(self.below)], -1)
+        eye = torch.eye(self.dim, dtype=says.dtype, device=says.device).expand(*h.shape[:-1], -1, -1)
         with torch.autocast(h.device.type, enabled=False):
-            entries = torch.cat([softplus(diagonal), below], -1)
-            root = entries.new_zeros(*h.shape[:-1], self.dim**2).index_copy(-1, self.places, entries)
-            root = root.unflatten(-1, (self.dim, self.dim))
-            faint = FAINTEST * torch.eye(self.dim, dtype=root.dtype, device=root.device)
-            return NaturalNormal(shift, root @ root.mT + faint)
+            factor = eye.flatten(-2).index_copy(-1, self.below, below).unflatten(-1, (self.dim, self.dim))
+            inverse = torch.linalg.solve_triangular(factor, eye, upper=False, unitriangular=True)
+            root = inverse.mT / (softplus(raw) + SMALLEST).unsqueeze(-2)
+            precision = root @ root.mT
+            return NaturalNormal((precision @ loc.unsqueeze(-1)).squeeze(-1), precision)

@@ -99,6 +99,14 @@ class Seen(NamedTuple):
             value = full.index_copy(0, self.flat, value)
         return value.reshape(*self.entries.shape, *value.shape[1:])
 
+    def summed(self, value: Tensor) -> Tensor:
+        """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen."""
+        rows, repeats = self.entries.shape
+        if self.flat is None and repeats == 1:
+            return value.unsqueeze(1)
+        row = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat
+        return value.new_zeros(rows, *value.shape[1:]).index_add(0, row // repeats, value).unsqueeze(1)
+
 
 def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:
     """What was seen in the rows (row,) that count, modality by modality; all of it if rows is None."""

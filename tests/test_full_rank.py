@@ -130,13 +130,27 @@ def test_without_the_prior_and_in_a_pool():
     same(pool.precision, torch.eye(2) * (0.25 + 3.0)), same(pool.shift, torch.full((2,), 0.25))
 
 
+def test_it_is_a_component_of_mixtures_and_of_a_vamp_prior():
+    x, mask = three_rows(30), three_holes(30)
+    vae = three(fusion="PoE with covariances")
+    parts = {name: part for name, part in vae.modalities.items() if name != "label"}
+    pseudo = {name: x[name][:5] for name in parts}
+    x, mask = ({name: value[name] for name in parts} for value in (x, mask))
+    for fusion in (mm.MoE(), mm.PoE()):
+        vae = mm.MultimodalVAE(parts, mm.VampPrior(2, parts, mm.PoE(), pseudo), fusion)
+        assert torch.tensor(mm.fit(vae, x, mask, epochs=2, progress=False).loss).isfinite().all()
+        q = vae.posterior(x, {**mask, "body": torch.ones(30, dtype=torch.bool)})
+        draws = q.sample((4000,))
+        assert ((draws.mean(0) - q.mean).abs() < 5 * (q.variance / 4000).sqrt()).all()
+
+
 def test_other_experts_are_refused_beside_it():
     vae = three(fusion="PoE with covariances")
     vae.modalities["label"].encoder[1][-1] = mm.LaplaceHead(8, 2)
     with pytest.raises(TypeError, match="the expert of 'label' is Laplace, but this fusion multiplies normals"):
         vae.posterior(three_rows(4))
     vae = mm.MultimodalVAE(vae.modalities, mm.StandardNormal(2), mm.GeometricMean())
-    with pytest.raises(TypeError, match="the expert of 'body' is NaturalNormal, but this fusion multiplies normals"):
+    with pytest.raises(TypeError, match=r"'body' is NaturalNormal, but this fusion multiplies diagonal normals.*PoE"):
         vae.posterior(three_rows(4))
 
 
@@ -157,17 +171,21 @@ def test_every_tool_takes_it(tmp_path):
 
 
 def test_a_head_gives_any_normal():
-    """Its Linear's bias alone reaches any shift and precision."""
-    head = mm.FullRankHead(4, 3)
-    root = torch.tensor([[1.0, 0, 0], [-0.5, 2.0, 0], [0.3, 0.1, 0.7]])
-    diagonal = root.diagonal()
+    """Its Linear's bias alone reaches any mean and covariance; without covariances it is the diagonal head."""
+    head, diagonal = mm.FullRankHead(4, 3), mm.NormalHead(4, 3)
+    scale = torch.tensor([0.3, 2.0, 0.7])
+    factor = torch.tensor([[1.0, 0, 0], [-0.5, 1.0, 0], [0.3, 0.1, 1.0]])
+    loc = torch.tensor([1.0, 2.0, 3.0])
     head.linear.weight.data.zero_()
-    head.linear.bias.data = torch.cat(
-        [torch.tensor([1.0, 2.0, 3.0]), (diagonal.exp() - 1).log(), root[[1, 2, 2], [0, 0, 1]]]
-    )
+    head.linear.bias.data = torch.cat([loc, (scale.exp() - 1).log(), factor[[1, 2, 2], [0, 0, 1]]])
     q = head(torch.randn(5, 4))
-    same(q.precision, (root @ root.T + 1e-4 * torch.eye(3)).expand(5, 3, 3))
-    same(q.shift, torch.tensor([1.0, 2.0, 3.0]).expand(5, 3))
+    torch.testing.assert_close(q.mean, loc.expand(5, 3))
+    expected = factor @ torch.diag(scale**2) @ factor.T
+    torch.testing.assert_close(q.covariance_matrix, expected.expand(5, 3, 3), rtol=1e-4, atol=1e-4)  # SMALLEST
+    head.linear.weight.data[:6], head.linear.bias.data[:6] = diagonal.linear.weight.data, diagonal.linear.bias.data
+    head.linear.bias.data[6:] = 0
+    h = torch.randn(5, 4)
+    same(head(h).mean, diagonal(h).mean), same(head(h).variance, diagonal(h).variance)
     assert mm.FullRankHead(4, 1)(torch.zeros(2, 4)).precision.shape == (2, 1, 1)
 
 

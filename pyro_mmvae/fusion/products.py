@@ -51,10 +51,11 @@ class PoE(Fusion):
 
     def _with_covariances(self, experts: Experts) -> Distribution:
         shifts, precisions = [], []
-        for name, given in experts.given.items():
-            shift, precision = natural_form(experts[name]) or not_normal(name, experts[name])
-            shifts.append(torch.where(given.unsqueeze(-1), shift, 0).sum(1, keepdim=True))
-            precisions.append(torch.where(given.unsqueeze(-1).unsqueeze(-1), precision, 0).sum(1, keepdim=True))
+        for name in experts:
+            q = experts.entries(name)
+            shift, precision = natural_form(q) or not_normal(name, q)
+            shifts.append(experts.seen[name].summed(shift))
+            precisions.append(experts.seen[name].summed(precision))
         if self.prior_expert:
             prior = prior_normal(experts)
             shifts.append(prior.loc * prior.scale**-2)
