@@ -123,8 +123,8 @@ comparison = mm.compare(vaes, test, num_particles=500)
 print(comparison)
 
 # %% [markdown]
-# The VampPrior is ahead of the fixed prior by nearly a nat of fifty, more than four standard errors; the others lie in
-# between, a few standard errors from one another at most, and the last two tie. What changes the draws from nothing so
+# The VampPrior is ahead of the fixed prior by most of a nat of fifty, about four standard errors; flow and mixture lie
+# in between, and the hierarchy ties with the fixed prior. What changes the draws from nothing so
 # visibly hardly matters once two halves of a picture have been seen. k-hat is good for about 70 % of the rows, so take
 # these numbers for bounds, measured alike for all, rather than for exact.
 #

@@ -167,7 +167,7 @@ for line, row in zip(axes, shown[1::2]):
             spine.set(color="tab:green" if candidate == row else "0.8", linewidth=3 if candidate == row else 1)
 
 # %% [markdown]
-# Well above chance both ways: the right one comes first for 6 to 8 % of the queries, where chance is 0.4 %, and is
+# Well above chance both ways: the right one comes first for 6 to 9 % of the queries, where chance is 0.4 %, and is
 # among the first ten for more than a third. Look at the mistakes: they are of the right colour, and often of the right
 # kind (arrows for an arrow, hearts for a heart). The true partner has a green frame, where it is among the first six.
 #

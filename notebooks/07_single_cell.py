@@ -204,7 +204,7 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Over-confident, and by a wide margin: with both panels the 90 % intervals for z hold the truth 57 times in 100. Counts
+# Over-confident, and by a wide margin: with both panels the 90 % intervals for z hold the truth 56 times in 100. Counts
 # of hundreds of genes pin a code down to within little, and the encoder has to hit that little. Is it the encoder that
 # misses, or is the posterior no normal? `mm.gaps` fits the best normal to each of 40 cells on its own, once with
 # independent coordinates as in the guide, once with a covariance.

@@ -181,8 +181,8 @@ axes[0].set_ylabel("z[1]")
 axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
 # Both guides come out a little too narrow, by 8 %, with means that are off by about a seventh of a standard deviation.
-# `mm.importance` weighs the very same draws by the model, and a good third of that distance goes away. More NUTS could
-# not tell: where it has as few as 65 effective draws, its own means are uncertain by an eighth.
+# `mm.importance` weighs the very same draws by the model, and half of that distance goes away. More NUTS could
+# not tell: where it has as few as 84 effective draws, its own means are uncertain by a ninth.
 #
 # ## Certificates
 #
@@ -211,7 +211,7 @@ axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 # %% [markdown]
 # What the certificate adds to the referee: it sees every pattern. With all six numbers our guide passes, where the
 # product of experts does not. But look at *isotopes alone*: our guide is far too wide there (its 90 % intervals hold
-# the truth 96 times in 100), and loses 0.87 nats where the product of experts loses 0.05. It has to learn from the
+# the truth 96 times in 100), and loses 0.85 nats where the product of experts loses 0.05. It has to learn from the
 # indicators what to do without a body, from the fifth or so of the rows in which that occurred; a product of experts
 # simply leaves the missing expert out. With your own guide, check the patterns that you are going to ask about.
 #

@@ -101,7 +101,7 @@ axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)");
 # %% [markdown]
 # The good one passes for every subset. The bad one is found out for every subset, and for what it is: over-confident, its
 # 90 % intervals hold the truth 60 times in 100. The second table says the same of the real birds: the encoder loses 0.6
-# nats against the best normal of a bird, and k-hat is good for four birds in ten.
+# nats against the best normal of a bird, and k-hat is good for three to four birds in ten.
 #
 # Where the verdict comes from: the rank of each true code among the guide's draws, over simulated birds. A calibrated
 # guide keeps the curves within the band. That the bad one's are up on the left and down on the right means that the truth

@@ -226,11 +226,11 @@ figure.suptitle("One point a seed; blue: not told apart from the best");
 #   multiply experts. Mixtures follow, some 40 to 80 nats behind. But good k-hats are 2 % at most, for every method: these
 #   are loose lower bounds, and part of the distance may be the guides'.
 # - **From voice to picture** it is the other way round: mmJSD, MMVAE and alignment, which ask every expert alone to
-#   explain everything, are right for 40 to 49 %, the products of experts for about 20 %.
+#   explain everything, are right for 42 to 51 %, the products of experts for about 20 %.
 # - **Chance is 10 %**, and that is where MMVM, JNF and Nexus stand from voice to label at this budget. JNF learns its
 #   unimodal flows in 9 epochs, after 9 for the rest; Nexus puts its effort into each modality alone, and leads in log p(x)
 #   without carrying anything across; MMVM only draws its separate codes together. It says that they want more than this
-#   budget, and not that they do not work. DMVAE names digits, but draws at chance, perhaps because it leaves the picture to its private code.
+#   budget, and not that they do not work. DMVAE names digits, but draws little above chance, perhaps because it leaves the picture to its private code.
 # - **Two seeds are few.** By the rule of the stars, differences below 11 % (label from voice) or 32 nats are none. Raise
 #   `SCALE` for more seeds, rows and epochs before you choose a method by such a table.
 #
@@ -247,5 +247,5 @@ ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
 # Over-confident, and where a picture or a voice is given, the check that decided is about their private codes. Given the
-# label alone, log p is -2.30, the logarithm of one in ten, and k-hat is good for 74 % of the rows: of all these numbers
+# label alone, log p is -2.31, nearly the logarithm of one in ten, and k-hat is good for 73 % of the rows: of all these numbers
 # that one can be taken at its word.
