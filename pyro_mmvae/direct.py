@@ -78,4 +78,6 @@ class Scored(Messenger):
             return
         self.reparameterised = self.reparameterised and (msg["is_observed"] or fn.has_rsample)
         log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
-        self.log_prob = self.log_prob + scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
+        if msg["mask"] is not None or type(msg["scale"]) is not float or msg["scale"] != 1:
+            log_prob = scale_and_mask(log_prob, msg["scale"], msg["mask"])
+        self.log_prob = self.log_prob + log_prob.sum()

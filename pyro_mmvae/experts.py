@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NoReturn
 
 import pyro.distributions as dist
@@ -48,10 +49,8 @@ class Experts(Mapping[str, Distribution]):
     Where nothing was seen, an expert stands with neutral parameters; `given` says where.
 
     Attributes:
-        given: name -> bool (row, repeat), which entries the encoder saw.
         rows: the number of rows.
         modalities: the modalities, by name.
-        seen: name -> `Seen`, the data behind the experts.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -73,11 +72,20 @@ class Experts(Mapping[str, Distribution]):
         memory: dict[str, dict[Any, Any]] | None = None,
     ):
         self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
-        self._all, self.seen = seen, {k: v for k, v in seen.items() if names is None or k in names}
-        self.given = {k: v.entries for k, v in self.seen.items() if getattr(modalities[k], head) is not None}
+        self._all, self._names = seen, names
         self._memory = {} if memory is None else memory
         self._features: dict[str, Tensor] = self._memory.setdefault("trunk", {})  # a trunk is run once
         self._entries: dict[str, Distribution] = self._memory.setdefault(head, {})
+
+    @cached_property
+    def seen(self) -> dict[str, Seen]:
+        """name -> the data behind the experts."""
+        return {k: v for k, v in self._all.items() if self._names is None or k in self._names}
+
+    @cached_property
+    def given(self) -> dict[str, Tensor]:
+        """name -> bool (row, repeat), which entries the encoder saw."""
+        return {k: v.entries for k, v in self.seen.items() if getattr(self.modalities[k], self._head) is not None}
 
     def __getitem__(self, name: str) -> Distribution:
         seen = self.seen[name]

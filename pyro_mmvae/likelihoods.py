@@ -86,7 +86,8 @@ class Likelihood(nn.Module):
         self.net = net
 
     def forward(self, z: Tensor) -> Distribution:
-        entries = self.entries(self.net(z), z)
+        out = self.net(z.reshape(-1, z.shape[-1]))  # one leading axis: layers need not spread over several
+        entries = self.entries(out.reshape(*z.shape[:-1], *out.shape[1:]), z)
         return entries.to_event(len(entries.batch_shape) - z.dim() + 1)
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:

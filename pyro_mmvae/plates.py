@@ -8,6 +8,7 @@ import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.subsample_messenger import SubsampleMessenger
 
 
@@ -35,7 +36,8 @@ class plate(pyro.plate):
         return SubsampleMessenger._subsample(name, size, *args) if is_validation_enabled() else (size, size, None)
 
     def _process_message(self, msg: Any) -> None:
-        SubsampleMessenger._process_message(self, msg)
+        frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
+        msg["cond_indep_stack"] = (frame, *msg["cond_indep_stack"])
         shape = getattr(msg["fn"], "batch_shape", ())
         if len(shape) < -self.dim or shape[self.dim] != self.size:
             BroadcastMessenger._pyro_sample(msg)

@@ -106,3 +106,30 @@ def test_values_whose_sum_overflows_are_finite_all_the_same():
     x["a"][5, 2] = torch.inf
     with pytest.raises(ValueError, match="'a' has an infinity in row 5"):
         mm.Batch.of(x)
+
+
+@pytest.mark.parametrize("p", [Normal(torch.randn(4, 5, 3), torch.tensor(0.7)), Binomial(9, torch.randn(4, 5, 3))])
+@pytest.mark.parametrize("ndims", [1, 2, 3])
+def test_their_events_are_pyros(p, ndims):
+    ours, pyros = p.to_event(ndims), dist.Independent(p, ndims)
+    assert isinstance(ours, dist.Independent) and (ours.batch_shape, ours.event_shape) == (
+        pyros.batch_shape,
+        pyros.event_shape,
+    )
+    value = pyros.sample((2,))
+    torch.testing.assert_close(ours.log_prob(value), pyros.log_prob(value))
+    wide = ours.expand((6, *ours.batch_shape))
+    assert wide.batch_shape == (6, *ours.batch_shape) and wide.sample().shape == (6, 4, 5, 3)
+    torch.testing.assert_close(wide.log_prob(value[:1]), pyros.log_prob(value[0]).expand(wide.batch_shape))
+    assert p.to_event(0) is p and p.to_event().batch_shape == ()
+    assert ours.to_event(len(ours.batch_shape)).batch_shape == () and ours.to_event(-ndims) is p
+    hidden = ours.mask(torch.zeros(ours.batch_shape, dtype=torch.bool))
+    assert not hidden.log_prob(value).any()
+    with pytest.raises(ValueError, match="an event of 4 axes is asked of the batch"):
+        p.to_event(4)
+
+
+def test_the_divergence_of_their_events_is_torchs():
+    a, b = (Normal(torch.randn(4, 3), torch.rand(4, 3) + 0.1) for _ in range(2))
+    expected = torch.distributions.kl_divergence(a, b).sum(-1)
+    torch.testing.assert_close(torch.distributions.kl_divergence(a.to_event(1), b.to_event(1)), expected)

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_mmvae.distributions.base import Mapped
+from pyro_mmvae.distributions.normal import Entrywise
 
 EXACT = 80.0
 """Up to there softplus is computed, beyond it is its argument: to the last digit of either precision."""
 
 
-class Binomial(dist.Binomial):
+class Binomial(Entrywise, dist.Binomial):
     """Pyro's binomial with one total count for all entries, whose coefficients come from a table.
 
     Two gamma functions an entry cost more than all the rest of the density, and there are only so many counts.

@@ -7,13 +7,44 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
-class Normal(dist.Normal):
+class Entries(dist.Independent):
+    """Pyro's `Independent` over entries that have no event of their own, made and scored in fewer steps.
+
+    Args:
+        base: batch (..., *event).
+        ndims: how many axes the event has.
+    """
+
+    def __init__(self, base: Distribution, ndims: int):
+        cut = len(base.batch_shape) - ndims
+        if cut < 0:
+            raise ValueError(f"an event of {ndims} axes is asked of the batch {tuple(base.batch_shape)}; give fewer")
+        self.base_dist, self.reinterpreted_batch_ndims = base, ndims
+        self._batch_shape, self._event_shape = base.batch_shape[:cut], base.batch_shape[cut:]
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Entries:
+        return Entries(self.base_dist.expand(torch.Size([*batch_shape, *self.event_shape])), len(self.event_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base_dist.log_prob(value).sum(tuple(range(-self.reinterpreted_batch_ndims, 0)))
+
+
+class Entrywise:
+    """What makes `Entries` of distributions of single entries: mixed in before the class of Pyro's."""
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
+        ndims = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims  # type: ignore[attr-defined]
+        return Entries(self, ndims) if ndims > 0 else super().to_event(ndims)  # type: ignore[arg-type,misc]
+
+
+class Normal(Entrywise, dist.Normal):
     """Pyro's normal with a density of fewer tensor operations.
 
     `torch.distributions` spreads a scale over all entries before it squares it and takes its logarithm: for pictures
@@ -32,7 +63,9 @@ class Normal(dist.Normal):
     scale: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor | float, validate_args: bool | None = None):
-        self.narrow = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
+        if not (isinstance(scale, Tensor) and scale.dtype == loc.dtype and scale.device == loc.device):
+            scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
+        self.narrow = scale
         self.loc, self.scale = loc, self.narrow
         as_loc = self.narrow.dim() == 0 or loc.shape == self.narrow.shape
         shape = loc.shape if as_loc else torch.broadcast_shapes(loc.shape, self.narrow.shape)
