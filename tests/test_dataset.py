@@ -272,21 +272,21 @@ def a_file(path, rows, features):
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
 @pytest.mark.parametrize("name", ["x.npy", "x.h5"])
 def test_it_trains_on_ten_times_the_memory_that_it_may_take(name, tmp_path):
-    """420 MB on disk, 40 MB to take; memory_worker.py says what is limited."""
+    """640 MB on disk, 60 MB to take; memory_worker.py says what is limited."""
     path, here = tmp_path / name, Path(__file__).parent
-    a_file(path, 52_500, 2000)
+    a_file(path, 80_000, 2000)
     env = {**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "memory_worker.py"), str(path), "40"]
+    command = [sys.executable, str(here / "memory_worker.py"), str(path), "60"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     size = path.stat().st_size
     path.unlink()
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
-    assert size > 10 * 40 * 2**20
+    assert size > 10 * 60 * 2**20
     assert found["refused"]  # the limit bites: loading the file fails
     # what there is to learn of 2000 standard normal numbers is a mean of 0
     assert found["loss"] == pytest.approx(2000 * 1.4189, rel=0.02)
-    assert found["after"] <= found["before"] + 40 * 2**20
+    assert found["after"] <= found["before"] + 60 * 2**20
 
 
 def test_a_run_that_a_failing_disk_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatch):

@@ -65,10 +65,9 @@ def test_it_learns_the_truth_from_half_of_the_data():
     assert Learning(0.5).gap_of_fit() <= 0.10
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_experts_with_covariances_learn_what_there_is_to_learn(share):
-    """On a truth that is harder: 0.09 and 0.21 with diagonal experts, 0.053 and 0.11 here, 0.045 and 0.10 by EM."""
-    learning = Learning(share, seed=1)
+def test_experts_with_covariances_learn_what_there_is_to_learn():
+    """On a truth that is harder, half missing: 0.21 with diagonal experts, 0.11 here, 0.10 by EM."""
+    learning = Learning(0.5, seed=1)
     assert learning.gap_of_fit(mm.FullRankHead) <= learning.gap_of_maximum_likelihood() + 0.02
 
 

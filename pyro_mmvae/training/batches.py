@@ -14,7 +14,7 @@ import torch
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 
-AT_ONCE = 2**22
+AT_ONCE = 2**23
 """Bytes of data on disk that are read at once, if batches are smaller than that."""
 
 
