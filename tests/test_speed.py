@@ -6,11 +6,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import three, three_holes, three_rows
+from cases import RECIPES, SIZES, three, three_holes, three_rows
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
-from pyro_mmvae.direct import DirectELBO
+from pyro_mmvae.direct import DirectELBO, direct
 from pyro_mmvae.distributions import Normal, indicator
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
@@ -178,3 +178,34 @@ def test_which_modality_is_in_which_subset_is_made_on_the_device_that_asks():
     assert [[m for m in range(5) if row[m]] for row in table.tolist()] == [
         list(s) for size in range(1, 6) for s in combinations(range(5), size)
     ]
+
+
+@pytest.mark.parametrize("recipe", ["mmvm", "cvae", "nexus", "mvtcae"])
+def test_an_encoder_runs_once_in_a_loss_whoever_asks_for_what_it_says(recipe):
+    """Guide and prior, bottom and top, pass after pass."""
+    vae, loss = RECIPES[recipe]()
+    calls = dict.fromkeys(SIZES, 0)
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    for name, part in vae.modalities.items():
+        part.trunk = torch.nn.Identity()
+        part.trunk.register_forward_hook(count(name))
+    x = {name: torch.randn(8, size) for name, size in SIZES.items()}
+    batch = vae.check(x)
+    calls.update(dict.fromkeys(calls, 0))
+    direct(loss).differentiable_loss(vae.model, vae.guide, batch, batch.mask).backward()
+    assert calls == dict.fromkeys(SIZES, 1)
+
+
+def test_a_chain_drawn_without_gradients_is_scored_with_them():
+    prior = mm.Ladder([2, 2], 4)
+    q = prior(None)
+    with torch.no_grad():
+        value = q.rsample((5,))
+    q.log_prob(value).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in prior.parameters())
