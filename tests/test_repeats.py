@@ -92,3 +92,18 @@ def test_it_trains_and_generates_one_entry_a_row():
     assert not torch.equal(before, vae.modalities["b"].decoder.net.weight)
     assert mm.generate(vae, 5)["b"].shape == (5, 3)
     assert mm.translate(vae, {"a": x["a"]}, to="b", num_draws=2).shape == (2, ROWS, 3)
+
+
+def test_experts_that_match_the_joint_posterior_are_averaged_over_the_repeats_that_were_seen():
+    repeated = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=2), repeated=True)
+    single = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=2))
+    vae = mm.MultimodalVAE({"a": repeated, "b": single}, mm.StandardNormal(2), mm.PoE())
+    x = {"a": torch.randn(4, 3, 3), "b": torch.randn(4, 3)}
+    seen = torch.tensor([[True, False, False], [True, True, True], [False, True, True], [False, True, False]])
+    torch.manual_seed(0)
+    found = mm.objectives.Match(vae).differentiable_loss(vae.model, vae.guide, x, {"a": seen})
+    torch.manual_seed(0)
+    experts = vae.experts(x, {"a": seen})
+    z = vae.fusion(experts).sample()
+    a = (experts["a"].log_prob(z) * seen).sum(1) / seen.sum(1)
+    torch.testing.assert_close(found, -(a + experts["b"].log_prob(z).squeeze(1)).sum())
