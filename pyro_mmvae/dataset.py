@@ -61,8 +61,7 @@ class MultimodalDataset:
         if self._rows is not None and not len(self._rows):
             raise ValueError("rows names no row; give at least one, or None for all")
         first = self.batch([0])
-        self.row_bytes = sum(value.nbytes for value in first.values())
-        """Of one row of all arrays."""
+        self.row_bytes = sum(value.nbytes for value in first.values())  # of one row of all arrays, once it is read
 
     def __len__(self) -> int:
         return self._size if self._rows is None else len(self._rows)

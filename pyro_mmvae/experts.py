@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, mapped
+from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, mapped
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.networks import SeesHoles
 
@@ -240,11 +240,6 @@ def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distributi
         loc = torch.where(fine, q.base_dist.loc, prior.base_dist.loc)
         return Normal(loc, torch.where(fine, q.base_dist.scale, prior.base_dist.scale)).to_event(1)
     return Switch(where, q, prior)
-
-
-def is_normal(q: Distribution) -> bool:
-    """Is it a diagonal normal with event (dim,)?"""
-    return isinstance(q, Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1
 
 
 def not_normal(name: str, q: Distribution) -> NoReturn:

@@ -5,6 +5,8 @@ Any module of the user's that returns a Pyro distribution does as well: there is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -16,7 +18,21 @@ from pyro_mmvae.distributions import NaturalNormal, Normal
 SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
 
 
-class NormalHead(nn.Module):
+class DiagonalHead(nn.Module):
+    """h (..., size) -> independent coordinates of one family of locations and scales, event (dim,). Abstract."""
+
+    family: Callable[[Tensor, Tensor], Distribution]
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.linear = nn.Linear(size, 2 * dim)
+
+    def forward(self, h: Tensor) -> Distribution:
+        loc, raw = self.linear(h).chunk(2, -1)
+        return self.family(loc, softplus(raw) + SMALLEST).to_event(1)
+
+
+class NormalHead(DiagonalHead):
     """h (..., size) -> diagonal normal with event (dim,).
 
     Example:
@@ -24,16 +40,10 @@ class NormalHead(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.linear = nn.Linear(size, 2 * dim)
-
-    def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(h).chunk(2, -1)
-        return Normal(loc, softplus(raw) + SMALLEST).to_event(1)
+    family = Normal
 
 
-class LaplaceHead(nn.Module):
+class LaplaceHead(DiagonalHead):
     """h (..., size) -> diagonal Laplace with event (dim,).
 
     Example:
@@ -41,13 +51,7 @@ class LaplaceHead(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, size: int, dim: int):
-        super().__init__()
-        self.linear = nn.Linear(size, 2 * dim)
-
-    def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(h).chunk(2, -1)
-        return dist.Laplace(loc, softplus(raw) + SMALLEST).to_event(1)
+    family = dist.Laplace
 
 
 class FullRankHead(nn.Module):

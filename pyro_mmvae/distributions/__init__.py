@@ -10,7 +10,7 @@ from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
-from pyro_mmvae.distributions.normal import Normal
+from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
@@ -35,6 +35,7 @@ __all__ = [
     "detached",
     "feasible",
     "indicator",
+    "is_normal",
     "mapped",
     "masked",
     "natural_form",

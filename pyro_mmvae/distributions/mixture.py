@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped, plain
-from pyro_mmvae.distributions.normal import Normal
+from pyro_mmvae.distributions.normal import Normal, is_normal
 
 
 class Mixture(Frozen):
@@ -49,7 +48,7 @@ class Mixture(Frozen):
 
     @property
     def has_rsample(self) -> bool:
-        return self.components.has_rsample and (not self.weights.requires_grad or _normal(self.components))
+        return self.components.has_rsample and (not self.weights.requires_grad or is_normal(self.components))
 
     def mapped(self, function: Mapped) -> Mixture:
         return Mixture(mapped(self.components, function), function(self.weights, 0))
@@ -116,11 +115,6 @@ def _rebuilt(components: Distribution) -> bool:
     while isinstance(components, Independent):
         components = components.base_dist
     return plain(components)
-
-
-def _normal(components: Distribution) -> bool:
-    independent = isinstance(components, Independent) and components.reinterpreted_batch_ndims == 1
-    return independent and isinstance(components.base_dist, dist.Normal)
 
 
 def _implicit(draw: Tensor, components: Distribution, log_weights: Tensor, inner: int) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro.distributions as dist
 import torch
-from pyro.distributions import Distribution, Independent
+from pyro.distributions import Distribution
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped
-from pyro_mmvae.distributions.normal import HALF_LOG_TWO_PI
+from pyro_mmvae.distributions.normal import HALF_LOG_TWO_PI, is_normal
 
 
 class NaturalNormal(Frozen):
@@ -45,7 +44,8 @@ class NaturalNormal(Frozen):
     @property
     def root(self) -> Tensor:
         """The lower Cholesky factor of the precision."""
-        if self._root is None or (torch.is_grad_enabled() and not self._root.requires_grad):
+        wanted = torch.is_grad_enabled() and self.precision.requires_grad
+        if self._root is None or (wanted and not self._root.requires_grad):  # one made without gradients will not do
             root, failed = torch.linalg.cholesky_ex(self.precision)
             self._root = torch.where((failed > 0).unsqueeze(-1).unsqueeze(-1), torch.nan, root)
         return self._root
@@ -84,7 +84,7 @@ def natural_form(q: Distribution) -> tuple[Tensor, Tensor] | None:
     """Shift (..., dim) and precision (..., dim, dim) of a normal with event (dim,); None for any other family."""
     if isinstance(q, NaturalNormal):
         return q.shift, q.precision
-    if isinstance(q, Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1:
+    if is_normal(q):
         own = q.base_dist.scale**-2
         return own * q.base_dist.loc, torch.diag_embed(own)
     return None

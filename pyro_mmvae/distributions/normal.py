@@ -44,6 +44,11 @@ class Entrywise:
         return Entries(self, ndims) if ndims > 0 else super().to_event(ndims)  # type: ignore[arg-type,misc]
 
 
+def is_normal(q: Distribution) -> bool:
+    """Is it a diagonal normal with event (dim,)?"""
+    return isinstance(q, dist.Independent) and isinstance(q.base_dist, dist.Normal) and q.reinterpreted_batch_ndims == 1
+
+
 class Normal(Entrywise, dist.Normal):
     """Pyro's normal with a density of fewer tensor operations.
 

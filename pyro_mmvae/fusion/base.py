@@ -7,8 +7,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Normal
-from pyro_mmvae.experts import Experts, Stack, is_normal, otherwise
+from pyro_mmvae.distributions import Normal, is_normal
+from pyro_mmvae.experts import Experts, Stack, otherwise
 
 
 class Fusion(nn.Module):
