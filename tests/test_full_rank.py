@@ -191,3 +191,17 @@ def test_a_head_gives_any_normal():
 
 def test_nothing_is_saved_but_the_weights():
     assert set(nn.Sequential(mm.FullRankHead(4, 3)).state_dict()) == {"0.linear.weight", "0.linear.bias"}
+
+
+def test_only_the_network_of_a_head_is_lowered():
+    """Its matrices are multiplied in float32, or a precision with eight bits would hardly be positive definite."""
+    torch.set_default_dtype(torch.float32)
+    head, h = mm.FullRankHead(4, 3), torch.randn(5, 4)
+    torch.nn.init.zeros_(head.linear.weight)
+    head.linear.bias.data = torch.tensor([1.0, -2.0, 0.5, 0.25, -3.0, 1.0, 0.75, -1.5, 0.125])  # the same in bfloat16
+    expected = head(h)
+    with torch.autocast("cpu", torch.bfloat16):
+        q = head(h)
+    assert q.precision.dtype == q.shift.dtype == torch.float32
+    torch.testing.assert_close(q.precision, expected.precision, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(q.shift, expected.shift, rtol=1e-6, atol=1e-6)

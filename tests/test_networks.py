@@ -168,3 +168,15 @@ def test_every_parameter_learns(name):
     loss = pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x, mask)
     for key, gradient in zip(dict(vae.named_parameters()), torch.autograd.grad(loss, list(vae.parameters()))):
         assert gradient.isfinite().all() and gradient.abs().sum() > 0, key
+
+
+def test_the_network_of_a_likelihood_sees_one_leading_axis():
+    """Whatever stands before: layers that want a batch of rows need not be wrapped."""
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 6), nn.Unflatten(1, (2, 3)))
+    shapes = []
+    net.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    likelihood, z = mm.NormalLikelihood(net), torch.randn(4, 5, 1, 2)
+    p = likelihood(z)
+    assert shapes == [(20, 2)] and (p.batch_shape, p.event_shape) == ((4, 5, 1), (2, 3))
+    expected = net.eval()(z.flatten(0, 2)).reshape(4, 5, 1, 2, 3)
+    torch.testing.assert_close(likelihood(z).mean, expected)
