@@ -74,7 +74,7 @@ def as_reversed(array):
 
 
 def as_frozen(array):
-    array = array.copy()
+    array = np.array(array)  # a copy, and of a NumPy scalar an array
     array.flags.writeable = False
     return array
 
