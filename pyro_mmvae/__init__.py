@@ -23,8 +23,9 @@ Networks: mlp, encoder, conv_encoder, conv_trunk, conv_decoder, residual_encoder
 AttentionTrunk, RecurrentTrunk, TokenDecoder, TableTrunk, LogRates, Last, WithHoles, SeesHoles, Standardize, OneHot,
 NormalHead, FullRankHead, LaplaceHead, batched.
 
-Training: fit, with History and the schedules cosine and constant, and carry_on or give_up where a disk is full; optim
-for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several processes; recipes, the published methods.
+Training: fit, with History and the schedules cosine and constant, and carry_on or give_up where a disk is full; Adam,
+and optim for stock SVI; Objective and Pass in objectives; Sleep; MeanLoss for several processes; recipes, the published
+methods.
 
 Questions: generate, impute, predict, translate, log_likelihood (a LogLikelihood), to_arviz.
 
@@ -157,7 +158,7 @@ from pyro_mmvae.networks import (
     mlp,
 )
 from pyro_mmvae.objectives import Objective, Pass
-from pyro_mmvae.optim import optim
+from pyro_mmvae.optim import Adam, optim
 from pyro_mmvae.plots import (
     plot_certificate,
     plot_compare,
@@ -203,6 +204,7 @@ from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
 
 __all__ = [
     "EVERYTHING",
+    "Adam",
     "Attention",
     "AttentionTrunk",
     "Batch",

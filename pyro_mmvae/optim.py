@@ -1,4 +1,4 @@
-"""One fused torch optimiser for stock SVI, where `pyro.optim` keeps one optimiser object a parameter."""
+"""Adam for many small parameters, and one optimiser for stock SVI, where `pyro.optim` keeps an object a parameter."""
 
 from __future__ import annotations
 
@@ -8,6 +8,68 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.optim.adam import adam
+
+_PLAIN = {"lr", "betas", "eps", "weight_decay"}
+
+
+class Adam(torch.optim.Adam):
+    """torch's fused Adam, bit by bit, with less Python a parameter: the optimiser of `fit` and `mm.optim`.
+
+    Its state is that of `torch.optim.Adam`, so that one goes on where the other stopped. As there, a parameter without
+    a gradient stays as it is.
+
+    Args:
+        params: parameters, or groups of them.
+        lr, betas, eps, weight_decay: as in `torch.optim.Adam`; its other options are left out.
+
+    Reference:
+        Kingma and Ba, 2015, Adam: A Method for Stochastic Optimization, https://arxiv.org/abs/1412.6980
+
+    Example:
+        >>> weight = torch.zeros(2, requires_grad=True)
+        >>> weight.sum().backward()
+        >>> Adam([weight], lr=0.1).step()
+        >>> weight.data
+        tensor([-0.1000, -0.1000])
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, lr, betas, eps, weight_decay, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            taught = [p for p in group["params"] if p.grad is not None]
+            if not all(p in self.state for p in taught):
+                self._init_group(group, [], [], [], [], [], [])  # torch's own start of the moments, with its checks
+            state = [self.state[p] for p in taught]
+            means, squares, steps = ([s[name] for s in state] for name in ("exp_avg", "exp_avg_sq", "step"))
+            adam(
+                taught, [p.grad for p in taught], means, squares, [], steps,
+                lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
+                weight_decay=group["weight_decay"], amsgrad=False, maximize=False, fused=True,
+                grad_scale=getattr(self, "grad_scale", None), found_inf=getattr(self, "found_inf", None),
+            )  # fmt: skip
+        return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return super().zero_grad(set_to_none)
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
 
 class optim(PyroOptim):
@@ -15,7 +77,7 @@ class optim(PyroOptim):
 
     Args:
         optim_args: keyword arguments of the torch optimiser, such as {"lr": 1e-3}.
-        constructor: the torch optimiser; Adam by default, fused where torch has it so.
+        constructor: the torch optimiser; by default `mm.Adam`, or torch's own for options that it lacks.
 
     Limits: all parameters share their settings, and its state cannot be saved through Pyro (parameters that are no
     members of Pyro's store have no name there); for runs that are to be resumed use `mm.fit(checkpoint=...)`.
@@ -29,15 +91,16 @@ class optim(PyroOptim):
     """
 
     def __init__(self, optim_args: dict[str, Any], constructor: Callable[..., torch.optim.Optimizer] | None = None):
-        super().__init__(constructor or torch.optim.Adam, optim_args)
-        self.settings = optim_args if constructor else {"fused": True, **optim_args}
+        if constructor is None and not set(optim_args) <= _PLAIN:
+            constructor, optim_args = torch.optim.Adam, {"fused": True, **optim_args}
+        super().__init__(constructor or Adam, optim_args)
         self.known: set[Tensor] = set()
         self.single: torch.optim.Optimizer | None = None
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
         new = [p for p in params if p not in self.known]
         if self.single is None:
-            self.single = self.pt_optim_constructor(new, **self.settings)
+            self.single = self.pt_optim_constructor(new, **self.pt_optim_args)
         elif new:
             self.single.add_param_group({"params": new})
         self.known.update(new)

@@ -252,7 +252,7 @@ def test_a_file_of_another_run_is_refused(tmp_path):
     for key, value in changed.items():
         with pytest.raises(ValueError, match=rf"of a run with {key} .*, not .*; give the same, or another path"):
             fit(**{key: value})
-    with pytest.raises(ValueError, match="of a run with optimizer _adam, not SGD"):
+    with pytest.raises(ValueError, match="of a run with optimizer Adam, not SGD"):
         fit(optimizer=torch.optim.SGD)
     with pytest.raises(ValueError, match=r"of a run with loss \S+ of 1 draws, not Objective of 3 draws"):
         fit(loss=mm.Objective(num_particles=3))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
@@ -19,6 +19,7 @@ from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
+from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import Program, alone
 from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
@@ -77,7 +78,7 @@ def fit(
         beta: progress (0 to 1) -> factor of the KL's weight, besides: any course of it, such as
             `lambda progress: min(1.0, 4 * progress % 1 * 2)`, four times from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
-        optimizer: (parameters, lr) -> torch optimiser; fused Adam by default.
+        optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam.
         autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
@@ -113,7 +114,7 @@ def fit(
     epochs, batch_size = whole("epochs", epochs, 0), whole("batch_size", batch_size)
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
-    loss, make = direct(loss), optimizer or _adam
+    loss, make = direct(loss), optimizer or Adam
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
         "beta": _title(beta),
@@ -165,10 +166,6 @@ def _stopped(course: Course, what: str, culprit: str) -> FloatingPointError:
         f"{what} in epoch {course.epoch}, step {course.step}, from {culprit}; the weights of its start are back:"
         " lower lr, clip the gradient, or rescale the data"
     )
-
-
-def _adam(parameters: list[Tensor], lr: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def _title(thing: Any) -> str:

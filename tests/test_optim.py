@@ -1,0 +1,123 @@
+"""Adam takes the steps of torch's fused Adam, to the last bit, and its state is torch's."""
+
+import copy
+
+import pytest
+import torch
+
+import pyro_mmvae as mm
+
+
+def weights():
+    torch.manual_seed(0)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 4), (5,), (), (2, 2, 2))]
+
+
+def teach(parameters, step, absent=()):
+    """Gradients of a step, none for the parameters that the batch did not reach."""
+    generator = torch.Generator().manual_seed(step)
+    for k, p in enumerate(parameters):
+        p.grad = None if k in absent else torch.randn(p.shape, generator=generator)
+
+
+def torchs(parameters, **options):
+    return torch.optim.Adam(parameters, fused=True, **options)
+
+
+def walk(make, parameters, steps=range(6), optim=None, **options):
+    """Trains, where the third step does not reach the second parameter and the fifth none at all."""
+    optim = optim or make(parameters, **options)
+    for step in steps:
+        teach(parameters, step, {2: (1,), 4: range(4)}.get(step, ()))
+        optim.step()
+        optim.zero_grad()
+        assert all(p.grad is None for p in parameters)
+    return optim
+
+
+@pytest.mark.parametrize(
+    "options", [{"lr": 0.1}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.2}], ids=["plain", "all"]
+)
+def test_steps_are_those_of_torch(options):
+    ours, theirs = weights(), weights()
+    first, second = walk(mm.Adam, ours, **options), walk(torchs, theirs, **options)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    assert first.state_dict().keys() == second.state_dict().keys()
+    for k, state in second.state_dict()["state"].items():
+        assert all(torch.equal(first.state_dict()["state"][k][name], value) for name, value in state.items())
+
+
+def test_groups_keep_their_own_settings():
+    ours, theirs = weights(), weights()
+    for make, some in ((mm.Adam, ours), (torchs, theirs)):
+        optim = make([{"params": some[:2], "lr": 0.3}, {"params": some[2:]}], lr=0.01)
+        walk(make, some, range(2), optim)
+        optim.param_groups[0]["lr"] = 0.5  # as a schedule does
+        walk(make, some, range(2, 6), optim)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+@pytest.mark.parametrize("makes", [(mm.Adam, torchs), (torchs, mm.Adam)], ids=["torch goes on", "ours goes on"])
+def test_one_goes_on_where_the_other_stopped(makes):
+    whole, parts = weights(), weights()
+    walk(torchs, whole, lr=0.1)
+    first = walk(makes[0], parts, range(3), lr=0.1)
+    second = makes[1](parts, lr=0.1)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    walk(makes[1], parts, range(3, 6), second)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts))
+
+
+def test_a_closure_and_hooks_are_run_once():
+    (p, *_), calls = weights(), []
+    optim = mm.Adam([p], lr=0.1)
+    optim.register_step_post_hook(lambda *_: calls.append("hook"))
+
+    def closure():
+        calls.append("closure")
+        optim.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    before = float(p.detach().square().sum())
+    assert optim.step(closure).item() == pytest.approx(before)
+    assert calls == ["closure", "hook"]
+    assert float(p.detach().square().sum()) < before
+
+
+def test_gradients_can_be_set_to_zero_instead():
+    parameters = weights()
+    teach(parameters, 0)
+    mm.Adam(parameters).zero_grad(set_to_none=False)
+    assert all(float(p.grad.abs().sum()) == 0 for p in parameters)
+
+
+def test_a_scaler_of_gradients_is_heeded():
+    ours, theirs = weights(), weights()
+    for make, some in ((mm.Adam, ours), (torchs, theirs)):
+        optim = make(some, lr=0.1)
+        for step, lost in enumerate((0.0, 1.0, 0.0)):  # an infinity was found in the second step
+            teach(some, step)
+            optim.grad_scale, optim.found_inf = (torch.tensor(v, dtype=torch.float32) for v in (4.0, lost))
+            optim.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    assert optim.state[theirs[0]]["step"] == 2
+
+
+def test_sparse_gradients_are_refused():
+    table = torch.nn.Embedding(5, 2, sparse=True)
+    table(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="sparse"):
+        mm.Adam(table.parameters()).step()
+
+
+def test_optim_takes_the_options_that_ours_lacks():
+    p = torch.nn.Parameter(torch.zeros(2))
+    for options, kind in (({"lr": 0.1}, mm.Adam), ({"lr": 0.1, "amsgrad": True}, torch.optim.Adam)):
+        optim = mm.optim(options)
+        p.grad = torch.ones(2)
+        optim([p])
+        assert type(optim.single) is kind
+        assert optim.single.param_groups[0]["amsgrad"] == ("amsgrad" in options)
+    assert p.detach().tolist() == pytest.approx([-0.2, -0.2])
