@@ -55,7 +55,7 @@ class Batch(Mapping[str, Tensor]):
         self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()
     ):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
-        self.seen: dict[str, Any] | None = None  # a VAE keeps its own layout of the batch here
+        self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked = False  # and whether it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
 

@@ -29,7 +29,8 @@ class DiagonalHead(nn.Module):
 
     def forward(self, h: Tensor) -> Distribution:
         loc, raw = self.linear(h).chunk(2, -1)
-        return self.family(loc, softplus(raw) + SMALLEST).to_event(1)
+        scale = softplus(raw.contiguous()) + SMALLEST  # of a strided tensor with short rows it takes five times as long
+        return self.family(loc, scale).to_event(1)
 
 
 class NormalHead(DiagonalHead):
@@ -84,6 +85,6 @@ class FullRankHead(nn.Module):
         with torch.autocast(h.device.type, enabled=False):
             factor = eye.flatten(-2).index_copy(-1, self.below, below).unflatten(-1, (self.dim, self.dim))
             inverse = torch.linalg.solve_triangular(factor, eye, upper=False, unitriangular=True)
-            root = inverse.mT / (softplus(raw) + SMALLEST).unsqueeze(-2)
+            root = inverse.mT / (softplus(raw.contiguous()) + SMALLEST).unsqueeze(-2)
             precision = root @ root.mT
             return NaturalNormal((precision @ loc.unsqueeze(-1)).squeeze(-1), precision)

@@ -14,7 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_mmvae.distributions import Binomial, Normal
+from pyro_mmvae.distributions import Binomial, Categorical, Normal
 from pyro_mmvae.heads import SMALLEST
 
 LONGEST_TABLE = 1023
@@ -198,7 +198,7 @@ class CategoricalLikelihood(Likelihood):
     """
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        return dist.Categorical(logits=out)
+        return Categorical(out)
 
 
 class PoissonLikelihood(Likelihood):

@@ -13,7 +13,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pyro_mmvae.distributions import Columnwise, Normal
+from pyro_mmvae.distributions import Categorical, Columnwise, Normal
 from pyro_mmvae.heads import SMALLEST
 from pyro_mmvae.networks import SeesHoles, mlp
 
@@ -169,7 +169,7 @@ class CategoryColumn:
         return torch.zeros(0)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
-        return dist.Categorical(logits=out)
+        return Categorical(out)
 
     def features(self, x: Tensor) -> Tensor:
         return one_hot(x.long(), self.levels).to(x.dtype)

@@ -237,11 +237,11 @@ class MultimodalVAE(nn.Module):
     def open(self, x: Arrays | None, mask: Arrays | None) -> tuple[Batch, dict[str, Seen]]:
         """The checked batch, and of each modality with anything observed in it what was seen."""
         batch = x if isinstance(x, Batch) else once_a_step(self, x, mask, lambda: self._opened(x, mask))
-        self.check_names(batch)
-        if batch.seen is None:
+        if batch.seen is None or batch.seen[0] is not self:
+            self.check_names(batch)
             parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
-            batch.seen = {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
-        return batch, batch.seen
+            batch.seen = self, {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
+        return batch, batch.seen[1]
 
     def _opened(self, x: Arrays | None, mask: Arrays | None) -> Batch:
         batch = Batch.of(x, mask)
@@ -267,8 +267,8 @@ class MultimodalVAE(nn.Module):
         """The modalities that are scored, or drawn if there is no data."""
         names = self.modalities if x is None else seen
         wanted = names if view.targets is None else view.targets
-        explained = {name: m for name, m in self.modalities.items() if m.decoder is not None}
-        return [(name, modality) for name, modality in explained.items() if name in names and name in wanted]
+        every = self.modalities.items()
+        return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
 
 
 def _first_seen(batch: Batch) -> Tensor:

@@ -6,6 +6,7 @@ which stand on the left, come for free.
 
 from pyro_mmvae.distributions.base import Stacked, mapped, parameters_of, stacked
 from pyro_mmvae.distributions.binomial import Binomial
+from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
@@ -19,6 +20,7 @@ from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, de
 __all__ = [
     "Beside",
     "Binomial",
+    "Categorical",
     "Chain",
     "Columnwise",
     "LogPool",

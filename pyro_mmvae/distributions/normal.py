@@ -33,7 +33,7 @@ class Entries(dist.Independent):
         return Entries(self.base_dist.expand(torch.Size([*batch_shape, *self.event_shape])), len(self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base_dist.log_prob(value).sum(tuple(range(-self.reinterpreted_batch_ndims, 0)))
+        return self.base_dist.summed(value, tuple(range(-self.reinterpreted_batch_ndims, 0)))
 
 
 class Entrywise:
@@ -42,6 +42,10 @@ class Entrywise:
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
         ndims = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims  # type: ignore[attr-defined]
         return Entries(self, ndims) if ndims > 0 else super().to_event(ndims)  # type: ignore[arg-type,misc]
+
+    def summed(self, value: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """The sum of the log-probabilities over the last axes, which are `axes`."""
+        return self.log_prob(value).sum(axes)  # type: ignore[attr-defined,no-any-return]
 
 
 def is_normal(q: Distribution) -> bool:
@@ -89,5 +93,17 @@ class Normal(Entrywise, dist.Normal):
         if self.narrow.shape == self.loc.shape:
             error = (value - self.loc) / self.scale
             return torch.rsub(torch.addcmul(self.scale.log(), error, error, value=0.5), -HALF_LOG_TWO_PI)
+        return self._squared(value) * (-0.5 * self.narrow**-2) - (self.narrow.log() + HALF_LOG_TWO_PI)
+
+    def summed(self, value: Tensor, axes: tuple[int, ...]) -> Tensor:
+        if self.narrow.dim() > 0:
+            return super().summed(value, axes)
+        if self._validate_args:
+            self._validate_sample(value)
+        entries = math.prod(self.loc.shape[axes[0] :])
+        at_loc = (self.narrow.log() + HALF_LOG_TWO_PI) * -entries
+        return torch.addcdiv(at_loc, self._squared(value).sum(axes), self.narrow.square(), value=-0.5)
+
+    def _squared(self, value: Tensor) -> Tensor:
         loc, value = (self.loc, value) if self.loc.shape == value.shape else torch.broadcast_tensors(self.loc, value)
-        return mse_loss(loc, value, reduction="none") * (-0.5 * self.narrow**-2) - (self.narrow.log() + HALF_LOG_TWO_PI)
+        return mse_loss(loc, value, reduction="none")
