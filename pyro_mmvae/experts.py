@@ -181,7 +181,11 @@ class Experts(Mapping[str, Distribution]):
         return torch.stack(seen).any(0) if seen else torch.zeros(self.rows, 1, dtype=torch.bool, device=self.device)
 
     def stack(self) -> Stack:
-        """All experts as normals in one stack.
+        """All experts as normals in one stack; raises as `normals`."""
+        return Stack(self.normals(), self.seen)
+
+    def normals(self) -> dict[str, dist.Normal]:
+        """name -> the normals (entry, dim) of its seen entries.
 
         Raises:
             TypeError: an expert is no diagonal normal.
@@ -190,7 +194,7 @@ class Experts(Mapping[str, Distribution]):
         for name in self.given:
             expert = self.entries(name)
             normals[name] = expert.base_dist if is_normal(expert) else not_normal(name, expert)
-        return Stack(normals, self.seen)
+        return normals
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
         features = self.features(name)

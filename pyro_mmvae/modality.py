@@ -99,13 +99,19 @@ class Seen(NamedTuple):
             value = full.index_copy(0, self.flat, value)
         return value.reshape(*self.entries.shape, *value.shape[1:])
 
-    def summed(self, value: Tensor) -> Tensor:
-        """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen."""
+    def summed(self, value: Tensor, total: Tensor | None = None) -> Tensor:
+        """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen.
+
+        Args:
+            total: what it is added to, of the shape of the result.
+        """
         rows, repeats = self.entries.shape
+        value = value.unsqueeze(1)
         if self.flat is None and repeats == 1:
-            return value.unsqueeze(1)
-        row = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat
-        return value.new_zeros(rows, *value.shape[1:]).index_add(0, row // repeats, value).unsqueeze(1)
+            return value if total is None else total + value
+        entry = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat
+        total = value.new_zeros(rows, *value.shape[1:]) if total is None else total
+        return total.index_add(0, entry if repeats == 1 else entry // repeats, value)
 
 
 def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:

@@ -63,6 +63,20 @@ def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
     return precision, precision * stack.loc, stack
 
 
+def together(experts: Experts) -> tuple[Tensor, Tensor]:
+    """Precision and precision-weighted mean of the product of what is given, (row, 1, dim), zero where nothing is."""
+    if all(experts.seen[name].flat is None for name in experts):
+        factors, shifts, _ = natural(experts)
+        return factors.sum(0), shifts.sum(0)
+    precision, shift = None, None
+    for name, q in experts.normals().items():
+        own = q.scale**-2
+        precision = experts.seen[name].summed(own, precision)
+        shift = experts.seen[name].summed(own * q.loc, shift)
+    assert precision is not None and shift is not None
+    return precision, shift
+
+
 def prior_normal(experts: Experts) -> dist.Normal:
     """The prior as a factor of a product, of a batch that broadcasts to (row, 1): the model's if it is a diagonal
     normal, else N(0, I)."""

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, stacked
 from pyro_mmvae.experts import Experts, not_normal
-from pyro_mmvae.fusion.base import Fusion, even, filled, natural, prior_normal, product, times_prior, with_prior
+from pyro_mmvae.fusion.base import (
+    Fusion,
+    even,
+    filled,
+    natural,
+    prior_normal,
+    product,
+    times_prior,
+    together,
+    with_prior,
+)
 
 
 class PoE(Fusion):
@@ -41,12 +51,11 @@ class PoE(Fusion):
     def fuse(self, experts: Experts) -> Distribution:
         if any(isinstance(experts.entries(name), NaturalNormal) for name in experts):
             return self._with_covariances(experts)
-        factors, shifts, stack = natural(experts)
-        precision, shift = factors.sum(0), shifts.sum(0)
+        precision, shift = together(experts)
         if self.prior_expert:
             precision, shift = times_prior(experts, precision, shift)
         else:
-            precision = filled(precision, stack.given)
+            precision = torch.where(experts.any().unsqueeze(-1), precision, 1)
         return product(precision, shift)
 
     def _with_covariances(self, experts: Experts) -> Distribution:
