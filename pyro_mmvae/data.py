@@ -140,7 +140,7 @@ class Batch(Mapping[str, Tensor]):
 
     def only(self, names: Collection[str] | None) -> Batch:
         """With every modality but the named ones hidden (None = none hidden); their tensors stay for their shape."""
-        if names is None:
+        if names is None or all(name in names for name in self):
             return self
         keep = set(names)
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}

@@ -176,14 +176,15 @@ def joined(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
     """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds.
 
-    A part has at least `ROWS_AT_ONCE` rows where a draw of them fits: the weights of a part are smoothed together.
+    A part has at least `ROWS_AT_ONCE` rows where a draw of them fits: the weights of a part are smoothed together. Its
+    encoders run once for all of its draws.
     """
     most = max(1, NUMBERS_AT_ONCE // size_of(batch))
     rows = min(batch.rows, max(most // num_draws, min(ROWS_AT_ONCE, most)))
     most = max(1, most // rows)
     sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
     for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
-        yield batch.take(index), sizes
+        yield batch.take(index).remembering(), sizes
 
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:

@@ -154,7 +154,7 @@ def test_the_slopes_of_an_event_with_one_scale_are_pyros():
     same(value_and_slopes(ours, value, *leaves), value_and_slopes(pyros, value, *leaves))
 
 
-@pytest.mark.parametrize("shape", [(4, 7), (6, 4, 7), (7,)])
+@pytest.mark.parametrize("shape", [(4, 7), (6, 4, 7), (7,), (4, 20)])
 def test_a_categorical_is_pyros(shape):
     logits = (3 * torch.randn(shape) + 5).requires_grad_()
     ours, pyros = Categorical(logits), dist.Categorical(logits=logits)

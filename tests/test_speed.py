@@ -164,6 +164,21 @@ def test_what_is_hidden_takes_no_room_in_a_chunk():
     assert sum(part.rows for part, _ in parts) == 4
 
 
+@pytest.mark.parametrize("given", [None, ["body"], ["body", "label", "counts"]])
+def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
+    """And what they say is taken for all of them: the same values as when they run for each."""
+    vae, x, found, rows = three(), three_rows(40), [], []
+    vae.modalities["body"].encoder.register_forward_hook(lambda _, __, q: rows.append(q.batch_shape[0]))
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 40 * 600 * 10)  # the draws of a part are two chunks
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append((mm.log_likelihood(vae, x, given=given, targets=given, num_particles=50).value, rows.copy()))
+        rows.clear()
+        monkeypatch.setattr(mm.Batch, "remembering", lambda batch: batch)
+    assert torch.equal(found[0][0], found[1][0])
+    assert sum(found[0][1][1:]) == 40 and sum(found[1][1][1:]) == 80  # but for a call that asks for the plates
+
+
 def test_a_step_of_svi_leaves_no_gradients_to_fill_with_zeros():
     vae = three()
     svi = pyro.infer.SVI(vae.model, vae.guide, mm.optim({"lr": 1e-2}), Trace_ELBO())

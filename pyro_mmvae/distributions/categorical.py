@@ -11,6 +11,9 @@ from torch import Tensor
 from pyro_mmvae.distributions.base import Mapped
 from pyro_mmvae.distributions.normal import Entrywise
 
+SHORT = 16
+"""With fewer categories torch's `log_softmax` goes number by number on a CPU, and takes three times as long."""
+
 
 class Categorical(Entrywise, dist.Categorical):
     """Pyro's categorical of logits, made and scored with fewer tensor operations.
@@ -26,7 +29,8 @@ class Categorical(Entrywise, dist.Categorical):
     logits: Tensor
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None):
-        self.logits = self._param = logits.log_softmax(-1)
+        short = logits.shape[-1] < SHORT
+        self.logits = self._param = logits - logits.logsumexp(-1, keepdim=True) if short else logits.log_softmax(-1)
         self._num_events = logits.shape[-1]
         torch.distributions.Distribution.__init__(self, logits.shape[:-1], validate_args=validate_args)
 
