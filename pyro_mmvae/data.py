@@ -144,7 +144,9 @@ class Batch(Mapping[str, Tensor]):
             return self
         keep = set(names)
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
-        return self._derived(self._x, mask, self.rows, self.complete & keep)
+        new = self._derived(self._x, mask, self.rows, self.complete & keep)
+        new.encoded = self.encoded  # of what is kept the encoders see the same
+        return new
 
     def remembering(self) -> Batch:
         """The same data, on which every encoder runs once: for one evaluation of a loss, and no longer than that."""
