@@ -118,7 +118,7 @@ class JointEncoder(Fusion):
         unknown = [name for name in experts if name not in self.sizes]
         if unknown:
             raise ValueError(f"modality {unknown[0]!r} has no size in JointEncoder; add it to sizes")
-        if self.otherwise is None:
+        if self.otherwise is None or all(name in experts and experts.seen[name].rows is None for name in self.sizes):
             return one_repeat(self.net(features_beside(experts, self.sizes)))
         complete = torch.stack([self._given(experts, name) for name in self.sizes]).all(0)
         if not bool(complete.any()):

@@ -61,7 +61,7 @@ class Objective(Loss):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         batch = Batch.of(*args, **kwargs).remembering()
-        names = [name for name in batch if bool(batch.mask[name].any())]
+        names = [name for name in batch if name in batch.complete or bool(batch.mask[name].any())]
         total = torch.zeros((), device=batch.device)
         for part in self.passes:
             for view in part.views(names):

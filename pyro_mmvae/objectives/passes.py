@@ -55,7 +55,7 @@ def random_subsets(count: int) -> Views:
 
     def views(names: Sequence[str]) -> list[View]:
         family = [s for size in range(2, len(names)) for s in combinations(names, size)]
-        chosen = torch.randperm(len(family), device="cpu")[:count].tolist()
+        chosen = [int(position) for position in torch.randperm(len(family), device="cpu")[:count]]
         return [View(family[position], family[position]) for position in chosen]
 
     return views

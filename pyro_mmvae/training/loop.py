@@ -50,6 +50,7 @@ def fit(
     clip: float | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     autocast: torch.dtype | None = None,
+    compile: str | None = None,
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -80,6 +81,10 @@ def fit(
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam.
         autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
+        compile: for long runs of small models on complete data: traces the first step into one graph of tensor
+            operations and runs that for every batch of its shape, by a backend of `torch.compile`; "inductor" needs a
+            C++ compiler and a minute at first, "eager" runs the graph as it is. What Python decides in the programs
+            stays as it was in that step; batches with holes, and the last one if it is smaller, run as without.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
         checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
@@ -120,12 +125,14 @@ def fit(
         "beta": _title(beta),
         "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
         "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
-        "steps an epoch": data.steps, "autocast": str(autocast),
+        "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
     with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast):
         parameters, latents = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
-        run = Run(vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules)
+        run = Run(
+            vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules, compile
+        )
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)

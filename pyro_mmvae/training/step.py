@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import scaled, silent
+from pyro_mmvae.training.compiled import Compiled
 
 
 class Run:
@@ -31,11 +32,23 @@ class Run:
         factors: dict[str, float],
         devices: Sequence[torch.device],
         modules: Sequence[nn.Module],
+        backend: str | None = None,
     ):
         self.model, self.guide = vae.model, vae.guide
         self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
+        self.compiled: Compiled | None = None
+        if backend is not None:
+            if not self.differentiable:
+                raise ValueError(
+                    f"compile: {type(loss).__name__} has no differentiable_loss to trace; leave compile out"
+                )
+            self.compiled = Compiled(self._loss, modules, parameters, factors, devices, backend)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        loss: Tensor = self.loss.differentiable_loss(self.model, self.guide, batch, batch.mask)
+        return loss
 
     def _weighted(self, function: Callable[..., Any], batch: Batch) -> Any:
         if all(value == 1 for value in self.factors.values()):
@@ -54,24 +67,32 @@ class Run:
             group["lr"] = rate
         self.factors.update(dict.fromkeys(self.factors, beta))
         self.optim.zero_grad(set_to_none=True)
+        value = self._teach(batch, beta)
+        if not math.isfinite(value):
+            return value
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optim.step()
+        return value
+
+    def _teach(self, batch: Batch, beta: float) -> float:
+        """The loss summed over the rows; gives every parameter its gradient of the mean, if that is finite."""
+        if self.compiled is not None and self.compiled.fits(batch):
+            loss, gradients = self.compiled(batch, beta)
+            for p, gradient in zip(self.parameters, gradients, strict=True):
+                p.grad = gradient
+            return float(loss)
         if self.differentiable:
             with silent():
                 loss = self._weighted(self.loss.differentiable_loss, batch)
             value = float(loss.detach())
-            if not math.isfinite(value):
-                return value
-            if loss.requires_grad:  # a batch in which nothing was observed teaches nothing
+            if loss.requires_grad and math.isfinite(value):  # a batch in which nothing was observed teaches nothing
                 (loss / batch.rows).backward()
-        else:  # Renyi and score-function ELBOs of Pyro run backward themselves
-            value = float(self._weighted(self.loss.loss_and_grads, batch))
-            if not math.isfinite(value):
-                return value
-            for p in self.parameters:
-                if p.grad is not None:
-                    p.grad /= batch.rows
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optim.step()
+            return value
+        value = float(self._weighted(self.loss.loss_and_grads, batch))  # Renyi's and score-function ELBOs run backward
+        for p in self.parameters:
+            if p.grad is not None:
+                p.grad /= batch.rows
         return value
 
     @contextmanager

@@ -1,0 +1,173 @@
+"""A compiled step is the step: the same losses and weights, or a refusal in one line."""
+
+import copy
+import shutil
+
+import pyro
+import pytest
+import torch
+from cases import RECIPES, SIZES, of_tables, three, three_holes, three_rows
+from pyro.infer import RenyiELBO
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.training.compiled import Compiled
+
+
+def both(vae, x, mask=None, backend="eager", **options):
+    """History and state of a model trained without and with a compiled step."""
+    found = []
+    for compile in (None, backend):
+        model = copy.deepcopy(vae)
+        history = mm.fit(model, x, mask, batch_size=16, epochs=3, lr=1e-2, progress=False, compile=compile, **options)
+        found.append((history, model.state_dict()))
+    return found
+
+
+def same(found, rtol=1e-9):
+    (one, before), (other, after) = found
+    assert other.loss == pytest.approx(one.loss, rel=rtol) and other.validation == pytest.approx(
+        one.validation, rel=rtol
+    )
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=rtol, atol=1e-9, msg=name)
+
+
+def traced(monkeypatch):
+    """How many batches were run by a graph."""
+    calls, real = [], Compiled.__call__
+    monkeypatch.setattr(Compiled, "__call__", lambda self, batch, beta: calls.append(0) or real(self, batch, beta))
+    return calls
+
+
+OPTIONS = {
+    "plain": {},
+    "warmup": {"warmup": 2},
+    "a course of beta that begins at one": {"beta": lambda progress: 1.0 - 0.5 * progress},
+    "clip": {"clip": 0.1},
+    "SGD": {"optimizer": torch.optim.SGD},
+    "importance weighted": {"loss": mm.Objective([mm.objectives.joint], mm.objectives.iwae, num_particles=3)},
+}
+
+
+@pytest.mark.parametrize("fusion", ["PoE", "MoE", "MoPoE"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_it_is_the_step(fusion, options, monkeypatch):
+    calls = traced(monkeypatch)
+    same(both(three(fusion=fusion), three_rows(70), **options, validation=three_rows(20)))
+    assert len(calls) == 3 * 4  # and the last batch of an epoch, of six rows, as without
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "nexus"])
+def test_every_recipe_is_compiled(recipe):
+    vae, loss = RECIPES[recipe]()
+    same(both(vae, {name: torch.randn(40, size) for name, size in SIZES.items()}, loss=loss))
+
+
+@pytest.mark.parametrize("recipe", [RECIPES["nexus"], lambda: mm.recipes.mvae(of_tables(), 2, subsets=1)])
+def test_recipes_that_draw_what_they_look_at_are_refused(recipe):
+    vae, loss = recipe()
+    with pytest.raises(ValueError, match=r"^compile: a step of this loss cannot be traced: [^\n]*; leave compile out$"):
+        both(vae, {name: torch.randn(40, size) for name, size in SIZES.items()}, loss=loss)
+
+
+def test_buffers_and_dropout_are_those_of_the_step():
+    vae = three()
+    body = vae.modalities["body"]
+    body.encoder = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(3), body.encoder)
+    found = both(vae, three_rows(70))
+    same(found)
+    assert found[1][1]["modalities.body.encoder.1.num_batches_tracked"] == 16  # and one that looked for the parameters
+
+
+def test_batches_with_holes_run_as_without(monkeypatch):
+    calls = traced(monkeypatch)
+    same(both(three(), three_rows(60), three_holes(60)))
+    assert not calls
+
+
+def test_what_is_trained_goes_on_from_a_checkpoint(tmp_path):
+    x, ends = three_rows(48), []
+    for path, stops in ((None, [4]), (tmp_path / "run.pt", [2, 4])):
+        torch.manual_seed(0)
+        vae = three()
+        for epochs in stops:
+            history = mm.fit(
+                vae, x, epochs=epochs, batch_size=16, schedule=mm.constant, compile="eager",
+                checkpoint=path, progress=False,
+            )  # fmt: skip
+        ends.append((history.loss, list(vae.parameters())))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(ends[0][1], ends[1][1]))
+    with pytest.raises(ValueError, match="of a run with compile eager, not None"):
+        mm.fit(three(), x, epochs=4, batch_size=16, schedule=mm.constant, checkpoint=path, progress=False)
+
+
+class Looks(nn.Module):
+    """An encoder that decides by numbers."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        return self.head(x if float(x.mean()) > 0 else -x)
+
+
+class Counts(Looks):
+    """An encoder that does something else each time."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(x * self.calls)
+
+
+class Draws(Looks):
+    """An encoder that draws what it does, and tells torch nothing of it."""
+
+    def forward(self, x):
+        return self.head(x if torch.randperm(2).tolist()[0] else -x)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [(Looks, "cannot be traced"), (Counts, "says something else"), (Draws, "says something else")],
+)
+def test_what_a_graph_cannot_hold_is_refused_and_nothing_changed(broken, message):
+    vae = three()
+    body = vae.modalities["body"]
+    body.encoder = broken(body.encoder)
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match=f"^compile: .*{message}[^\n]*leave compile out$"):
+        mm.fit(vae, three_rows(20), epochs=1, progress=False, compile="eager")
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    mm.fit(vae, three_rows(20), epochs=1, progress=False)
+
+
+def test_losses_and_parameters_out_of_reach_are_refused():
+    with pytest.raises(ValueError, match=r"^compile: RenyiELBO has no differentiable_loss"):
+        mm.fit(three(), three_rows(20), loss=RenyiELBO(num_particles=2), progress=False, compile="eager")
+    vae = three()
+
+    def guide(x, mask):
+        shift = pyro.param("shift", torch.zeros(()))
+        return vae.guide(x, mask) + shift
+
+    with pytest.raises(ValueError, match=r"^compile: a parameter of the programs is in no module"):
+        mm.fit(mm.Pair(vae.model, guide), three_rows(20), epochs=1, progress=False, compile="eager")
+
+
+def test_an_unknown_backend_is_refused_before_anything_is_changed():
+    vae = three()
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match=r"^compile: there is no backend 'swift'"):
+        mm.fit(vae, three_rows(20), epochs=1, progress=False, compile="swift")
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_a_compiler_of_torch_gives_the_same_to_rounding():
+    same(both(three(), three_rows(40), backend="inductor"), rtol=1e-6)
