@@ -71,6 +71,11 @@ def test_recipes_that_draw_what_they_look_at_are_refused(recipe):
         both(vae, {name: torch.randn(40, size) for name, size in SIZES.items()}, loss=loss)
 
 
+def test_networks_in_half_precision_are_those_of_the_step():
+    x = {name: v.float() if v.is_floating_point() else v for name, v in three_rows(40).items()}
+    same(both(three().float(), x, autocast=torch.bfloat16), rtol=1e-5)
+
+
 def test_buffers_and_dropout_are_those_of_the_step():
     vae = three()
     body = vae.modalities["body"]
@@ -82,8 +87,16 @@ def test_buffers_and_dropout_are_those_of_the_step():
 
 def test_batches_with_holes_run_as_without(monkeypatch):
     calls = traced(monkeypatch)
-    same(both(three(), three_rows(60), three_holes(60)))
+    with pytest.warns(UserWarning, match=r"^compile: no batch was complete"):
+        same(both(three(), three_rows(60), three_holes(60)))
     assert not calls
+    x, mask = three_rows(60), three_holes(60)
+    mask = {name: seen | (torch.arange(60) < 32).reshape(-1, *[1] * (seen.dim() - 1)) for name, seen in mask.items()}
+    parts = [
+        ({k: v[i : i + 16] for k, v in x.items()}, {k: v[i : i + 16] for k, v in mask.items()}) for i in (0, 16, 32)
+    ]
+    same(both(three(), parts))
+    assert len(calls) == 3 * 2  # two of three batches are complete
 
 
 def test_what_is_trained_goes_on_from_a_checkpoint(tmp_path):

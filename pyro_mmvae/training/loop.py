@@ -145,6 +145,8 @@ def fit(
                 bar.update()
         if course.epoch > before:
             keeper.write(course)
+            if run.compiled is not None and run.compiled.graph is None:
+                warnings.warn("compile: no batch was complete, so every step ran as without", stacklevel=2)
         if course.kept is not None:
             course.set(course.kept)
     return course.history

@@ -7,6 +7,7 @@ step before each slot; printed are medians over the rounds of the ratio to the f
 from __future__ import annotations
 
 import copy
+import shutil
 import statistics
 
 import pyro
@@ -19,7 +20,15 @@ from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data
 
 EPOCHS = 2
 """In every slot, so that what `fit` does once a run counts as what it is in a short run."""
-ARMS = ("fit", "fit, bfloat16", "svi + mm.optim, validation off", "svi + mm.optim", "svi + pyro.optim")
+ARMS = (
+    "fit",
+    "fit, traced",
+    "fit, compiled",
+    "fit, bfloat16",
+    "svi + mm.optim, validation off",
+    "svi + mm.optim",
+    "svi + pyro.optim",
+)
 
 
 def svi_epochs(vae, optimiser, x, mask, validation=True):
@@ -36,7 +45,7 @@ def _svi_epochs(vae, optimiser, x, mask):
             svi.step({k: v[index] for k, v in x.items()}, {k: v[index] for k, v in mask.items()})
 
 
-def arms(name, x, mask):
+def arms(name, x, mask, compiled):
     """name -> function that trains over that many rows, on a copy of the same weights."""
     base = build(name)
     copies = {arm: copy.deepcopy(base) for arm in ("floor", *ARMS)}
@@ -51,10 +60,23 @@ def arms(name, x, mask):
     def fit(arm, **options):
         return lambda rows: mm.fit(copies[arm], *part(rows), epochs=EPOCHS, batch_size=BATCH, progress=False, **options)
 
+    def graph(arm, backend):
+        def run(rows):  # without the first epoch, in which the graph is made
+            x, mask = part(rows)
+            options = {"epochs": EPOCHS + 1, "batch_size": BATCH, "progress": False, "compile": backend}
+            seconds = mm.fit(copies[arm], x, mask, **options).seconds
+            return seconds[-1] - seconds[0]
+
+        return run
+
+    graphs = {}
+    if compiled:
+        graphs = {"fit, traced": graph("fit, traced", "eager"), "fit, compiled": graph("fit, compiled", "inductor")}
     halved = {"fit, bfloat16": fit("fit, bfloat16", autocast=torch.bfloat16)} if name == "conv" else {}
     return {
         "floor": lambda rows: floor.epochs(*part(rows), EPOCHS),
         "fit": fit("fit"),
+        **graphs,
         **halved,
         off: lambda rows: svi_epochs(copies[off], bare, *part(rows), validation=False),
         "svi + mm.optim": lambda rows: svi_epochs(copies["svi + mm.optim"], fused, *part(rows)),
@@ -82,7 +104,8 @@ def main():
         for missing in (0.0,) if given.quick else (0.0, 0.5, 0.8):
             x, mask = data(name, missing)
             rows = BATCH if given.quick else WORKLOADS[name].rows
-            seconds = timing.paired(arms(name, x, mask), rows, BATCH, given.rounds, given.clock)
+            compiled = not missing and not given.quick and given.clock == "wall" and shutil.which("g++") is not None
+            seconds = timing.paired(arms(name, x, mask, compiled), rows, BATCH, given.rounds, given.clock)
             found = {arm: timing.ratio(seconds, arm, "floor") for arm in ARMS if arm in seconds}
             floor = statistics.median(seconds["floor"]) / (EPOCHS * rows / BATCH) * 1e3
             table[f"{name} {missing:.0%}"] = {"floor, ms a step": floor, **found}

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -39,11 +40,11 @@ def machine() -> str:
     return f"{os.cpu_count()} cores {platform.machine()}, Python {sys.version.split()[0]}, torch {torch.__version__}"
 
 
-def paired(arms: Mapping[str, Callable[[int], None]], amount: int, least: int, rounds: int, clock: str) -> dict:
+def paired(arms: Mapping[str, Callable[[int], Any]], amount: int, least: int, rounds: int, clock: str) -> dict:
     """Seconds of every arm in every round: arms in random order, each with a little untimed work before its slot.
 
     Args:
-        arms: name -> function of how much to do.
+        arms: name -> function of how much to do; it may return the seconds that count.
         amount, least: of timed and of untimed work.
     """
     now = CLOCKS[clock][1]
@@ -52,8 +53,8 @@ def paired(arms: Mapping[str, Callable[[int], None]], amount: int, least: int, r
         for arm in random.sample(list(arms), len(arms)):
             arms[arm](least)
             start = now()
-            arms[arm](amount)
-            seconds[arm].append(now() - start)
+            found = arms[arm](amount)
+            seconds[arm].append(found if isinstance(found, float) else now() - start)
     return seconds
 
 
