@@ -95,6 +95,7 @@ def test_batches_with_holes_run_as_without(monkeypatch):
     parts = [
         ({k: v[i : i + 16] for k, v in x.items()}, {k: v[i : i + 16] for k, v in mask.items()}) for i in (0, 16, 32)
     ]
+    parts[1] = tuple(dict(reversed(part.items())) for part in parts[1])  # in whatever order a loader gives them
     same(both(three(), parts))
     assert len(calls) == 3 * 2  # two of three batches are complete
 

@@ -77,10 +77,14 @@ class Compiled:
             self.weighted = self.weighted or beta != 1
             self.graph = self._traced(batch)
         with torch.no_grad():
-            return self.graph(self.values, list(batch.values()), self.values[0].new_full((), beta))
+            return self.graph(self.values, self._tensors(batch), self.values[0].new_full((), beta))
 
-    def _step(self, mask: Mapping[str, Tensor], values: list[Tensor], x: list[Tensor], beta: Tensor) -> Found:
-        batch = Batch(dict(zip(mask, x, strict=True)), dict(mask), len(x[0]), frozenset(mask))
+    def _tensors(self, batch: Batch) -> list[Tensor]:
+        assert self.shapes is not None
+        return [batch[name] for name in self.shapes]
+
+    def _step(self, like: Batch, values: list[Tensor], x: list[Tensor], beta: Tensor) -> Found:
+        batch = Batch(dict(zip(self.shapes or (), x, strict=True)), like.mask, like.rows, like.complete)
         batch.checked = True
         weights = scaled(dict.fromkeys(self.factors, beta)) if self.weighted else nullcontext()  # type: ignore[arg-type]
         with torch.enable_grad(), silent(), weights:
@@ -93,11 +97,11 @@ class Compiled:
         """The graph of a step, compiled, that leaves no trace in the modules' buffers and in the generators."""
 
         def step(values: list[Tensor], x: list[Tensor], beta: Tensor) -> Found:
-            return self._step(batch.mask, values, x, beta)
+            return self._step(batch, values, x, beta)
 
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a while to import, and few need it
 
-        x = list(batch.values())
+        x = self._tensors(batch)
         with undisturbed(self.devices), self._restored():
             try:
                 graph: Any = make_fx(step)(self.values, x, self.values[0].new_full((), 0.5))
