@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import three, three_rows
+from torch import nn
 
 import pyro_mmvae as mm
 
@@ -247,3 +248,21 @@ def test_a_question_leaves_every_module_in_its_mode():
     before = [module.training for module in vae.modules()]
     mm.impute(vae, three_rows(3))
     assert [module.training for module in vae.modules()] == before
+
+
+def test_a_batch_that_one_model_took_is_looked_at_anew_by_another():
+    first = three()
+    batch = first.check(three_rows(ROWS))
+    first.posterior(batch)
+    parts = {name: part for name, part in three().modalities.items() if name != "counts"}
+    second = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="unknown modality 'counts'"):
+        second.posterior(batch)
+    repeated = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3), 1.0), mm.encoder(3, dim=2), repeated=True)
+    third = mm.MultimodalVAE({"body": repeated}, mm.StandardNormal(2), mm.PoE())
+    times = mm.Batch.of({"body": torch.zeros(ROWS, 4, 3)})
+    assert third.open(times, None)[1]["body"].entries.shape == (ROWS, 4)
+    fourth = mm.MultimodalVAE(
+        {"body": mm.Modality(None, nn.Sequential(nn.Flatten(1), mm.encoder(12, dim=2)))}, mm.StandardNormal(2), mm.PoE()
+    )
+    assert fourth.open(times, None)[1]["body"].entries.shape == (ROWS, 1)
