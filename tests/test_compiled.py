@@ -160,6 +160,17 @@ def test_what_a_graph_cannot_hold_is_refused_and_nothing_changed(broken, message
     mm.fit(vae, three_rows(20), epochs=1, progress=False)
 
 
+def test_a_refusal_after_steps_with_holes_puts_the_weights_back():
+    vae = three()
+    body = vae.modalities["body"]
+    body.encoder = Looks(body.encoder)
+    before = copy.deepcopy(vae.state_dict())
+    parts = [(three_rows(16), three_holes(16)), (three_rows(16), None)]
+    with pytest.raises(ValueError, match=r"^compile: a step of this loss cannot be traced"):
+        mm.fit(vae, parts, epochs=1, progress=False, compile="eager")
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
 def test_losses_and_parameters_out_of_reach_are_refused():
     with pytest.raises(ValueError, match=r"^compile: RenyiELBO has no differentiable_loss"):
         mm.fit(three(), three_rows(20), loss=RenyiELBO(num_particles=2), progress=False, compile="eager")

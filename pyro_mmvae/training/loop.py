@@ -159,7 +159,11 @@ def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoi
             with run.aside():
                 warn_of_drowning(run.model, batch)
         rate, beta = pace(course.epoch, course.step)
-        value = run.step(batch, rate, beta)
+        try:
+            value = run.step(batch, rate, beta)
+        except ValueError:  # a step that cannot be compiled may come after others that needed not be
+            course.set(course.start)
+            raise
         if not math.isfinite(value):
             raise _stopped(course, f"the loss is {value}", not_finite(course.live) or run.culprit(batch))
         course.add(value, batch.rows)
