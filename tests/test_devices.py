@@ -1,4 +1,9 @@
-"""Devices: a model on an accelerator makes no tensor on the CPU, and draws from its own generators."""
+"""Devices: a model on an accelerator makes no tensor on the CPU, and draws from its own generators.
+
+Where there is no accelerator a stand-in plays one; where there is, all of it runs there too.
+"""
+
+from contextlib import contextmanager
 
 import pyro
 import pytest
@@ -39,6 +44,22 @@ class Elsewhere(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+DEVICES = ["stand-in", *([pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else [])]
+places = pytest.mark.parametrize("device", DEVICES)
+
+
+@contextmanager
+def on(device, vae):
+    """The model on that device, for what runs inside; the data are on the CPU."""
+    if device == "stand-in":
+        with Elsewhere():
+            yield
+    else:
+        vae.to(device)
+        yield
+
+
 def rows_of_tables(rows=20):
     x = {name: torch.randn(rows, size) for name, size in SIZES.items()}
     return x, {name: torch.rand(rows) > 0.3 for name in x}
@@ -63,38 +84,42 @@ def test_the_stand_in_finds_a_tensor_made_on_the_wrong_device():
         torch.zeros_like(x["body"]) + torch.zeros(())
 
 
+@places
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_no_fusion_makes_a_tensor_on_the_cpu(fusion):
+def test_no_fusion_makes_a_tensor_on_the_cpu(fusion, device):
     vae, x, mask = three(fusion=fusion), three_rows(20), three_holes(20)
-    with Elsewhere():
+    with on(device, vae):
         everything(vae, x, mask)
 
 
+@places
 @pytest.mark.parametrize("prior", [name for name in PRIORS if not name.startswith("function")])
-def test_no_prior_makes_a_tensor_on_the_cpu(prior):
+def test_no_prior_makes_a_tensor_on_the_cpu(prior, device):
     vae, x, mask = three(prior=prior), three_rows(20), three_holes(20)
-    with Elsewhere():
+    with on(device, vae):
         everything(vae, x, mask)
         if prior not in OF_EXPERTS:
             mm.generate(vae, 3)
 
 
+@places
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_no_likelihood_makes_a_tensor_on_the_cpu(likelihood):
+def test_no_likelihood_makes_a_tensor_on_the_cpu(likelihood, device):
     x = data(likelihood, 20)
     mask = {"x": torch.rand(x.shape) > 0.2 if x.dim() > 1 else torch.rand(20) > 0.2}
     if "tokens" in likelihood:
         mask = None
     vae = mm.MultimodalVAE({"x": modality(likelihood)}, mm.StandardNormal(DIM), mm.PoE())
-    with Elsewhere():
+    with on(device, vae):
         everything(vae, {"x": x}, mask)
 
 
+@places
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_no_recipe_makes_a_tensor_on_the_cpu(recipe):
+def test_no_recipe_makes_a_tensor_on_the_cpu(recipe, device):
     vae, loss = RECIPES[recipe]()
     x, mask = rows_of_tables()
-    with Elsewhere():
+    with on(device, vae):
         mm.fit(vae, x, mask, epochs=1, batch_size=7, loss=loss, progress=False)
         mm.log_likelihood(vae, x, mask, num_particles=10)
 
@@ -102,27 +127,26 @@ def test_no_recipe_makes_a_tensor_on_the_cpu(recipe):
 VIEWS = [O.joint, O.unimodal, O.cross, O.every_subset, O.random_subsets(2), O.dropped(0.5), O.subset_strata]
 
 
+@places
 @pytest.mark.parametrize("bound", [O.elbo, O.iwae, O.dreg])
-def test_no_objective_makes_a_tensor_on_the_cpu(bound):
+def test_no_objective_makes_a_tensor_on_the_cpu(bound, device):
     vae, x, mask = three(fusion="MoPoE"), three_rows(9), three_holes(9)
-    with Elsewhere():
+    with on(device, vae):
         for view in VIEWS:
             loss = mm.Objective([view], bound, num_particles=2)
             mm.fit(vae, x, mask, epochs=1, batch_size=9, loss=loss, progress=False)
 
 
-def test_no_certificate_makes_a_tensor_on_the_cpu():
+@places
+def test_no_certificate_makes_a_tensor_on_the_cpu(device):
     vae, x, mask = three(fusion="MoPoE"), three_rows(20), three_holes(20)
     few = {name: value[:3] for name, value in x.items()}
-    with Elsewhere():
+    with on(device, vae):
         mm.certify(vae, x, mask, rows=40, num_particles=20)
         mm.conditional_log_likelihood(vae, x, mask, given=["body"], targets=["label"])
         mm.gaps(vae, few, num_draws=20, steps=5)
         mm.sandwich(vae, given=["body"], rows=3, chains=2, temperatures=5)
         mm.to_arviz(vae, x, mask)
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
 
 @needs_gpu
