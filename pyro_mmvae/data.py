@@ -44,6 +44,7 @@ class Batch(Mapping[str, Tensor]):
         mask: name -> bool, True = observed; (row,), (row, repeat) or as fine as the tensor itself.
         rows: the number of rows.
         complete: the names of which everything is observed.
+        covered: whether it is known that something is observed in every row.
 
     Example:
         >>> batch = Batch.of({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
@@ -55,6 +56,7 @@ class Batch(Mapping[str, Tensor]):
         self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()
     ):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
+        self.covered = bool(complete)
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked = False  # and whether it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
@@ -102,6 +104,11 @@ class Batch(Mapping[str, Tensor]):
             clean[name], seen[name] = _hide_nan(name, value, given)
         return cls(clean, seen, rows, frozenset(name for name in seen if bool(seen[name].all())))
 
+    def survey(self) -> None:
+        """Looks whether something is observed in every row, which spares all batches of its rows that look."""
+        seen = [mask.reshape(self.rows, -1).any(-1) for mask in self.mask.values()]
+        self.covered = self.covered or bool(torch.stack(seen).any(0).all())
+
     @property
     def device(self) -> torch.device | None:
         """Where the data are; None if there are none."""
@@ -110,11 +117,11 @@ class Batch(Mapping[str, Tensor]):
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
         index = index.to(self.device)
-        x = {name: value[index] for name, value in self._x.items()}
+        x = {name: value.index_select(0, index) for name, value in self._x.items()}
         mask = {}
         for name, value in self.mask.items():  # where all is observed any rows of the mask will do
             whole = name in self.complete and len(index) <= self.rows
-            mask[name] = value[: len(index)] if whole else value[index]
+            mask[name] = value[: len(index)] if whole else value.index_select(0, index)
         return self._derived(x, mask, len(index), self.complete)
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
@@ -146,6 +153,7 @@ class Batch(Mapping[str, Tensor]):
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
         new = self._derived(self._x, mask, self.rows, self.complete & keep)
         new.encoded = self.encoded  # of what is kept the encoders see the same
+        new.covered = bool(new.complete)
         return new
 
     def remembering(self) -> Batch:
@@ -158,7 +166,7 @@ class Batch(Mapping[str, Tensor]):
 
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)
-        new.checked = self.checked
+        new.checked, new.covered = self.checked, self.covered
         return new
 
 
@@ -200,12 +208,13 @@ def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Te
     """A copy with zero under every hidden entry, and the mask; NaN is missing without a mask, an error under True."""
     if mask is None:
         if not value.is_floating_point() or _finite(value):
-            return value.clone(memory_format=torch.contiguous_format), torch.ones(
-                len(value), dtype=torch.bool, device=value.device
-            )
+            whole = torch.ones(len(value), dtype=torch.bool, device=value.device)
+            return value.clone(memory_format=torch.contiguous_format), whole
         mask = _coarse(~value.isnan())
-    fine = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
-    value = torch.where(fine, value, 0).contiguous()
+    if bool(mask.all()):
+        value = value.clone(memory_format=torch.contiguous_format)
+    else:
+        value = torch.where(mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())), value, 0).contiguous()
     if value.is_floating_point() and not _finite(value):
         row = _first_row(~value.isfinite())
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"

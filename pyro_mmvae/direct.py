@@ -13,6 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import log_prob_sum
 
 
 class DirectELBO(Trace_ELBO):
@@ -77,7 +78,11 @@ class Scored(Messenger):
         if site_is_subsample(msg):  # the model takes the rows that the guide took
             return
         self.reparameterised = self.reparameterised and (msg["is_observed"] or fn.has_rsample)
-        log_prob = fn.log_prob(value, *msg["args"], **msg["kwargs"])
-        if msg["mask"] is not None or type(msg["scale"]) is not float or msg["scale"] != 1:
-            log_prob = scale_and_mask(log_prob, msg["scale"], msg["mask"])
-        self.log_prob = self.log_prob + log_prob.sum()
+        if msg["mask"] is None and type(msg["scale"]) is float and not (msg["args"] or msg["kwargs"]):
+            log_prob = log_prob_sum(fn, value)
+            log_prob = log_prob if msg["scale"] == 1 else log_prob * msg["scale"]
+        else:
+            log_prob = scale_and_mask(
+                fn.log_prob(value, *msg["args"], **msg["kwargs"]), msg["scale"], msg["mask"]
+            ).sum()
+        self.log_prob = log_prob if isinstance(self.log_prob, float) else self.log_prob + log_prob

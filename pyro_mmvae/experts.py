@@ -70,9 +70,10 @@ class Experts(Mapping[str, Distribution]):
         names: Collection[str] | None = None,
         head: str = "encoder",
         memory: dict[str, dict[Any, Any]] | None = None,
+        covered: bool = False,
     ):
         self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
-        self._all, self._names = seen, names
+        self._all, self._names, self._covered = seen, names, covered
         self._memory = {} if memory is None else memory
         self._features: dict[str, Tensor] = self._memory.setdefault("trunk", {})  # a trunk is run once
         self._entries: dict[str, Distribution] = self._memory.setdefault(head, {})
@@ -107,7 +108,7 @@ class Experts(Mapping[str, Distribution]):
         return own
 
     def _like(self, names: Collection[str] | None, head: str, prior: Callable[[], Distribution]) -> Experts:
-        return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory)
+        return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory, self._covered)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.given)
@@ -166,7 +167,9 @@ class Experts(Mapping[str, Distribution]):
 
     def everywhere(self) -> bool:
         """Whether the guide saw something in every row."""
-        return any(self.seen[name].rows is None for name in self.given) or bool(self.any().all())
+        if any(self.seen[name].rows is None for name in self.given):
+            return True
+        return (self._covered and len(self.given) == len(self._all)) or bool(self.any().all())
 
     def apart(self) -> Iterator[tuple[str, Distribution, Tensor]]:
         """Every expert alone, repeat by repeat: the name, q with batch (row, 1), and where it was given (row, 1)."""

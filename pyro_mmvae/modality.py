@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,10 +48,10 @@ class Modality(nn.Module):
         self.weight, self.repeated = weight, repeated
 
 
-class Seen(NamedTuple):
+class Seen:
     """One modality of a batch in the layout of the programs.
 
-    Attributes:
+    Args:
         x: (row, repeat, *event), zero where hidden.
         entries: bool (row, repeat), where anything was observed.
         flat: which of the row * repeat entries these are, (entry,); None = all.
@@ -60,11 +59,9 @@ class Seen(NamedTuple):
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
     """
 
-    x: Tensor
-    entries: Tensor
-    flat: Tensor | None
-    rows: Tensor | None
-    elements: Tensor | None
+    def __init__(self, x: Tensor, entries: Tensor, flat: Tensor | None, rows: Tensor | None, elements: Tensor | None):
+        self.x, self.entries, self.flat, self.rows, self.elements = x, entries, flat, rows, elements
+        self._values: Tensor | None = None
 
     @classmethod
     def of(cls, batch: Batch, name: str, repeated: bool) -> Seen:
@@ -88,8 +85,10 @@ class Seen(NamedTuple):
 
     def values(self) -> Tensor:
         """The seen entries of x, (entry, *event)."""
-        x = self.x.flatten(0, 1)
-        return x if self.flat is None else x.index_select(0, self.flat)
+        if self._values is None:  # the encoder looks at them, and the likelihood does
+            x = self.x.flatten(0, 1)
+            self._values = x if self.flat is None else x.index_select(0, self.flat)
+        return self._values
 
     def scatter(self, value: Tensor) -> Tensor:
         """From (entry, ...) to (row, repeat, ...), with the first entry's value where nothing was seen."""

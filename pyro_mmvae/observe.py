@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_mmvae.data import BadRow, Batch
-from pyro_mmvae.distributions import Rows, feasible, masked
+from pyro_mmvae.distributions import Categorical, Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
@@ -42,7 +42,8 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         )
     if repeats > 1:
         p = p.expand((*p.batch_shape[:-1], repeats))
-    x = seen.x if seen.x.is_floating_point() else seen.x.to(latent.dtype)  # not every log_prob takes integers
+    counts = isinstance(p, Categorical)  # not every other log_prob takes integers
+    x = seen.x if counts or seen.x.is_floating_point() else seen.x.to(latent.dtype)
     if seen.elements is not None:
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
         x = torch.where(fine, x, feasible(p, x))
@@ -52,7 +53,8 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.entries[at])
     if seen.rows is not None:
-        p = Rows(p, seen.rows, rows)
+        known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
+        p = Rows(p, seen.rows, rows, known)
     weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
     with plate(f"{name}_plate", repeats, dim=-1), weight:
         pyro.sample(name, p, obs=x)

@@ -4,7 +4,7 @@ All of them leave the number of axes alone: batch axes are counted from the righ
 which stand on the left, come for free.
 """
 
-from pyro_mmvae.distributions.base import Stacked, mapped, parameters_of, stacked
+from pyro_mmvae.distributions.base import Stacked, log_prob_sum, mapped, parameters_of, stacked
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain
@@ -38,6 +38,7 @@ __all__ = [
     "feasible",
     "indicator",
     "is_normal",
+    "log_prob_sum",
     "mapped",
     "masked",
     "natural_form",

@@ -35,6 +35,12 @@ class Entries(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.base_dist.summed(value, tuple(range(-self.reinterpreted_batch_ndims, 0)))
 
+    def log_prob_sum(self, value: Tensor) -> Tensor:
+        """The sum of the log-probabilities over the whole batch, ()."""
+        if value.shape != self.base_dist.batch_shape:
+            return self.log_prob(value).sum()
+        return self.base_dist.summed(value, tuple(range(-value.dim(), 0)))
+
 
 class Entrywise:
     """What makes `Entries` of distributions of single entries: mixed in before the class of Pyro's."""
@@ -90,19 +96,24 @@ class Normal(Entrywise, dist.Normal):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        if self.narrow.shape == self.loc.shape:
-            error = (value - self.loc) / self.scale
-            return torch.rsub(torch.addcmul(self.scale.log(), error, error, value=0.5), -HALF_LOG_TWO_PI)
-        return self._squared(value) * (-0.5 * self.narrow**-2) - (self.narrow.log() + HALF_LOG_TWO_PI)
+        return torch.rsub(self._lost(value), -HALF_LOG_TWO_PI)
 
     def summed(self, value: Tensor, axes: tuple[int, ...]) -> Tensor:
-        if self.narrow.dim() > 0:
-            return super().summed(value, axes)
         if self._validate_args:
             self._validate_sample(value)
         entries = math.prod(self.loc.shape[axes[0] :])
-        at_loc = (self.narrow.log() + HALF_LOG_TWO_PI) * -entries
-        return torch.addcdiv(at_loc, self._squared(value).sum(axes), self.narrow.square(), value=-0.5)
+        if self.narrow.dim() == 0:
+            squares = self._squared(value).sum(axes)
+            mean = torch.addcdiv(self.narrow.log(), squares, self.narrow.square(), value=0.5 / max(entries, 1))
+            return torch.rsub(mean, -entries * HALF_LOG_TWO_PI, alpha=entries)
+        return torch.rsub(self._lost(value).sum(axes), -entries * HALF_LOG_TWO_PI)
+
+    def _lost(self, value: Tensor) -> Tensor:
+        """The log-probability without its constant, with the sign of a loss."""
+        if self.narrow.shape == self.loc.shape:
+            error = (value - self.loc) / self.scale
+            return torch.addcmul(self.scale.log(), error, error, value=0.5)
+        return torch.addcdiv(self.narrow.log(), self._squared(value), self.narrow.square(), value=0.5)
 
     def _squared(self, value: Tensor) -> Tensor:
         loc, value = (self.loc, value) if self.loc.shape == value.shape else torch.broadcast_tensors(self.loc, value)

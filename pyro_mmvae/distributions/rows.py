@@ -9,7 +9,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
+from pyro_mmvae.distributions.base import Frozen, Mapped, log_prob_sum, mapped
 from pyro_mmvae.distributions.columns import Columnwise
 
 
@@ -69,6 +69,7 @@ class Rows(Frozen):
         base: batch (..., observed, repeat).
         index: which rows they are, (observed,).
         rows: the number of all rows.
+        known: a value of all rows, and what of it is in those few, where both are at hand.
 
     Example:
         >>> import pyro.distributions as dist
@@ -77,8 +78,8 @@ class Rows(Frozen):
         tensor([-0.9189,  0.0000,  0.0000, -0.9189])
     """
 
-    def __init__(self, base: Distribution, index: Tensor, rows: int):
-        self.base, self.index = base, index
+    def __init__(self, base: Distribution, index: Tensor, rows: int, known: tuple[Tensor, Tensor] | None = None):
+        self.base, self.index, self.known = base, index, known
         super().__init__((*base.batch_shape[:-2], rows, base.batch_shape[-1]), base.event_shape, validate_args=False)
 
     @property
@@ -91,9 +92,17 @@ class Rows(Frozen):
         raise NotImplementedError("a partly observed modality is scored, not drawn; draw it with mm.impute")
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = value.index_select(-2 - len(self.event_shape), self.index)
-        seen = self.base.log_prob(value)
+        seen = self.base.log_prob(self._seen(value))
         return seen.new_zeros(*seen.shape[:-2], *self.batch_shape[-2:]).index_copy(-2, self.index, seen)
+
+    def log_prob_sum(self, value: Tensor) -> Tensor:
+        """The sum of the log-probabilities over all rows, ()."""
+        return log_prob_sum(self.base, self._seen(value))
+
+    def _seen(self, value: Tensor) -> Tensor:
+        if self.known is not None and value is self.known[0]:
+            return self.known[1]
+        return value.index_select(-2 - len(self.event_shape), self.index)
 
 
 def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Distribution:

@@ -46,6 +46,7 @@ class InMemory:
     def __init__(self, data: Batch, batch_size: int):
         self.data, self.batch_size, self.rows = data, min(batch_size, data.rows), data.rows
         self.steps = -(-data.rows // self.batch_size)
+        data.survey()
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         for index in torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]:

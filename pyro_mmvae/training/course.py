@@ -38,13 +38,18 @@ class Course:
         self.live, self.optim, self.devices = live, optim, devices
         self.history, self.epoch, self.step, self.total, self.rows = History(), 0, 0, 0.0, 0
         self.best, self.kept = math.inf, cast("Values | None", None)
-        self.start: Values = self.values()
+        self.start = self.values()
         self.order = generators(devices)  # at the start of the epoch, where its order is drawn from
         self.began = time.perf_counter()
 
-    def values(self) -> Values:
-        """A copy of the live values."""
-        return {name: tensor.detach().clone() for name, tensor in self.live.items()}
+    @torch.no_grad()
+    def values(self, over: Values | None = None) -> Values:
+        """A copy of the live values, over an older one if there is one: fresh memory costs more than copying."""
+        if over is None:
+            return {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        for name, tensor in self.live.items():
+            over[name].copy_(tensor)
+        return over
 
     @torch.no_grad()
     def set(self, values: Mapping[str, Tensor]) -> None:
@@ -75,11 +80,11 @@ class Course:
         history.loss.append(self.total / self.rows)
         history.lr.append(self.optim.param_groups[0]["lr"])
         history.seconds.append(time.perf_counter() - self.began)
-        self.start = self.values()
+        self.start = self.values(self.start)
         if validation is not None:
             history.validation.append(validation)
             if validation < self.best:
-                self.best, self.kept, history.best_epoch = validation, self.start, self.epoch
+                self.best, self.kept, history.best_epoch = validation, self.values(self.kept), self.epoch
         self.epoch, self.step, self.total, self.rows = self.epoch + 1, 0, 0.0, 0
 
     def stale(self, patience: int | None) -> bool:
@@ -107,7 +112,8 @@ class Course:
         self.optim.load_state_dict(record["optimizer"])
         self.history = History(**record["history"])
         self.epoch, self.step, self.total, self.rows, self.best = record["at"]
-        self.start, self.kept = record["start"] or self.values(), record["kept"]
+        self.start = record["start"] or self.values()
+        self.kept = record["kept"] and {k: v.clone() for k, v in record["kept"].items()}  # a file may share its memory
         self.began = time.perf_counter() - record["seconds"]
         now, self.order = record["generators"]
         self.order = {name: self.order[name] for name in self.order if name in generators(self.devices)}
