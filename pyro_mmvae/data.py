@@ -44,7 +44,9 @@ class Batch(Mapping[str, Tensor]):
         mask: name -> bool, True = observed; (row,), (row, repeat) or as fine as the tensor itself.
         rows: the number of rows.
         complete: the names of which everything is observed.
-        covered: whether it is known that something is observed in every row.
+        covered: whether something is observed in every row; None = nobody has looked. False is said of rows drawn from
+            a set with empty ones.
+        dense: whether what is hidden is computed with as well, as zeros, and masked, so that no shape depends on it.
 
     Example:
         >>> batch = Batch.of({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
@@ -56,7 +58,8 @@ class Batch(Mapping[str, Tensor]):
         self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str] = frozenset()
     ):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
-        self.covered = bool(complete)
+        self.covered: bool | None = True if complete else None
+        self.dense = False
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked = False  # and whether it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
@@ -106,8 +109,9 @@ class Batch(Mapping[str, Tensor]):
 
     def survey(self) -> None:
         """Looks whether something is observed in every row, which spares all batches of its rows that look."""
-        seen = [mask.reshape(self.rows, -1).any(-1) for mask in self.mask.values()]
-        self.covered = self.covered or bool(torch.stack(seen).any(0).all())
+        if self.covered is None:
+            seen = [mask.reshape(self.rows, -1).any(-1) for mask in self.mask.values()]
+            self.covered = bool(torch.stack(seen).any(0).all())
 
     @property
     def device(self) -> torch.device | None:
@@ -153,7 +157,7 @@ class Batch(Mapping[str, Tensor]):
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
         new = self._derived(self._x, mask, self.rows, self.complete & keep)
         new.encoded = self.encoded  # of what is kept the encoders see the same
-        new.covered = bool(new.complete)
+        new.covered = True if new.complete else None
         return new
 
     def remembering(self) -> Batch:
@@ -166,7 +170,7 @@ class Batch(Mapping[str, Tensor]):
 
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)
-        new.checked, new.covered = self.checked, self.covered
+        new.checked, new.covered, new.dense = self.checked, self.covered, self.dense
         return new
 
 

@@ -28,7 +28,7 @@ class Stack:
     def __init__(self, normals: Mapping[str, dist.Normal], seen: Mapping[str, Seen]):
         self._seen = [seen[name] for name in normals]
         self.modality = [position for position, s in enumerate(self._seen) for _ in range(s.entries.shape[1])]
-        self.whole = all(s.flat is None for s in self._seen)
+        self.whole = all(s.whole for s in self._seen)
         self.loc = self._beside([q.loc for q in normals.values()])
         self.scale = self._beside([q.scale for q in normals.values()])
 
@@ -70,7 +70,7 @@ class Experts(Mapping[str, Distribution]):
         names: Collection[str] | None = None,
         head: str = "encoder",
         memory: dict[str, dict[Any, Any]] | None = None,
-        covered: bool = False,
+        covered: bool | None = None,
     ):
         self.modalities, self.rows, self._prior, self._head = modalities, rows, prior, head
         self._all, self._names, self._covered = seen, names, covered
@@ -161,15 +161,18 @@ class Experts(Mapping[str, Distribution]):
             return prior.expand((self.rows, 1))
         if self.modalities[name].repeated:
             raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
-        if self.seen[name].flat is None:
+        if self.seen[name].whole:
             return self[name]
         return otherwise(self.given[name], self[name], prior)
 
     def everywhere(self) -> bool:
-        """Whether the guide saw something in every row."""
-        if any(self.seen[name].rows is None for name in self.given):
+        """Whether the guide saw something in every row; where that is known of a whole data set, no batch is asked."""
+        seen = [self.seen[name] for name in self.given]
+        if any(s.everywhere for s in seen):
             return True
-        return (self._covered and len(self.given) == len(self._all)) or bool(self.any().all())
+        if self._covered is None:
+            return bool(self.any().all())
+        return self._covered and len(seen) == len(self._all)
 
     def apart(self) -> Iterator[tuple[str, Distribution, Tensor]]:
         """Every expert alone, repeat by repeat: the name, q with batch (row, 1), and where it was given (row, 1)."""

@@ -57,10 +57,24 @@ class Seen:
         flat: which of the row * repeat entries these are, (entry,); None = all.
         rows: the rows with an observed entry, (observed,); None = every row.
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
+        dense: whether hidden entries are computed with as well, so that `flat` and `rows` are None.
+
+    Attributes:
+        whole: whether every entry is known to be observed.
+        everywhere: whether every row is known to have an observed entry.
     """
 
-    def __init__(self, x: Tensor, entries: Tensor, flat: Tensor | None, rows: Tensor | None, elements: Tensor | None):
+    def __init__(
+        self,
+        x: Tensor,
+        entries: Tensor,
+        flat: Tensor | None,
+        rows: Tensor | None,
+        elements: Tensor | None,
+        dense: bool = False,
+    ):
         self.x, self.entries, self.flat, self.rows, self.elements = x, entries, flat, rows, elements
+        self.whole, self.everywhere = flat is None and not dense, rows is None and not dense
         self._values: Tensor | None = None
 
     @classmethod
@@ -74,7 +88,8 @@ class Seen:
             entries = mask if mask.dim() == 2 else mask.new_ones(()).expand(x.shape[:2])
             return cls(x, entries, None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
-        return cls.at(x, entries, mask if mask.dim() > 2 else None)
+        elements = mask if mask.dim() > 2 else None
+        return cls(x, entries, None, None, elements, dense=True) if batch.dense else cls.at(x, entries, elements)
 
     @classmethod
     def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None) -> Seen:
@@ -106,6 +121,8 @@ class Seen:
         """
         rows, repeats = self.entries.shape
         value = value.unsqueeze(1)
+        if self.flat is None and not self.whole:
+            value = torch.where(self.entries.reshape(-1, *[1] * (value.dim() - 1)), value, 0)
         if self.flat is None and repeats == 1:
             return value if total is None else total + value
         entry = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat

@@ -48,7 +48,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
         x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.elements[at], seen.elements.dim() - 2)
-    elif repeats > 1 and seen.flat is not None:
+    elif not seen.whole and (repeats > 1 or seen.rows is None):
         fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
         x = torch.where(fine, x, feasible(p, x))
         p = masked(p, seen.entries[at])

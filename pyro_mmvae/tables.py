@@ -11,7 +11,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from pyro_mmvae.distributions import Categorical, Columnwise, Normal
 from pyro_mmvae.heads import SMALLEST
@@ -172,7 +171,8 @@ class CategoryColumn:
         return Categorical(out)
 
     def features(self, x: Tensor) -> Tensor:
-        return one_hot(x.long(), self.levels).to(x.dtype)
+        levels = torch.arange(self.levels, device=x.device)  # torch's one_hot looks at the numbers first
+        return (x.unsqueeze(-1) == levels).to(x.dtype)
 
 
 class TableLikelihood(nn.Module):

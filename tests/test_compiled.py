@@ -6,7 +6,20 @@ import shutil
 import pyro
 import pytest
 import torch
-from cases import RECIPES, SIZES, of_tables, three, three_holes, three_rows
+from cases import (
+    DIM,
+    FUSIONS,
+    LIKELIHOODS,
+    PRIORS,
+    RECIPES,
+    SIZES,
+    data,
+    modality,
+    of_tables,
+    three,
+    three_holes,
+    three_rows,
+)
 from pyro.infer import RenyiELBO
 from torch import nn
 
@@ -50,25 +63,68 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("fusion", ["PoE", "MoE", "MoPoE"])
+def with_holes(x, holes):
+    """The data, and a mask that leaves something in every row, of single entries too in three rows in four."""
+    if not holes:
+        return x, None
+    x, mask = mm.hide(x, share=0.3)
+    if "body" in x:
+        fine = torch.rand(x["body"].shape) > 0.25
+        fine[:, 0] = True
+        mask["body"] = mask["body"].unsqueeze(-1) & fine
+    return x, mask
+
+
+@pytest.mark.parametrize(("fusion", "holes"), [("PoE", False), ("PoE", True), ("MoE", False), ("MoPoE", False)])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_it_is_the_step(fusion, options, monkeypatch):
+def test_it_is_the_step(fusion, options, holes, monkeypatch):
     calls = traced(monkeypatch)
-    same(both(three(fusion=fusion), three_rows(70), **options, validation=three_rows(20)))
+    same(both(three(fusion=fusion), *with_holes(three_rows(70), holes), **options, validation=three_rows(20)))
     assert len(calls) == 3 * 4  # and the last batch of an epoch, of six rows, as without
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "nexus"])
-def test_every_recipe_is_compiled(recipe):
+@pytest.mark.parametrize("fusion", [fusion for fusion in FUSIONS if fusion != "JointEncoder and PoE"])
+def test_every_fusion_is_compiled_with_holes(fusion):
+    same(both(three(fusion=fusion), *with_holes(three_rows(70), True)))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_every_prior_is_compiled_with_holes(prior):
+    same(both(three(prior=prior), *with_holes(three_rows(70), True)))
+
+
+@pytest.mark.parametrize("likelihood", [likelihood for likelihood in LIKELIHOODS if "recurrent" not in likelihood])
+def test_every_likelihood_is_compiled_with_holes_and_empty_rows(likelihood):
+    x = data(likelihood, 40)
+    mask = torch.rand(40) > 0.2 if x.dim() == 1 or "tokens" in likelihood else torch.rand(x.shape) > 0.3
+    mask[:3] = False
+    vae = mm.MultimodalVAE({"x": modality(likelihood)}, mm.StandardNormal(DIM), mm.PoE())
+    same(both(vae, {"x": x}, {"x": mask}))
+
+
+LOOK = {False: ["nexus"], True: ["nexus", "jmvae", "telbo", "jnf"]}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "holes"), [(r, holes) for holes, look in LOOK.items() for r in RECIPES if r not in look]
+)
+def test_every_recipe_is_compiled(recipe, holes):
     vae, loss = RECIPES[recipe]()
-    same(both(vae, {name: torch.randn(40, size) for name, size in SIZES.items()}, loss=loss))
+    same(both(vae, *with_holes({name: torch.randn(40, size) for name, size in SIZES.items()}, holes), loss=loss))
 
 
-@pytest.mark.parametrize("recipe", [RECIPES["nexus"], lambda: mm.recipes.mvae(of_tables(), 2, subsets=1)])
-def test_recipes_that_draw_what_they_look_at_are_refused(recipe):
+REFUSED = {
+    "nexus": (RECIPES["nexus"], False),
+    "random subsets": (lambda: mm.recipes.mvae(of_tables(), 2, subsets=1), False),
+    **{f"{name}, with holes": (RECIPES[name], True) for name in LOOK[True]},
+}
+
+
+@pytest.mark.parametrize(("recipe", "holes"), REFUSED.values(), ids=REFUSED)
+def test_recipes_that_look_at_what_they_drew_or_got_are_refused(recipe, holes):
     vae, loss = recipe()
     with pytest.raises(ValueError, match=r"^compile: a step of this loss cannot be traced: [^\n]*; leave compile out$"):
-        both(vae, {name: torch.randn(40, size) for name, size in SIZES.items()}, loss=loss)
+        both(vae, *with_holes({name: torch.randn(40, size) for name, size in SIZES.items()}, holes), loss=loss)
 
 
 def test_networks_in_half_precision_are_those_of_the_step():
@@ -85,11 +141,31 @@ def test_buffers_and_dropout_are_those_of_the_step():
     assert found[1][1]["modalities.body.encoder.1.num_batches_tracked"] == 16  # and one that looked for the parameters
 
 
-def test_batches_with_holes_run_as_without(monkeypatch):
+@pytest.mark.parametrize("layer", [lambda: nn.Dropout(0.5), lambda: nn.BatchNorm1d(3)], ids=["dropout", "batch norm"])
+def test_networks_that_see_more_than_their_row_are_refused_with_holes(layer):
+    """Hidden rows run through them in the graph, and do not in the step."""
+    vae = three()
+    body = vae.modalities["body"]
+    body.encoder = nn.Sequential(layer(), body.encoder)
+    with pytest.raises(ValueError, match=r"^compile: traced once, [^\n]* where data are missing; leave compile out$"):
+        mm.fit(vae, *with_holes(three_rows(40), True), epochs=1, progress=False, compile="eager")
+
+
+def test_batches_without_a_modality_run_as_without(monkeypatch):
     calls = traced(monkeypatch)
-    with pytest.warns(UserWarning, match=r"^compile: no batch was complete"):
-        same(both(three(), three_rows(60), three_holes(60)))
-    assert not calls
+    x, mask = with_holes(three_rows(60), True)
+    parts = [({k: v[:40] for k, v in x.items()}, {k: v[:40] for k, v in mask.items()}) for _ in range(3)]
+    for part in parts[1:]:
+        part[1]["label"] = part[1]["label"] & False
+    same(both(three(), parts))
+    assert len(calls) == 3
+    with pytest.warns(UserWarning, match=r"^compile: every batch lacked a modality"):
+        same(both(three(), parts[1:]))
+    assert len(calls) == 3
+
+
+def test_batches_with_other_holes_than_the_first_run_as_without(monkeypatch):
+    calls = traced(monkeypatch)
     x, mask = three_rows(60), three_holes(60)
     mask = {name: seen | (torch.arange(60) < 32).reshape(-1, *[1] * (seen.dim() - 1)) for name, seen in mask.items()}
     parts = [

@@ -65,7 +65,7 @@ def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
 
 def together(experts: Experts) -> tuple[Tensor, Tensor]:
     """Precision and precision-weighted mean of the product of what is given, (row, 1, dim), zero where nothing is."""
-    if all(experts.seen[name].flat is None for name in experts):
+    if all(experts.seen[name].whole for name in experts):
         factors, shifts, _ = natural(experts)
         return factors.sum(0), shifts.sum(0)
     precision, shift = None, None

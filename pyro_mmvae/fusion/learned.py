@@ -118,7 +118,7 @@ class JointEncoder(Fusion):
         unknown = [name for name in experts if name not in self.sizes]
         if unknown:
             raise ValueError(f"modality {unknown[0]!r} has no size in JointEncoder; add it to sizes")
-        if self.otherwise is None or all(name in experts and experts.seen[name].rows is None for name in self.sizes):
+        if self.otherwise is None or all(name in experts and experts.seen[name].everywhere for name in self.sizes):
             return one_repeat(self.net(features_beside(experts, self.sizes)))
         complete = torch.stack([self._given(experts, name) for name in self.sizes]).all(0)
         if not bool(complete.any()):
@@ -178,7 +178,9 @@ def placed(experts: Experts, name: str, value: Tensor) -> Tensor:
     """From the seen entries (entry, size) to (row, repeat, size), zero where not given."""
     given = experts.given[name]
     if len(value) == given.numel():
-        return value.unflatten(0, given.shape)
+        value = value.unflatten(0, given.shape)
+        whole = experts.seen[name].whole
+        return value if whole else torch.where(given.reshape(*given.shape, *[1] * (value.dim() - 2)), value, 0)
     return value.new_zeros(*given.shape, *value.shape[1:]).index_put(given.nonzero(as_tuple=True), value)
 
 

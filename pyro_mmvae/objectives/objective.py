@@ -61,7 +61,7 @@ class Objective(Loss):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         batch = Batch.of(*args, **kwargs).remembering()
-        names = [name for name in batch if name in batch.complete or bool(batch.mask[name].any())]
+        names = [name for name in batch if batch.dense or name in batch.complete or bool(batch.mask[name].any())]
         total = torch.zeros((), device=batch.device)
         for part in self.passes:
             for view in part.views(names):
@@ -113,7 +113,7 @@ class Objective(Loss):
 
 def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None:
     """The rows of a pass whose bound is not multiplied by zero, bool (row,); None = all. The rest need no decoder."""
-    if len(batch.complete) == len(batch):
+    if batch.dense or len(batch.complete) == len(batch):
         return None
     counts = [] if view.given is None else [_any_of(batch, view.given)]
     if isinstance(share, Tensor) and share.dim():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +13,55 @@ from torch.func import functional_call
 
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
+from pyro_mmvae.holes import hide
 from pyro_mmvae.programs import scaled, silent
 
 CHECKS = 8
 """How often the graph is run beside the step, on other rows, with other random numbers and another weight of the KL."""
+MORE = 0.3
+"""Share of what was observed that is hidden besides in those runs, so that no modality happens to be whole."""
 Found = tuple[Tensor, Sequence[Tensor | None]]
 """The loss of a batch summed over its rows, and the gradient of its mean by each parameter."""
 
 
-class Compiled:
-    """Loss and gradients of complete batches of one shape, by a graph that is traced from the first of them.
+class Form(NamedTuple):
+    """What the batches of one graph have in common.
 
-    The graph is what the step did to its tensors once: what Python decided on the way stays as it was. It is run beside
-    the step itself on other rows before it is used, and refused if it says something else.
+    Attributes:
+        x: name -> shape and dtype.
+        masks: name -> shape of the mask, for the modalities that are not observed everywhere.
+        covered: whether something is observed in every row.
+    """
+
+    x: dict[str, tuple[torch.Size, torch.dtype]]
+    masks: dict[str, torch.Size]
+    covered: bool
+
+    @classmethod
+    def of(cls, batch: Batch) -> Form:
+        x = {name: (value.shape, value.dtype) for name, value in batch.items()}
+        return cls(
+            x, {name: batch.mask[name].shape for name in batch if name not in batch.complete}, bool(batch.covered)
+        )
+
+    def tensors(self, batch: Batch) -> list[Tensor]:
+        return [*(batch[name] for name in self.x), *(batch.mask[name] for name in self.masks)]
+
+    def batch(self, tensors: Sequence[Tensor], like: Batch, dense: bool) -> Batch:
+        """The batch that those are the tensors of; `like` it where everything is observed."""
+        x = dict(zip(self.x, tensors))
+        masks = dict(zip(self.masks, tensors[len(x) :], strict=True))
+        new = Batch(x, {**like.mask, **masks}, like.rows, frozenset(x) - frozenset(masks))
+        new.checked, new.covered, new.dense = True, self.covered, dense
+        return new
+
+
+class Compiled:
+    """Loss and gradients of batches of one form, by a graph that is traced from the first of them.
+
+    The graph is what the step did to its tensors once: what Python decided on the way stays as it was. Where data are
+    missing, it computes with zeros in their place and masks them, as its shapes may not depend on them. It is run
+    beside the step itself on other rows before it is used, and refused if it says something else.
 
     Args:
         loss: (batch) -> the loss, a scalar.
@@ -60,32 +97,37 @@ class Compiled:
             raise ValueError("compile: a parameter of the programs is in no module; make it an nn.Parameter of one")
         self.names, self.values = list(tensors), [tensor.detach() for tensor in tensors.values()]
         self.trained = {places[id(p)]: None for p in parameters}
-        self.shapes: dict[str, tuple[torch.Size, torch.dtype]] | None = None
+        self.form: Form | None = None
         self.weighted = False
         self.graph: Callable[..., Found] | None = None
 
     def fits(self, batch: Batch) -> bool:
-        """Whether the graph is one for this batch; others are left to the step itself."""
-        shapes = {name: (value.shape, value.dtype) for name, value in batch.items()}
-        if self.shapes is None and len(batch.complete) == len(batch) > 0:
-            self.shapes = shapes
-        return len(batch.complete) == len(batch) and shapes == self.shapes
+        """Whether the graph is one for this batch; others are left to the step itself.
+
+        One in which a modality is missing altogether is not: the step leaves its parameters alone, momentum and all.
+        """
+        batch.survey()
+        form = Form.of(batch)
+        if not form.x or not all(bool(batch.mask[name].any()) for name in form.masks):
+            return False
+        self.form = own = self.form or form
+        return (
+            form.x == own.x
+            and form.covered >= own.covered
+            and form.masks.keys() <= own.masks.keys()
+            and all(batch.mask[name].shape == shape for name, shape in own.masks.items())
+        )
 
     def __call__(self, batch: Batch, beta: float) -> Found:
         """What the graph says of a batch that fits."""
+        assert self.form is not None
         if self.graph is None or (beta != 1 and not self.weighted):
             self.weighted = self.weighted or beta != 1
             self.graph = self._traced(batch)
         with torch.no_grad():
-            return self.graph(self.values, self._tensors(batch), self.values[0].new_full((), beta))
+            return self.graph(self.values, self.form.tensors(batch), self.values[0].new_full((), beta))
 
-    def _tensors(self, batch: Batch) -> list[Tensor]:
-        assert self.shapes is not None
-        return [batch[name] for name in self.shapes]
-
-    def _step(self, like: Batch, values: list[Tensor], x: list[Tensor], beta: Tensor) -> Found:
-        batch = Batch(dict(zip(self.shapes or (), x, strict=True)), like.mask, like.rows, like.complete)
-        batch.checked = True
+    def _step(self, batch: Batch, values: list[Tensor], beta: Tensor) -> Found:
         weights = scaled(dict.fromkeys(self.factors, beta)) if self.weighted else nullcontext()  # type: ignore[arg-type]
         with torch.enable_grad(), silent(), weights:
             values = [value.detach().requires_grad_(k in self.trained) for k, value in enumerate(values)]
@@ -95,35 +137,34 @@ class Compiled:
 
     def _traced(self, batch: Batch) -> Callable[..., Found]:
         """The graph of a step, compiled, that leaves no trace in the modules' buffers and in the generators."""
-
-        def step(values: list[Tensor], x: list[Tensor], beta: Tensor) -> Found:
-            return self._step(batch, values, x, beta)
-
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a while to import, and few need it
 
-        x = self._tensors(batch)
-        with undisturbed(self.devices), self._restored():
-            try:
-                graph: Any = make_fx(step)(self.values, x, self.values[0].new_full((), 0.5))
-            except (RuntimeError, TypeError, NotImplementedError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise ValueError(
-                    f"compile: a step of this loss cannot be traced: {reason}; leave compile out"
-                ) from error
+        form = self.form
+        assert form is not None
+
+        def step(values: list[Tensor], tensors: list[Tensor], beta: Tensor, dense: bool = False) -> Found:
+            return self._step(form.batch(tensors, batch, dense), values, beta)
+
+        tensors = form.tensors(batch)
+        with undisturbed(self.devices), self._restored(), _refused("cannot be traced"):
+            dense = partial(step, dense=True)
+            graph: Any = make_fx(dense)(self.values, tensors, self.values[0].new_full((), 0.5))
         for seed in range(CHECKS):
-            self._check(seed, [value.roll(seed, 0) for value in x], graph, step)
+            self._check(form.tensors(_other(form.batch(tensors, batch, False), form, seed)), seed, graph, step)
         return graph if self.backend == "eager" else torch.compile(graph, backend=self.backend, fullgraph=True)
 
-    def _check(self, seed: int, x: list[Tensor], graph: Callable[..., Found], step: Callable[..., Found]) -> None:
+    def _check(self, tensors: list[Tensor], seed: int, graph: Callable[..., Found], step: Callable[..., Found]) -> None:
         both = []
         for function in (graph, step):
-            with undisturbed(self.devices), self._restored(), torch.no_grad():
+            with undisturbed(self.devices), self._restored(), torch.no_grad(), _refused("cannot be run on other rows"):
                 seed_generators(self.devices, seed)
-                both.append(function(self.values, x, self.values[0].new_full((), 0.1 * seed)))
+                both.append(function(self.values, tensors, self.values[0].new_full((), 0.1 * seed)))
         if not _same(*both):
+            assert self.form is not None
+            hidden = ", or a network draws or counts where data are missing" if self.form.masks else ""
             raise ValueError(
                 "compile: traced once, a step of this loss says something else of other rows or random numbers: Python"
-                " decides in it what is done; leave compile out"
+                f" decides in it what is done{hidden}; leave compile out"
             )
 
     @contextmanager
@@ -148,9 +189,35 @@ class _Whole(nn.Module):
         return self.loss(batch)
 
 
+@contextmanager
+def _refused(how: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, TypeError, NotImplementedError, IndexError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"compile: a step of this loss {how}: {reason}; leave compile out") from error
+
+
+def _other(batch: Batch, form: Form, seed: int) -> Batch:
+    """The rows in another order, and with more holes where there are some; as many rows have something observed."""
+    batch = batch.take(torch.arange(batch.rows, device="cpu").roll(seed))
+    if not form.masks:
+        return batch
+    part = {name: batch[name] for name in form.masks}
+    _, masks = hide(part, {name: batch.mask[name] for name in part}, share=MORE, seed=seed)
+    return Batch(dict(batch), {**batch.mask, **masks}, batch.rows, batch.complete)
+
+
 def _same(one: Found, other: Found) -> bool:
+    """Do they agree? A gradient that is not there is zero."""
     pairs = [(one[0], other[0]), *zip(one[1], other[1], strict=True)]
     return all(
-        (a is None and b is None) or (a is not None and b is not None and torch.allclose(a, b, rtol=1e-3, atol=1e-5))
+        (a is None and b is None)
+        or torch.allclose(
+            torch.zeros_like(b) if a is None else a,  # type: ignore[arg-type]
+            torch.zeros_like(a) if b is None else b,  # type: ignore[arg-type]
+            rtol=1e-3,
+            atol=1e-5,
+        )
         for a, b in pairs
     )

@@ -81,10 +81,12 @@ def fit(
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam.
         autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
-        compile: for long runs of small models on complete data: traces the first step into one graph of tensor
-            operations and runs that for every batch of its shape, by a backend of `torch.compile`; "inductor" needs a
-            C++ compiler and a minute at first, "eager" runs the graph as it is. What Python decides in the programs
-            stays as it was in that step; batches with holes, and the last one if it is smaller, run as without.
+        compile: for long runs of small models: traces the first step into one graph of tensor operations and runs that
+            for every batch of its shape, by a backend of `torch.compile`; "inductor" needs a C++ compiler and a minute
+            at first, "eager" runs the graph as it is. What Python decides in the programs stays as it was in that step.
+            Missing data are computed with as zeros and masked, so that nothing is saved where much is missing; dropout
+            and batch norm are refused there. Batches in which a modality is missing altogether, and the last one if it
+            is smaller, run as without.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
         checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
@@ -146,7 +148,7 @@ def fit(
         if course.epoch > before:
             keeper.write(course)
             if run.compiled is not None and run.compiled.graph is None:
-                warnings.warn("compile: no batch was complete, so every step ran as without", stacklevel=2)
+                warnings.warn("compile: every batch lacked a modality, so every step ran as without", stacklevel=2)
         if course.kept is not None:
             course.set(course.kept)
     return course.history
