@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -101,11 +102,13 @@ class Batch(Mapping[str, Tensor]):
         for name in masks:
             if name not in tensors:
                 raise ValueError(f"mask names {name!r}, which x does not have (it has {', '.join(tensors)}); drop it")
-        clean, seen = {}, {}
+        clean, seen, complete = {}, {}, set()
         for name, value in tensors.items():
             given = as_mask(name, value, masks[name]) if name in masks else None
-            clean[name], seen[name] = _hide_nan(name, value, given)
-        return cls(clean, seen, rows, frozenset(name for name in seen if bool(seen[name].all())))
+            clean[name], seen[name], whole = _hide_nan(name, value, given)
+            if whole:
+                complete.add(name)
+        return cls(clean, seen, rows, frozenset(complete))
 
     def survey(self) -> None:
         """Looks whether something is observed in every row, which spares all batches of its rows that look."""
@@ -134,9 +137,10 @@ class Batch(Mapping[str, Tensor]):
         Raises:
             ValueError: a value that is too large for that precision.
         """
-        x = {k: v.to(device=device, dtype=dtype if v.is_floating_point() else v.dtype) for k, v in self._x.items()}
-        if all(x[k] is v for k, v in self._x.items()):
+        kinds = {k: (dtype or v.dtype) if v.is_floating_point() else v.dtype for k, v in self._x.items()}
+        if all(v.dtype == kinds[k] and device in (None, v.device) for k, v in self._x.items()):
             return self
+        x = {k: v.to(device=device, dtype=kinds[k]) for k, v in self._x.items()}
         for name, value in x.items():
             if value.dtype != self._x[name].dtype and not _finite(value):
                 found = f"modality {name!r} has a value too large for {dtype}"
@@ -208,27 +212,31 @@ def _common_rows(tensors: Mapping[str, Tensor]) -> int:
     return rows
 
 
-def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A copy with zero under every hidden entry, and the mask; NaN is missing without a mask, an error under True."""
-    if mask is None:
-        if not value.is_floating_point() or _finite(value):
-            whole = torch.ones(len(value), dtype=torch.bool, device=value.device)
-            return value.clone(memory_format=torch.contiguous_format), whole
-        mask = _coarse(~value.isnan())
-    if bool(mask.all()):
+def _hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+    """A copy with zero under every hidden entry, the mask, and whether nothing is hidden.
+
+    NaN is missing without a mask, an error under True.
+    """
+    finite = not value.is_floating_point() or _finite(value)
+    if mask is None and finite:
+        mask = torch.ones(len(value), dtype=torch.bool, device=value.device)
+        return value.clone(memory_format=torch.contiguous_format), mask, True
+    mask = _coarse(~value.isnan()) if mask is None else mask
+    whole = bool(mask.all())
+    if whole:
         value = value.clone(memory_format=torch.contiguous_format)
     else:
         value = torch.where(mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())), value, 0).contiguous()
-    if value.is_floating_point() and not _finite(value):
+    if not finite and not _finite(value):
         row = _first_row(~value.isfinite())
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
         raise BadRow(f"modality {name!r} has {what}", row, "which counts as observed; mask it, or mend the value")
-    return value, mask
+    return value, mask, whole
 
 
 def _finite(value: Tensor) -> bool:
     """Whether all of it is: the sum takes one pass where `isfinite` takes several, and settles it but for overflow."""
-    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+    return math.isfinite(float(value.detach().sum())) or bool(value.isfinite().all())
 
 
 def refuse(batch: Batch, finite: Tensor, what: str) -> None:

@@ -16,7 +16,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.objectives import Loss, Objective, Pass, dropped
 from pyro_mmvae.observe import observe
-from pyro_mmvae.plates import plate
+from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.programs import program
 from pyro_mmvae.storage import save
 from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
@@ -42,7 +42,7 @@ class TwoLevels(nn.Module):
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor:
         """As in `MultimodalVAE`."""
         batch, seen = self.bottom.open(x, mask)
-        with plate("data", batch.rows, dim=-2):
+        with shared_plate("data", batch.rows, dim=-2):
             z = pyro.sample("z", self.top.prior(None))  # type: ignore[misc]
             for name, modality in self.bottom.explained(x, seen, view):
                 w = pyro.sample(f"{name}.w", self._below(name, z))

@@ -16,8 +16,7 @@ class plate(pyro.plate):
     """`pyro.plate` without what costs time in it and is of no use where nothing is subsampled.
 
     It leaves a distribution that has its size already as it is, where Pyro makes an expanded copy for each plate, and
-    its subsample site is there only under validation, which compares the plates of model and guide. To every handler
-    it is the plate that it derives from.
+    it has no subsample site. To every handler it is the plate that it derives from.
 
     Args:
         name: of the frame.
@@ -33,7 +32,7 @@ class plate(pyro.plate):
 
     @staticmethod
     def _subsample(name: str, size: Any = None, *args: Any) -> tuple[int, int, torch.Tensor | None]:
-        return SubsampleMessenger._subsample(name, size, *args) if is_validation_enabled() else (size, size, None)
+        return size, size, None
 
     def _process_message(self, msg: Any) -> None:
         frame = CondIndepStackFrame(self.name, self.dim, self.size, self.counter, self.size)
@@ -41,3 +40,25 @@ class plate(pyro.plate):
         shape = getattr(msg["fn"], "batch_shape", ())
         if len(shape) < -self.dim or shape[self.dim] != self.size:
             BroadcastMessenger._pyro_sample(msg)
+
+
+class shared_plate(plate):
+    """A plate of the model that a guide may have as well: under validation, where Pyro looks in the model for every
+    subsample site of the guide's plates, it has one.
+
+    Args:
+        name, size, dim: as of `plate`.
+
+    Example:
+        >>> from pyro import poutine
+        >>> def program():
+        ...     with shared_plate("data", 3, dim=-1):
+        ...         pass
+        >>> with pyro.validation_enabled(True):
+        ...     "data" in poutine.trace(program).get_trace()
+        True
+    """
+
+    @staticmethod
+    def _subsample(name: str, size: Any = None, *args: Any) -> tuple[int, int, torch.Tensor | None]:
+        return SubsampleMessenger._subsample(name, size, *args) if is_validation_enabled() else (size, size, None)

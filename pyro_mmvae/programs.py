@@ -133,6 +133,24 @@ class _Alias:
         return self.parameter
 
 
+def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """`module.named_parameters()`, walked in one function, as it is every step: names in the same order, each tensor
+    once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    visited = set()
+    ahead = [("", module)]
+    while ahead:
+        prefix, part = ahead.pop()
+        if part in visited:
+            continue
+        visited.add(part)
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                found.setdefault(id(parameter), (prefix + name, parameter))
+        ahead += [(f"{prefix}{name}.", child) for name, child in reversed(part._modules.items()) if child is not None]
+    return list(found.values())
+
+
 def announce(module: nn.Module) -> None:
     """One "param" site for every parameter of the module that takes gradients.
 
@@ -140,22 +158,25 @@ def announce(module: nn.Module) -> None:
     trace of the whole step and one is announced, which tells the loss that there is something to train.
     """
     steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    told = [vars(trace).setdefault("announced", {}) for trace in steps]
+    if told and all(id(module) in names for names in told):
+        _announce(*told[-1][id(module)])
+        return
     direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
-    announced = False
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            site = f"vae{id(module):x}.{name}"
-            known = bool(steps) and all(site in trace.nodes for trace in steps)
-            if direct and announced:
-                for trace in steps:
-                    trace.add_node(site, type="param", name=site, value=_Alias(parameter))
-                continue
-            alias = parameter.view_as(parameter)
-            alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
-            _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
-            announced = True
-            if known:
-                return
+    sites = [(f"vae{id(module):x}.{name}", p) for name, p in parameters_of(module) if p.requires_grad]
+    for names in told:
+        names.update({id(module): sites[0]} if sites else {})
+    for site, parameter in sites[:1] if direct else sites:
+        _announce(site, parameter)
+    for trace in steps if direct else ():
+        for site, parameter in sites[1:]:
+            trace.add_node(site, type="param", name=site, value=_Alias(parameter))
+
+
+def _announce(site: str, parameter: Tensor) -> None:
+    alias = parameter.view_as(parameter)
+    alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
+    _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
 
 
 _silences = 0  # how many `silent` are open, in the one thread that has its turn

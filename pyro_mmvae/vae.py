@@ -20,7 +20,7 @@ from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, Seen, counted
 from pyro_mmvae.observe import check_values, decode, observe
-from pyro_mmvae.plates import plate
+from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.programs import alone, once_a_step, program
 from pyro_mmvae.storage import save
 
@@ -121,7 +121,7 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
-        with plate("data", batch.rows, dim=-2):
+        with shared_plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
             data = counted(seen, view.rows)
             for name, modality in self.explained(x, data, view):

@@ -84,9 +84,19 @@ class Normal(Entrywise, dist.Normal):
         self.loc, self.scale = loc, self.narrow
         as_loc = self.narrow.dim() == 0 or loc.shape == self.narrow.shape
         shape = loc.shape if as_loc else torch.broadcast_shapes(loc.shape, self.narrow.shape)
-        torch.distributions.Distribution.__init__(self, shape, validate_args=validate_args)  # checks the narrow scale
+        if validate_args is not None:
+            self._validate_args = validate_args
+        self._batch_shape, self._event_shape = shape, torch.Size()
+        if self._validate_args and not self._valid():
+            torch.distributions.Distribution.__init__(self, shape)  # which says what is wrong
         if not shape == loc.shape == self.narrow.shape:
             self.loc, self.scale = loc.expand(shape), self.narrow.expand(shape)
+
+    def _valid(self) -> bool:
+        """Whether two numbers are enough to see that location and scale are; if not, that says nothing yet."""
+        if not self.narrow.numel():
+            return False
+        return float(self.narrow.detach().amin()) > 0 and math.isfinite(float(self.loc.detach().sum()))
 
     def expand(self, batch_shape: Sequence[int], _instance: Normal | None = None) -> Normal:
         new = self._get_checked_instance(Normal, _instance)

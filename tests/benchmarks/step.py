@@ -7,7 +7,6 @@ step before each slot; printed are medians over the rounds of the ratio to the f
 from __future__ import annotations
 
 import copy
-import shutil
 import statistics
 
 import pyro
@@ -104,7 +103,7 @@ def main():
         for missing in (0.0,) if given.quick else (0.0, 0.5, 0.8):
             x, mask = data(name, missing)
             rows = BATCH if given.quick else WORKLOADS[name].rows
-            compiled = not missing and not given.quick and given.clock == "wall" and shutil.which("g++") is not None
+            compiled = name != "conv" and timing.compiles(given)
             seconds = timing.paired(arms(name, x, mask, compiled), rows, BATCH, given.rounds, given.clock)
             found = {arm: timing.ratio(seconds, arm, "floor") for arm in ARMS if arm in seconds}
             floor = statistics.median(seconds["floor"]) / (EPOCHS * rows / BATCH) * 1e3

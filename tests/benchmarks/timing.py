@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import sys
 import time
@@ -34,6 +35,11 @@ def options(description: str | None, rounds: int, *more: str) -> argparse.Namesp
     threads = torch.get_num_threads()
     print(f"{given.clock} time, threads {threads}, rounds {given.rounds}, load {os.getloadavg()[0]:.2f}, {machine()}\n")
     return given
+
+
+def compiles(given: argparse.Namespace) -> bool:
+    """Whether compiled steps are measured: wall time, on a machine with a C++ compiler."""
+    return not given.quick and given.clock == "wall" and shutil.which("g++") is not None
 
 
 def machine() -> str:
