@@ -66,7 +66,7 @@ class Experts(Mapping[str, Distribution]):
         modalities: Mapping[str, Modality],
         seen: Mapping[str, Seen],
         rows: int,
-        prior: Callable[[], Distribution],
+        prior: Callable[[Experts], Distribution],
         names: Collection[str] | None = None,
         head: str = "encoder",
         memory: dict[str, dict[Any, Any]] | None = None,
@@ -104,10 +104,9 @@ class Experts(Mapping[str, Distribution]):
 
     def private(self, names: Collection[str] | None) -> Experts:
         """q(w_m | x_m) in the same rows, from the named modalities, whatever was named for z; None = all."""
-        own = self._like(names, "private", lambda: _unit(own))
-        return own
+        return self._like(names, "private", _unit)
 
-    def _like(self, names: Collection[str] | None, head: str, prior: Callable[[], Distribution]) -> Experts:
+    def _like(self, names: Collection[str] | None, head: str, prior: Callable[[Experts], Distribution]) -> Experts:
         return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory, self._covered)
 
     def __iter__(self) -> Iterator[str]:
@@ -127,7 +126,7 @@ class Experts(Mapping[str, Distribution]):
     @property
     def plain_prior(self) -> Distribution:
         """The model's own prior, of a batch that broadcasts to (row, 1)."""
-        return self._prior()
+        return self._prior(self)
 
     @property
     def device(self) -> torch.device | None:

@@ -255,7 +255,7 @@ class MultimodalVAE(nn.Module):
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
         memory = None if batch.encoded is None else batch.encoded.setdefault(id(self), {})
-        prior: Callable[[], Distribution] = lambda: self.prior(None)  # type: ignore[misc]  # noqa: E731
+        prior: Callable[[Experts], Distribution] = lambda _: self.prior(None)  # type: ignore[misc]  # noqa: E731
         return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory, covered=batch.covered)
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyro_mmvae as mm
-from pyro_mmvae.distributions import Binomial, Categorical, Normal, mapped
+from pyro_mmvae.distributions import Binomial, Categorical, Normal, Rows, log_prob_sum, mapped
 from pyro_mmvae.likelihoods import LONGEST_TABLE
 
 SCALES = {
@@ -178,3 +178,38 @@ def test_a_categorical_refuses_what_pyros_refuses():
         Categorical(torch.zeros(4, 3)).log_prob(torch.full((4,), 3.0))
     with pytest.raises(ValueError, match="logits"):
         Categorical(torch.full((4, 3), torch.nan))
+
+
+def batches_of_every_kind():
+    """Distributions as they stand in the programs, each with a value of its batch."""
+    wide = torch.randn(6, 1, 3)
+    yield "a scale for all", Normal(wide, torch.tensor(0.7)).to_event(1), torch.randn(6, 1, 3)
+    yield "a scale a feature", Normal(wide, torch.rand(3) + 0.1).to_event(1), torch.randn(6, 1, 3)
+    yield "a scale an entry", Normal(wide, torch.rand(6, 1, 3) + 0.1).to_event(1), torch.randn(6, 1, 3)
+    yield "a prior", Normal(torch.zeros(3), torch.ones(3)).to_event(1).expand((6, 1)), torch.randn(6, 1, 3)
+    yield "pictures", Normal(torch.randn(6, 1, 2, 4, 4), torch.tensor(2.0)).to_event(3), torch.randn(6, 1, 2, 4, 4)
+    yield "a value that is broadcast", Normal(wide, torch.tensor(0.7)).to_event(1), torch.randn(3)
+    yield "more values than batch", Normal(wide, torch.rand(3) + 0.1).to_event(1), torch.randn(4, 6, 1, 3)
+    yield "no event", Normal(torch.randn(6, 1), torch.tensor(0.7)), torch.randn(6, 1)
+    yield "labels", Categorical(torch.randn(6, 1, 5)), torch.randint(0, 5, (6, 1))
+    yield "counts", Binomial(16, torch.randn(6, 1, 3)).to_event(1), torch.randint(0, 17, (6, 1, 3)).double()
+    yield "Pyro's own", dist.Laplace(wide, 1.0).to_event(1), torch.randn(6, 1, 3)
+    x = torch.randn(9, 1, 3)
+    rows = torch.tensor([0, 2, 3, 5, 7, 8])
+    yield "a few rows", Rows(Normal(wide, torch.tensor(0.7)).to_event(1), rows, 9), x
+    yield "a few rows, known", Rows(Normal(wide, torch.tensor(0.7)).to_event(1), rows, 9, (x, x[rows])), x
+
+
+@pytest.mark.parametrize(("p", "value"), [pytest.param(p, v, id=n) for n, p, v in batches_of_every_kind()])
+def test_the_sum_of_a_batch_is_the_sum_of_its_log_probabilities(p, value):
+    torch.testing.assert_close(log_prob_sum(p, value), p.log_prob(value).sum(), rtol=1e-5, atol=1e-5)
+    assert log_prob_sum(p, value).shape == ()
+
+
+def test_a_normal_of_infinite_means_is_checked_as_pyros():
+    """The two numbers that are looked at first say nothing here."""
+    loc = torch.tensor([torch.inf, -torch.inf, 1.0])
+    assert Normal(loc, torch.tensor(1.0), validate_args=True).batch_shape == (3,)
+    with pytest.raises(ValueError, match="loc"):
+        Normal(torch.tensor([torch.inf, torch.nan]), torch.tensor(1.0), validate_args=True)
+    assert Normal(torch.zeros(0, 3), torch.ones(0, 3), validate_args=True).batch_shape == (0, 3)

@@ -1,5 +1,6 @@
 """What is there for speed alone says the same as what it stands in for."""
 
+import gc
 from itertools import combinations
 
 import pyro
@@ -177,6 +178,40 @@ def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
         monkeypatch.setattr(mm.Batch, "remembering", lambda batch: batch)
     assert torch.equal(found[0][0], found[1][0])
     assert sum(found[0][1][1:]) == 40 and sum(found[1][1][1:]) == 80  # but for a call that asks for the plates
+
+
+def left_over(step):
+    """How many objects of a step only the garbage collector can free: tensors among them pile up until it runs."""
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        return gc.collect()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_loss_leaves_nothing_to_the_garbage_collector(recipe):
+    vae, loss = RECIPES[recipe]()
+    batch = vae.check(*mm.hide({name: torch.randn(40, size) for name, size in SIZES.items()}, share=0.4))
+    loss = loss or DirectELBO()
+    assert left_over(lambda: loss.differentiable_loss(vae.model, vae.guide, batch, batch.mask).backward()) == 0
+
+
+@pytest.mark.parametrize("fusion", ["PoE", "MoPoE"])
+def test_tools_leave_nothing_to_the_garbage_collector(fusion):
+    vae, x, mask = three(fusion=fusion), three_rows(20), three_holes(20)
+    svi = pyro.infer.SVI(vae.model, vae.guide, mm.optim({"lr": 1e-3}), Trace_ELBO())
+    for step in (
+        lambda: svi.step(x, mask),
+        lambda: mm.fit(vae, x, mask, epochs=1, progress=False),
+        lambda: mm.log_likelihood(vae, x, mask, num_particles=10),
+        lambda: mm.importance(vae, x, mask, num_draws=10),
+        lambda: vae.posterior(x, mask).sample(),
+    ):
+        assert left_over(step) == 0
 
 
 def test_a_step_of_svi_leaves_no_gradients_to_fill_with_zeros():

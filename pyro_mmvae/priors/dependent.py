@@ -142,5 +142,5 @@ class VampPrior(nn.Module):
         components = mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
         return Mixture(components, self.zero.new_full((batch.rows,), 1 / batch.rows))
 
-    def _normal(self) -> Distribution:
+    def _normal(self, _: Experts) -> Distribution:
         return Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
