@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.memory import keep_freed_memory
 from pyro_mmvae.programs import silent
 
-NUMBERS_AT_ONCE = 2**21
-"""How many numbers one chunk of draws may take: 8 MB of float32. Larger ones are slower: fresh memory is paged in."""
-ROWS_AT_ONCE = 16
+NUMBERS_AT_ONCE = 2**22
+"""How many numbers one chunk of draws may take: 16 MB of float32. Smaller ones are slower, larger ones no faster."""
+ROWS_AT_ONCE = 128
+FEWEST_ROWS = 16
+"""Rows of a part even if the weights of their draws alone take more than a chunk."""
 
 
 class Draws(NamedTuple):
@@ -176,11 +179,13 @@ def joined(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
     """Parts of the rows, each with the numbers of draws to take at once, so that a chunk stays within bounds.
 
-    A part has at least `ROWS_AT_ONCE` rows where a draw of them fits: the weights of a part are smoothed together. Its
-    encoders run once for all of its draws.
+    A part has up to `ROWS_AT_ONCE` rows, or more if all of their draws fit into one chunk: the weights of a part are
+    smoothed together. Its encoders run once for all of its draws.
     """
+    keep_freed_memory()
     most = max(1, NUMBERS_AT_ONCE // size_of(batch))
-    rows = min(batch.rows, max(most // num_draws, min(ROWS_AT_ONCE, most)))
+    together = min(ROWS_AT_ONCE, max(FEWEST_ROWS, NUMBERS_AT_ONCE // num_draws))
+    rows = min(batch.rows, max(most // num_draws, min(together, most)))
     most = max(1, most // rows)
     sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
     for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
@@ -189,6 +194,7 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
     """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
+    keep_freed_memory()
     for index in torch.arange(batch.rows, device=_device(batch)).split(rows_at_once(batch, num_draws)):
         yield batch.take(index)
 

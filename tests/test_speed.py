@@ -1,7 +1,12 @@
 """What is there for speed alone says the same as what it stands in for."""
 
 import gc
+import os
+import platform
+import subprocess
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -170,7 +175,7 @@ def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
     """And what they say is taken for all of them: the same values as when they run for each."""
     vae, x, found, rows = three(), three_rows(40), [], []
     vae.modalities["body"].encoder.register_forward_hook(lambda _, __, q: rows.append(q.batch_shape[0]))
-    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 40 * 600 * 10)  # the draws of a part are two chunks
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 40 * 600 * 25)  # the draws of a part are two chunks
     for _ in range(2):
         torch.manual_seed(0)
         found.append((mm.log_likelihood(vae, x, given=given, targets=given, num_particles=50).value, rows.copy()))
@@ -178,6 +183,17 @@ def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
         monkeypatch.setattr(mm.Batch, "remembering", lambda batch: batch)
     assert torch.equal(found[0][0], found[1][0])
     assert sum(found[0][1][1:]) == 40 and sum(found[1][1][1:]) == 80  # but for a call that asks for the plates
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_and_not_paged_in_again():
+    """1,024 pages a round, where they are given back to the system and asked for again."""
+    here = Path(__file__).parent
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(here / "faults_worker.py")]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    before, after = map(int, found.stdout.split())
+    assert before > 50_000 and after < 5_000
 
 
 def left_over(step):
