@@ -186,14 +186,12 @@ def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_memory_is_kept_and_not_paged_in_again():
-    """1,024 pages a round, where they are given back to the system and asked for again."""
+def test_freed_memory_is_kept_and_not_given_back():
     here = Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(here / "faults_worker.py")]
+    command = [sys.executable, str(here / "heap_worker.py")]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    before, after = map(int, found.stdout.split())
-    assert before > 50_000 and after < 5_000
+    assert found.stdout.split() == ["False", "True"]
 
 
 def left_over(step):
