@@ -15,8 +15,8 @@ def keep_freed_memory() -> None:
     """Lets glibc keep up to 64 MiB of freed memory, where it gives large blocks back to the system at once.
 
     A step of a model of pictures frees and asks for tens of megabytes. Each page that was given back costs a page fault
-    when it is written to again: thousands a step, a twentieth to a quarter of its time. glibc takes its thresholds from the
-    largest block that it has seen freed; this one is never written to, so it takes no memory itself. Elsewhere it does
-    nothing.
+    when it is written to again: thousands a step, a twentieth to a quarter of its time. glibc takes its thresholds from
+    the largest block that it has seen freed; this one is never written to, so it takes no memory itself. Elsewhere it
+    does nothing.
     """
     torch.empty(MOST, dtype=torch.uint8, device="cpu")
