@@ -102,21 +102,20 @@ def test_every_likelihood_is_compiled_with_holes_and_empty_rows(likelihood):
     same(both(vae, {"x": x}, {"x": mask}))
 
 
-LOOK = {False: ["nexus"], True: ["nexus", "jmvae", "telbo", "jnf"]}
+LOOK = ["jmvae", "telbo", "jnf"]  # for complete rows, and take them apart
 
 
-@pytest.mark.parametrize(
-    ("recipe", "holes"), [(r, holes) for holes, look in LOOK.items() for r in RECIPES if r not in look]
-)
-def test_every_recipe_is_compiled(recipe, holes):
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "nexus"])
+def test_every_recipe_is_compiled(recipe):
     vae, loss = RECIPES[recipe]()
-    same(both(vae, *with_holes({name: torch.randn(40, size) for name, size in SIZES.items()}, holes), loss=loss))
+    x = {name: torch.randn(40, size) for name, size in SIZES.items()}
+    same(both(vae, *with_holes(x, recipe not in LOOK), loss=loss))
 
 
 REFUSED = {
     "nexus": (RECIPES["nexus"], False),
     "random subsets": (lambda: mm.recipes.mvae(of_tables(), 2, subsets=1), False),
-    **{f"{name}, with holes": (RECIPES[name], True) for name in LOOK[True]},
+    **{f"{name}, with holes": (RECIPES[name], True) for name in ("nexus", *LOOK)},
 }
 
 
