@@ -24,7 +24,7 @@ def test_every_block_runs():
     for block in blocks():
         exec(compile(block, "README.md", "exec"), names)
     angles = {"angle": torch.rand(500) * 6 - 3}
-    history = mm.fit(names["vae"], {**names["x"], **angles}, epochs=2, progress=False)
+    history = mm.fit(names["vae"], {**names["x"], **angles}, epochs=10, progress=False)
     assert history.loss[-1] < history.loss[0]
     assert torch.isfinite(mm.log_likelihood(names["vae"], names["x"], num_particles=50).value).all()
 
