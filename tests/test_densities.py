@@ -213,3 +213,11 @@ def test_a_normal_of_infinite_means_is_checked_as_pyros():
     with pytest.raises(ValueError, match="loc"):
         Normal(torch.tensor([torch.inf, torch.nan]), torch.tensor(1.0), validate_args=True)
     assert Normal(torch.zeros(0, 3), torch.ones(0, 3), validate_args=True).batch_shape == (0, 3)
+
+
+def test_rows_that_were_picked_beforehand_are_those_that_would_be_picked():
+    x, rows = torch.randn(9, 1, 3), torch.tensor([0, 2, 3, 5, 7, 8])
+    base = Normal(torch.randn(6, 1, 3), torch.tensor(0.7)).to_event(1)
+    torch.testing.assert_close(Rows(base, rows, 9, (x, x[rows])).log_prob(x), Rows(base, rows, 9).log_prob(x))
+    other = torch.randn(9, 1, 3)
+    torch.testing.assert_close(Rows(base, rows, 9, (x, x[rows])).log_prob(other), Rows(base, rows, 9).log_prob(other))

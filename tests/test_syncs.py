@@ -78,3 +78,20 @@ def test_whether_rows_are_empty_is_known_of_what_was_looked_at_and_of_nothing_el
     batch.survey()
     assert batch.covered is False and batch.take(torch.tensor([0, 2])).covered is False
     assert mm.Batch.of(x).covered
+
+
+@pytest.mark.parametrize("fusion", ["PoE without prior", "MoE", "MoPoE"])
+def test_a_subset_of_what_covers_every_row_may_leave_rows_empty(fusion):
+    """There the guide has the prior, whether anybody looked beforehand or not."""
+    vae, x, given = three(fusion=fusion), three_rows(6), ["body", "label"]
+    mask = {name: torch.ones(6).bool() for name in x}
+    mask["body"][:2] = mask["label"][1:3] = mask["counts"][3] = False
+    looked = vae.check(x, mask)
+    looked.survey()
+    assert looked.covered
+    q, fresh = (vae.posterior(batch, batch.mask, given=given) for batch in (looked, vae.check(x, mask)))
+    z = torch.randn(6, *q.event_shape)
+    torch.testing.assert_close(q.log_prob(z), fresh.log_prob(z))
+    prior = mm.StandardNormal(*q.event_shape)()
+    torch.testing.assert_close(q.log_prob(z)[1], prior.log_prob(z[1]))
+    assert (q.log_prob(z)[[0, 2, 3]] - prior.log_prob(z[[0, 2, 3]])).abs().min() > 1e-6
