@@ -98,6 +98,14 @@ class Seen:
         rows = flat if entries.shape[1] == 1 else _where(entries.any(-1))
         return cls(x, entries, flat, rows, elements)
 
+    @property
+    def mask(self) -> Tensor | None:
+        """What a likelihood of the decoded rows has to mask, bool (row, repeat) or finer; None = nothing."""
+        if self.elements is not None:
+            return self.elements
+        picked = self.rows is not None and self.entries.shape[1] == 1  # then no hidden entry is decoded
+        return None if self.whole or picked else self.entries
+
     def values(self) -> Tensor:
         """The seen entries of x, (entry, *event)."""
         if self._values is None:  # the encoder looks at them, and the likelihood does

@@ -31,7 +31,6 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
             pyro.sample(name, decode(name, modality, latent))
         return
     rows, repeats = seen.entries.shape
-    at = slice(None) if seen.rows is None else seen.rows
     if seen.rows is not None:
         latent = latent.index_select(-3, seen.rows)
     p = decode(name, modality, latent)
@@ -44,14 +43,10 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         p = p.expand((*p.batch_shape[:-1], repeats))
     counts = isinstance(p, Categorical)  # not every other log_prob takes integers
     x = seen.x if counts or seen.x.is_floating_point() else seen.x.to(latent.dtype)
-    if seen.elements is not None:
-        fine = seen.elements.reshape(*seen.elements.shape, *[1] * (x.dim() - seen.elements.dim()))
-        x = torch.where(fine, x, feasible(p, x))
-        p = masked(p, seen.elements[at], seen.elements.dim() - 2)
-    elif not seen.whole and (repeats > 1 or seen.rows is None):
-        fine = seen.entries.reshape(*seen.entries.shape, *[1] * (x.dim() - 2))
-        x = torch.where(fine, x, feasible(p, x))
-        p = masked(p, seen.entries[at])
+    mask = seen.mask
+    if mask is not None:
+        x = torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), x, feasible(p, x))
+        p = masked(p, mask if seen.rows is None else mask[seen.rows], mask.dim() - 2)
     if seen.rows is not None:
         known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
         p = Rows(p, seen.rows, rows, known)

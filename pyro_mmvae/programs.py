@@ -133,7 +133,7 @@ class _Alias:
         return self.parameter
 
 
-def parameters_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+def named_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
     """`module.named_parameters()`, walked in one function, as it is every step: names in the same order, each tensor
     once."""
     found: dict[int, tuple[str, Tensor]] = {}
@@ -163,7 +163,7 @@ def announce(module: nn.Module) -> None:
         _announce(*told[-1][id(module)])
         return
     direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
-    sites = [(f"vae{id(module):x}.{name}", p) for name, p in parameters_of(module) if p.requires_grad]
+    sites = [(f"vae{id(module):x}.{name}", p) for name, p in named_parameters(module) if p.requires_grad]
     for names in told:
         names.update({id(module): sites[0]} if sites else {})
     for site, parameter in sites[:1] if direct else sites:
