@@ -82,7 +82,7 @@ def to_arviz(
         axes = (f"{name}_row", f"{name}_feature")
         value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
         drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
-        groups["observed_data"][name] = (axes, value.numpy())
+        groups["observed_data"][name] = (axes, value.cpu().numpy())
         groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
         groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
         coords[axes[0]] = [row for row, there in zip(names, seen.tolist()) if there]

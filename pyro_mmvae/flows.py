@@ -36,23 +36,36 @@ class Transforms(nn.Module):
 
     Args:
         transforms: applied in this order, each with event (dim,): Pyro's, such as
-            `pyro.distributions.transforms.spline_autoregressive(dim)`, torch's, or a `ZukoTransform`.
+            `pyro.distributions.transforms.spline_autoregressive(dim)`, torch's, or a `ZukoTransform`. The tensors of
+            those that are no modules, such as the order of `permute(dim)`, are kept as buffers, so that they are
+            moved and saved with the rest.
     """
 
     def __init__(self, transforms: Sequence[Transform]):
         super().__init__()
         self.transforms = list(transforms)
         self.learnt = nn.ModuleList([t for t in transforms if isinstance(t, nn.Module)])
+        plain = [t for t in transforms if not isinstance(t, nn.Module)]
+        self.held = [(t, key) for t in plain for key, value in vars(t).items() if isinstance(value, Tensor)]
+        for place, (t, key) in enumerate(self.held):
+            self.register_buffer(f"held_{place}", vars(t)[key])
         self._state: list[tuple[int, int]] = []
 
     def forward(self, base: Distribution) -> Distribution:
         """The distribution of what the transforms make of a draw from `base`."""
         pushed = Pushed(base, self.transforms)
-        state = [(p._version, p.data_ptr()) for p in self.parameters()]
+        state = [(p._version, p.data_ptr()) for p in (*self.parameters(), *self._buffers.values()) if p is not None]
         if state != self._state:  # an inverse from before a step of the optimiser is another transform's
+            self._give_back()
             pushed.clear_cache()
             self._state = state
         return pushed
+
+    def _give_back(self) -> None:
+        """The buffers, which may have been moved or loaded, to the transforms that they are of."""
+        for place, (t, key) in enumerate(self.held):
+            vars(t)[key] = self._buffers[f"held_{place}"]
+            vars(t).pop("inv_permutation", None)  # which Pyro's permutation keeps of the one before
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the transforms remember, which could neither be copied nor saved."""

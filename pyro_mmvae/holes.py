@@ -54,13 +54,13 @@ def hide(
         raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
     batch = Batch.of(x, mask)
     generator = torch.Generator().manual_seed(seed)
-    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
-    order = torch.rand(seen.shape, generator=generator).to(seen.device)
+    seen = torch.stack([m.reshape(batch.rows, -1).any(-1).cpu() for m in batch.mask.values()], 1)
+    order = torch.rand(seen.shape, generator=generator)
     kept = seen & (order >= share)
     if keep_one:
         best = order.masked_fill(~seen, -1).argmax(1, keepdim=True)
         kept |= seen & torch.zeros_like(seen).scatter(1, best, True)
     new = {}
     for column, (name, old) in enumerate(batch.mask.items()):
-        new[name] = old & kept[:, column].reshape(-1, *[1] * (old.dim() - 1))
+        new[name] = old & kept[:, column].to(old.device).reshape(-1, *[1] * (old.dim() - 1))
     return dict(batch), new

@@ -68,7 +68,7 @@ def holds(batch, call, refusals=(ValueError,)):
     assert found.keys() == plain.keys()
     for name, value in found.items():
         assert value.isfinite().all(), name
-        assert torch.equal(value.double(), plain[name].double()), name
+        assert torch.equal(value.double().cpu(), plain[name].double().cpu()), name
     return found
 
 

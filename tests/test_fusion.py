@@ -11,6 +11,7 @@ import torch
 from exact import LinearGaussian
 from pyro.distributions.transforms import affine_autoregressive, permute, spline, spline_coupling
 from torch import nn
+from torch.distributions import AffineTransform
 
 import pyro_mmvae as mm
 from pyro_mmvae.fusion.subsets import indicator, subsets
@@ -366,6 +367,24 @@ def test_a_flow_can_be_copied_and_saved_after_a_step():
         with torch.no_grad():
             next(twin.fusion.parameters()).add_(0.5)
         assert not torch.equal(twin.posterior(x).log_prob(z), vae.posterior(x).log_prob(z))
+
+
+def test_what_a_transform_holds_is_saved_and_moved_with_the_model(tmp_path):
+    """Pyro's permutation is no module, and `permute(dim)` draws another one in every program."""
+
+    def build(order):
+        moved = AffineTransform(torch.tensor(order) / 4, 1 + torch.rand(4), event_dim=1)
+        transforms = [affine_autoregressive(4, [4]), permute(4, torch.tensor(order)), moved]
+        return known(mm.Flow(mm.PoE(), transforms), dim=4)
+
+    vae, other, x, z = build([2, 0, 3, 1]), build([1, 2, 3, 0]), drawn(3, dim=4), torch.randn(3, 4)
+    assert not torch.allclose(vae.posterior(x).log_prob(z), other.posterior(x).log_prob(z))
+    vae.save(tmp_path / "vae.pt")
+    mm.load(tmp_path / "vae.pt", other)
+    assert torch.equal(vae.posterior(x).log_prob(z), other.posterior(x).log_prob(z))
+    draw = other.posterior(x).rsample()
+    torch.testing.assert_close(other.posterior(x).log_prob(draw.clone()), vae.posterior(x).log_prob(draw.clone()))
+    assert other.float().posterior(x).rsample().dtype == torch.float32
 
 
 def test_scoring_a_drawn_sample_reaches_the_transforms():
