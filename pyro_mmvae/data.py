@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.accelerator import apart, moved
 from pyro_mmvae.arrays import as_mask, as_tensor
 
 Arrays = Mapping[str, Any]
@@ -48,6 +49,8 @@ class Batch(Mapping[str, Tensor]):
         covered: whether something is observed in every row; None = nobody has looked. False is said of rows drawn from
             a set with empty ones.
         dense: whether what is hidden is computed with as well, as zeros, and masked, so that no shape depends on it.
+        known: name -> the mask on the CPU, (row,) or (row, first axis of the entries), for what is not complete: where
+            it is looked at to lay out the batch, nobody waits for an accelerator. Empty if nobody has surveyed.
 
     Example:
         >>> batch = Batch.of({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
@@ -61,6 +64,7 @@ class Batch(Mapping[str, Tensor]):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
         self.covered: bool | None = True if complete else None
         self.dense = False
+        self.known: dict[str, Tensor] = {}
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked = False  # and whether it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
@@ -111,10 +115,20 @@ class Batch(Mapping[str, Tensor]):
         return cls(clean, seen, rows, frozenset(complete))
 
     def survey(self) -> None:
-        """Looks whether something is observed in every row, which spares all batches of its rows that look."""
+        """Looks whether something is observed in every row, which spares all batches of its rows that look.
+
+        Of data on an accelerator the masks are copied to the CPU besides.
+        """
         if self.covered is None:
             seen = [mask.reshape(self.rows, -1).any(-1) for mask in self.mask.values()]
             self.covered = bool(torch.stack(seen).any(0).all())
+        if apart(self.device) and not self.known:
+            coarse = {k: v.flatten(2).any(-1) if v.dim() > 2 else v for k, v in self.mask.items()}
+            self.known = {k: v.cpu() for k, v in coarse.items() if k not in self.complete}
+
+    def lacks(self, name: str) -> bool:
+        """Whether nothing of that modality is observed."""
+        return name not in self.complete and not bool(self.known.get(name, self.mask[name]).any())
 
     @property
     def device(self) -> torch.device | None:
@@ -123,13 +137,16 @@ class Batch(Mapping[str, Tensor]):
 
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
-        index = index.to(self.device)
+        known = {name: value.index_select(0, index.cpu()) for name, value in self.known.items()}
+        index = moved(index, self.device)
         x = {name: value.index_select(0, index) for name, value in self._x.items()}
         mask = {}
         for name, value in self.mask.items():  # where all is observed any rows of the mask will do
             whole = name in self.complete and len(index) <= self.rows
             mask[name] = value[: len(index)] if whole else value.index_select(0, index)
-        return self._derived(x, mask, len(index), self.complete)
+        new = self._derived(x, mask, len(index), self.complete)
+        new.known = known
+        return new
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
         """On another device; real-valued tensors in another precision.
@@ -169,7 +186,7 @@ class Batch(Mapping[str, Tensor]):
         if self.encoded is not None:
             return self
         new = self._derived(self._x, self.mask, self.rows, self.complete)
-        new.seen, new.encoded = self.seen, {}
+        new.known, new.seen, new.encoded = self.known, self.seen, {}
         return new
 
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.accelerator import moved
 from pyro_mmvae.data import Batch
 
 
@@ -58,6 +59,7 @@ class Seen:
         rows: the rows with an observed entry, (observed,); None = every row.
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
         dense: whether hidden entries are computed with as well, so that `flat` and `rows` are None.
+        known: `entries` on the CPU, where nobody waits who looks at them; None = they are nowhere but on their device.
 
     Attributes:
         whole: whether every entry is known to be observed.
@@ -72,8 +74,10 @@ class Seen:
         rows: Tensor | None,
         elements: Tensor | None,
         dense: bool = False,
+        known: Tensor | None = None,
     ):
-        self.x, self.entries, self.flat, self.rows, self.elements = x, entries, flat, rows, elements
+        self.known = entries if known is None else known
+        self.x, self.entries, self.flat, self.rows, self.elements, self.dense = x, entries, flat, rows, elements, dense
         self.whole, self.everywhere = flat is None and not dense, rows is None and not dense
         self._values: Tensor | None = None
 
@@ -89,14 +93,25 @@ class Seen:
             return cls(x, entries, None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
         elements = mask if mask.dim() > 2 else None
-        return cls(x, entries, None, None, elements, dense=True) if batch.dense else cls.at(x, entries, elements)
+        if batch.dense:
+            return cls(x, entries, None, None, elements, dense=True)
+        known = batch.known.get(name)
+        if known is not None:
+            known = known.reshape(len(known), -1)
+            known = known.expand(entries.shape) if repeated else known.any(-1, keepdim=True)
+        return cls.at(x, entries, elements, known)
 
     @classmethod
-    def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None) -> Seen:
-        """What was seen at those entries."""
-        flat = _where(entries.flatten())
-        rows = flat if entries.shape[1] == 1 else _where(entries.any(-1))
-        return cls(x, entries, flat, rows, elements)
+    def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None, known: Tensor | None = None) -> Seen:
+        """What was seen at those entries.
+
+        Args:
+            known: the entries on the CPU, if they are there.
+        """
+        where = entries if known is None else known
+        flat = places(where.flatten(), x.device)
+        rows = flat if entries.shape[1] == 1 else places(where.any(-1), x.device)
+        return cls(x, entries, flat, rows, elements, known=known)
 
     @property
     def mask(self) -> Tensor | None:
@@ -146,10 +161,10 @@ def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]
     return {name: s for name, s in parts.items() if s.rows is None or len(s.rows)}
 
 
-def _where(seen: Tensor) -> Tensor | None:
-    """The places of True in (place,); None = everywhere."""
-    places = seen.nonzero().squeeze(-1)
-    return None if len(places) == len(seen) else places
+def places(seen: Tensor, device: torch.device | None) -> Tensor | None:
+    """The places of True in (place,), on that device; None = everywhere."""
+    found = seen.nonzero().squeeze(-1)
+    return None if len(found) == len(seen) else moved(found, device)
 
 
 def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:

@@ -3,10 +3,14 @@ values."""
 
 import pytest
 import torch
-from cases import three, three_holes, three_rows
-from torch.utils._python_dispatch import TorchDispatchMode
+from cases import FUSIONS as EVERY_FUSION
+from cases import PRIORS, three, three_holes, three_rows
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 import pyro_mmvae as mm
+from pyro_mmvae import data, modality
+from pyro_mmvae.fusion import learned
+from pyro_mmvae.training import step as training_step
 from pyro_mmvae.training.step import Run
 
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::item"}
@@ -41,12 +45,29 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(Run, "step", counted)
 
-    def train(fusion, holes):
+    def train(fusion="PoE", holes=False, prior="StandardNormal"):
         mask = three_holes(20) if holes else None
-        mm.fit(three(fusion=fusion), three_rows(20), mask, epochs=1, batch_size=10, progress=False)
+        mm.fit(three(fusion=fusion, prior=prior), three_rows(20), mask, epochs=1, batch_size=10, progress=False)
         return found[-1]
 
     return train
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+    """The CPU plays an accelerator, beside which the program keeps the masks, and whose losses it reads late."""
+    monkeypatch.setattr(data, "apart", lambda device: True)
+    monkeypatch.setattr(training_step, "apart", lambda device: True)
+    at, places = modality.Seen.at.__func__, modality.places
+    modality_at = classmethod(lambda cls, x, entries, elements, known: at(cls, x, entries, elements, known))
+    monkeypatch.setattr(modality.Seen, "at", modality_at)  # nothing is laid out without a mask on the CPU
+
+    def beside(seen, device):
+        with _disable_current_modes():
+            return places(seen, device)
+
+    for module in (modality, learned):
+        monkeypatch.setattr(module, "places", beside)
 
 
 FUSIONS = ["PoE", "MoE", "MoPoE", "GeometricMean"]
@@ -63,6 +84,17 @@ def test_holes_add_one_wait_a_modality(waits, fusion):
     """Which rows a modality has decides the shapes of everything after it; empty ones were looked for beforehand."""
     found = waits(fusion, holes=True)
     assert sorted(found) == ["aten::_local_scalar_dense", *["aten::nonzero"] * 3]
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("fusion", EVERY_FUSION)
+def test_on_an_accelerator_no_step_waits(waits, accelerated, fusion, holes):
+    assert waits(fusion, holes) == []
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_on_an_accelerator_no_step_waits_with_any_prior(waits, accelerated, prior):
+    assert waits(prior=prior, holes=True) == []
 
 
 def test_whether_rows_are_empty_is_known_of_what_was_looked_at_and_of_nothing_else():

@@ -8,10 +8,12 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.accelerator import moved
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
 from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.modality import places
 from pyro_mmvae.sequences import attention_layer
 
 
@@ -118,26 +120,32 @@ class JointEncoder(Fusion):
         unknown = [name for name in experts if name not in self.sizes]
         if unknown:
             raise ValueError(f"modality {unknown[0]!r} has no size in JointEncoder; add it to sizes")
-        if self.otherwise is None or all(name in experts and experts.seen[name].everywhere for name in self.sizes):
-            return one_repeat(self.net(features_beside(experts, self.sizes)))
-        complete = torch.stack([self._given(experts, name) for name in self.sizes]).all(0)
-        if not bool(complete.any()):
+        if self.otherwise is None:
+            return self._all(experts, None)
+        if not all(name in experts for name in self.sizes):
             return self.otherwise.fuse(experts)
-        q = one_repeat(self.net(features_beside(experts, self.sizes)[complete]))
-        if bool(complete.all()):
-            return q
-        at = complete.nonzero(as_tuple=True)
+        partly = [seen for name, seen in experts.seen.items() if name in self.sizes and not seen.everywhere]
+        if not partly:
+            return self._all(experts, None)
+        complete = torch.stack([seen.known.any(-1) for seen in partly]).all(0)
+        if partly[0].dense:  # no shape may depend on the data
+            return elsewhere(complete.unsqueeze(-1), self._all(experts, None), self.otherwise.fuse(experts))
+        at = places(complete, experts.device)
+        if at is None:
+            return self._all(experts, None)
+        if not len(at):
+            return self.otherwise.fuse(experts)
 
         def spread(value: Tensor, _: int) -> Tensor:
-            return value[:1].detach().expand(experts.rows, *value.shape[1:]).index_put(at, value)
+            return value[:1].detach().expand(experts.rows, *value.shape[1:]).index_copy(0, at, value)
 
-        return elsewhere(complete.unsqueeze(-1), mapped(q, spread), self.otherwise.fuse(experts))
+        q = mapped(self._all(experts, at), spread)
+        return elsewhere(moved(complete, at.device).unsqueeze(-1), q, self.otherwise.fuse(experts))
 
-    def _given(self, experts: Experts, name: str) -> Tensor:
-        """Which rows have the modality, (row,)."""
-        if name in experts:
-            return experts.given[name].any(-1)
-        return torch.zeros_like(next(iter(experts.given.values()))[:, 0])
+    def _all(self, experts: Experts, at: Tensor | None) -> Distribution:
+        """What the network says of all modalities, in the rows `at`; None = in every row."""
+        features = features_beside(experts, self.sizes)
+        return one_repeat(self.net(features if at is None else features.index_select(0, at)))
 
 
 def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
@@ -176,12 +184,13 @@ def embedded(embed: nn.ModuleDict, experts: Experts, name: str) -> Tensor:
 
 def placed(experts: Experts, name: str, value: Tensor) -> Tensor:
     """From the seen entries (entry, size) to (row, repeat, size), zero where not given."""
-    given = experts.given[name]
-    if len(value) == given.numel():
-        value = value.unflatten(0, given.shape)
-        whole = experts.seen[name].whole
-        return value if whole else torch.where(given.reshape(*given.shape, *[1] * (value.dim() - 2)), value, 0)
-    return value.new_zeros(*given.shape, *value.shape[1:]).index_put(given.nonzero(as_tuple=True), value)
+    seen, given = experts.seen[name], experts.given[name]
+    if seen.flat is not None:
+        value = value.new_zeros(given.numel(), *value.shape[1:]).index_copy(0, seen.flat, value)
+    value = value.unflatten(0, given.shape)
+    if seen.whole or seen.flat is not None:
+        return value
+    return torch.where(given.reshape(*given.shape, *[1] * (value.dim() - 2)), value, 0)
 
 
 def one_repeat(q: Distribution) -> Distribution:

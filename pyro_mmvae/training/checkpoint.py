@@ -86,9 +86,13 @@ class Checkpoint:
             self._check(files[0], record, course)
             course.restore(record)
 
+    def due(self) -> bool:
+        """Whether it is time for a record."""
+        return self.path is not None and time.monotonic() - self.last >= self.every
+
     def offer(self, course: Course) -> None:
         """Writes a record if it is time for one."""
-        if self.path is not None and time.monotonic() - self.last >= self.every:
+        if self.due():
             self.write(course)
 
     def write(self, course: Course) -> None:

@@ -29,7 +29,7 @@ class Course:
 
     Attributes:
         epoch, step: epochs done, and steps done in the one that is under way.
-        total, rows: of the losses and of the rows of that epoch so far.
+        total, rows: of the losses and of the rows of that epoch so far, without the `unread` losses of the last steps.
         start: the values at its start.
         best, kept: the least validation loss of an epoch, and the values then.
     """
@@ -40,6 +40,7 @@ class Course:
         self.best, self.kept = math.inf, cast("Values | None", None)
         self.start = self.values()
         self.order = generators(devices)  # at the start of the epoch, where its order is drawn from
+        self.unread: list[tuple[Tensor, int]] = []
         self.began = time.perf_counter()
 
     @torch.no_grad()
@@ -62,17 +63,39 @@ class Course:
         if self.step == 0:
             self.order = generators(self.devices)
             yield from data.walk()
-            return
+        else:
+            batches = self.since(data, self.step - 1)
+            next(batches, None)
+            yield from batches
+
+    def since(self, data: Batches, step: int) -> Iterator[Batch]:
+        """The batches of this epoch from that step on, once more; the generators stand as now when the first comes."""
         now = generators(self.devices)
         set_generators(self.order)
-        batches = data.walk(self.step - 1)
-        next(batches, None)  # by now the order has been drawn
+        batches = data.walk(step)
+        first = next(batches, None)  # by now the order has been drawn
         set_generators(now)
-        yield from batches
+        if first is not None:
+            yield first
+            yield from batches
 
-    def add(self, loss: float, rows: int) -> None:
-        """One step was done."""
-        self.total, self.rows, self.step = self.total + loss, self.rows + rows, self.step + 1
+    def add(self, loss: Tensor, rows: int) -> None:
+        """One step was done; its loss may be still on the way."""
+        self.unread.append((loss, rows))
+        self.step += 1
+
+    def read(self) -> tuple[int, float] | None:
+        """Reads the losses of the last steps: the first step whose loss is not finite, with that loss, if there is one.
+
+        Where they were computed on an accelerator, this waits for it.
+        """
+        losses = torch.stack([loss for loss, _ in self.unread]).tolist() if self.unread else []
+        read, self.unread = [rows for _, rows in self.unread], []
+        for step, (loss, rows) in enumerate(zip(losses, read, strict=True), self.step - len(losses)):
+            if not math.isfinite(loss):
+                return step, loss
+            self.total, self.rows = self.total + loss, self.rows + rows
+        return None
 
     def end_epoch(self, validation: float | None) -> None:
         """An epoch was done; its weights are kept if they are the best so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,8 @@ from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
 
 LONG = 100
 """Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
+UNREAD = 1000
+"""Steps after which losses are read that were left on an accelerator."""
 
 
 def fit(
@@ -87,7 +88,8 @@ def fit(
             at first, "eager" runs the graph as it is. What Python decides in the programs stays as it was in that step.
             Missing data are computed with as zeros and masked, so that nothing is saved where much is missing; dropout
             and batch norm are refused there. Batches in which a modality is missing altogether, and the last one if it
-            is smaller, run as without.
+            is smaller, run as without; one without a complete row leaves the momentum of a `JointEncoder` for complete
+            rows as it is without, and has it move on in the graph. On a GPU the graph is recorded and launched as one.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
         checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
@@ -158,29 +160,43 @@ def fit(
 
 def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:
     """What is left of an epoch, step by step."""
+    late = run.late and data.rows > 0  # an iterable of the user's may not give the same batches twice
     for batch in course.rest(data):
         if course.epoch == course.step == 0 and pace.total >= LONG:
             with run.aside():
                 warn_of_drowning(run.model, batch)
         rate, beta = pace(course.epoch, course.step)
         try:
-            value = run.step(batch, rate, beta)
+            course.add(run.step(batch, rate, beta), batch.rows)
         except ValueError:  # a step that cannot be compiled may come after others that needed not be
             course.set(course.start)
             raise
-        if not math.isfinite(value):
-            raise _stopped(course, f"the loss is {value}", not_finite(course.live) or run.culprit(batch))
-        course.add(value, batch.rows)
-        keeper.offer(course)
+        if not late or keeper.due() or len(course.unread) == UNREAD:
+            _judge(run, course, data, None if late else batch)
+            keeper.offer(course)
+    _judge(run, course, data)
     lost = not_finite(course.live)
     if lost is not None:  # else the last step of an epoch would put it into the history as a good one
-        raise _stopped(course, "the weights are no longer finite", lost)
+        raise _stopped(course, course.step, "the weights are no longer finite", lost)
 
 
-def _stopped(course: Course, what: str, culprit: str) -> FloatingPointError:
+def _judge(run: Run, course: Course, data: Batches, last: Batch | None = None) -> None:
+    """Reads the losses of the last steps, and stops at one that is not finite.
+
+    Args:
+        last: the batch, if no more than the last step is unread.
+    """
+    bad = course.read()
+    if bad is not None:
+        batch = next(course.since(data, bad[0])) if last is None else last
+        culprit = not_finite(course.live) or run.culprit(batch)
+        raise _stopped(course, bad[0], f"the loss is {bad[1]}", culprit)
+
+
+def _stopped(course: Course, step: int, what: str, culprit: str) -> FloatingPointError:
     course.set(course.start)
     return FloatingPointError(
-        f"{what} in epoch {course.epoch}, step {course.step}, from {culprit}; the weights of its start are back:"
+        f"{what} in epoch {course.epoch}, step {step}, from {culprit}; the weights of its start are back:"
         " lower lr, clip the gradient, or rescale the data"
     )
 

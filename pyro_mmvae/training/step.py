@@ -13,14 +13,21 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_mmvae.accelerator import apart
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
+from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import scaled, silent
 from pyro_mmvae.training.compiled import Compiled
 
 
 class Run:
-    """One step of the optimiser, and one measurement of the loss."""
+    """One step of the optimiser, and one measurement of the loss.
+
+    Attributes:
+        late: whether the losses of steps may be read later. On an accelerator nothing waits for them then: after one
+            that is not finite it is the optimiser there that takes no step any more.
+    """
 
     def __init__(
         self,
@@ -38,6 +45,9 @@ class Run:
         self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
+        places = {p.device for p in parameters}
+        self.late = self.differentiable and type(optim) is Adam and len(places) == 1 and apart(*places)
+        self.doubt = parameters[0].new_zeros((), dtype=torch.float32)  # 0, and NaN after a loss that is not finite
         self.compiled: Compiled | None = None
         if backend is not None:
             if not self.differentiable:
@@ -56,8 +66,8 @@ class Run:
         with scaled(self.factors):
             return function(self.model, self.guide, batch, batch.mask)
 
-    def step(self, batch: Batch, rate: float, beta: float) -> float:
-        """One gradient step; the loss summed over the rows of the batch. Takes no step if it is not finite.
+    def step(self, batch: Batch, rate: float, beta: float) -> Tensor:
+        """One gradient step; the loss summed over the rows of the batch, a scalar. Takes no step if it is not finite.
 
         Args:
             rate: the learning rate.
@@ -67,33 +77,41 @@ class Run:
             group["lr"] = rate
         self.factors.update(dict.fromkeys(self.factors, beta))
         self.optim.zero_grad(set_to_none=True)
-        value = self._teach(batch, beta)
-        if not math.isfinite(value):
-            return value
+        loss, taught = self._teach(batch, beta)
+        if not taught:
+            return loss
+        if self.late:
+            self.doubt += 0 * loss
+            self.optim.found_inf = self.doubt.isnan().float()  # type: ignore[attr-defined]
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optim.step()
-        return value
+        return loss
 
-    def _teach(self, batch: Batch, beta: float) -> float:
-        """The loss summed over the rows; gives every parameter its gradient of the mean, if that is finite."""
+    def _teach(self, batch: Batch, beta: float) -> tuple[Tensor, bool]:
+        """The loss summed over the rows, and whether every parameter got its gradient of the mean: not if the loss is
+        known not to be finite."""
         if self.compiled is not None and self.compiled.fits(batch):
             loss, gradients = self.compiled(batch, beta)
             for p, gradient in zip(self.parameters, gradients, strict=True):
                 p.grad = gradient
-            return float(loss)
+            return loss, self._fine(loss)
         if self.differentiable:
             with silent():
                 loss = self._weighted(self.loss.differentiable_loss, batch)
-            value = float(loss.detach())
-            if loss.requires_grad and math.isfinite(value):  # a batch in which nothing was observed teaches nothing
+            fine = self._fine(loss.detach())
+            if loss.requires_grad and fine:  # a batch in which nothing was observed teaches nothing
                 (loss / batch.rows).backward()
-            return value
-        value = float(self._weighted(self.loss.loss_and_grads, batch))  # Renyi's and score-function ELBOs run backward
+            return loss.detach(), fine
+        value = self._weighted(self.loss.loss_and_grads, batch)  # Renyi's and score-function ELBOs run backward
         for p in self.parameters:
             if p.grad is not None:
                 p.grad /= batch.rows
-        return value
+        loss = torch.as_tensor(value, dtype=torch.float64)
+        return loss, self._fine(loss)
+
+    def _fine(self, loss: Tensor) -> bool:
+        return self.late or math.isfinite(float(loss))
 
     @contextmanager
     def aside(self) -> Iterator[None]:
