@@ -120,5 +120,7 @@ class TwoLevelLoss(Loss):
             drawn = poutine.trace(levels.bottom.guide).get_trace(batch, batch.mask)
         codes = {n: drawn.nodes[f"{n}.w"]["value"].squeeze(1) for n in batch if f"{n}.w" in drawn.nodes}
         seen = {n: batch.mask[n].reshape(batch.rows, -1).any(-1) for n in codes}
-        above = Batch(codes, seen, batch.rows, frozenset())
+        above = Batch(codes, seen, batch.rows, batch.complete & codes.keys())
+        above.known = {n: batch.known[n] for n in codes if n in batch.known}
+        above.covered = batch.covered if len(codes) == len(batch) else above.covered
         return below + self.top.differentiable_loss(levels.top.model, levels.top.guide, above)

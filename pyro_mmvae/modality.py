@@ -157,7 +157,11 @@ def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]
     """What was seen in the rows (row,) that count, modality by modality; all of it if rows is None."""
     if rows is None:
         return seen
-    parts = {name: Seen.at(s.x, s.entries & rows.unsqueeze(-1), s.elements) for name, s in seen.items()}
+    parts = {}
+    for name, s in seen.items():
+        entries = s.entries & moved(rows, s.entries.device).unsqueeze(-1)
+        known = rows.unsqueeze(-1).expand(entries.shape) if s.whole else s.known & rows.to(s.known.device).unsqueeze(-1)
+        parts[name] = Seen.at(s.x, entries, s.elements, known)
     return {name: s for name, s in parts.items() if s.rows is None or len(s.rows)}
 
 

@@ -28,6 +28,7 @@ from torch.utils._device import _device_constructors
 
 import pyro_mmvae as mm
 from pyro_mmvae import objectives as O
+from pyro_mmvae.training.step import Run
 
 
 class Elsewhere(TorchFunctionMode):
@@ -147,6 +148,47 @@ def test_no_certificate_makes_a_tensor_on_the_cpu(device):
         mm.gaps(vae, few, num_draws=20, steps=5)
         mm.sandwich(vae, given=["body"], rows=3, chains=2, temperatures=5)
         mm.to_arviz(vae, x, mask)
+
+
+@pytest.fixture
+def no_step_waits(monkeypatch):
+    """An error for whatever makes a step wait for the GPU."""
+    step = Run.step
+
+    def watched(self, *args):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Run, "step", watched)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_on_a_gpu_no_step_waits_whatever_the_fusion(no_step_waits, fusion, holes):
+    mask = three_holes(20) if holes else None
+    mm.fit(three(fusion=fusion).to("cuda"), three_rows(20), mask, epochs=2, batch_size=7, progress=False)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("prior", [name for name in PRIORS if not name.startswith("function")])
+def test_on_a_gpu_no_step_waits_whatever_the_prior(no_step_waits, prior):
+    vae = three(prior=prior).to("cuda")
+    mm.fit(vae, three_rows(20), three_holes(20), epochs=2, batch_size=7, progress=False)
+
+
+@needs_gpu
+@pytest.mark.gpu
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_on_a_gpu_no_step_of_a_recipe_waits(no_step_waits, recipe, holes):
+    (vae, loss), (x, mask) = RECIPES[recipe](), rows_of_tables()
+    mm.fit(vae.to("cuda"), x, mask if holes else None, loss=loss, epochs=1, batch_size=7, progress=False)
 
 
 @needs_gpu

@@ -4,12 +4,13 @@ values."""
 import pytest
 import torch
 from cases import FUSIONS as EVERY_FUSION
-from cases import PRIORS, three, three_holes, three_rows
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from cases import PRIORS, RECIPES, SIZES, three, three_holes, three_rows
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 
 import pyro_mmvae as mm
 from pyro_mmvae import data, modality
 from pyro_mmvae.fusion import learned
+from pyro_mmvae.objectives import objective
 from pyro_mmvae.training import step as training_step
 from pyro_mmvae.training.step import Run
 
@@ -45,9 +46,13 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(Run, "step", counted)
 
-    def train(fusion="PoE", holes=False, prior="StandardNormal"):
+    def train(fusion="PoE", holes=False, prior="StandardNormal", recipe=None):
         mask = three_holes(20) if holes else None
-        mm.fit(three(fusion=fusion, prior=prior), three_rows(20), mask, epochs=1, batch_size=10, progress=False)
+        vae, loss, x = three(fusion=fusion, prior=prior), None, three_rows(20)
+        if recipe is not None:
+            (vae, loss), x = RECIPES[recipe](), {name: torch.randn(20, size) for name, size in SIZES.items()}
+            mask = mm.hide(x, share=0.3)[1] if holes else None
+        mm.fit(vae, x, mask, loss=loss, epochs=1, batch_size=10, progress=False)
         return found[-1]
 
     return train
@@ -55,19 +60,29 @@ def waits(monkeypatch):
 
 @pytest.fixture
 def accelerated(monkeypatch):
-    """The CPU plays an accelerator, beside which the program keeps the masks, and whose losses it reads late."""
-    monkeypatch.setattr(data, "apart", lambda device: True)
-    monkeypatch.setattr(training_step, "apart", lambda device: True)
-    at, places = modality.Seen.at.__func__, modality.places
-    modality_at = classmethod(lambda cls, x, entries, elements, known: at(cls, x, entries, elements, known))
-    monkeypatch.setattr(modality.Seen, "at", modality_at)  # nothing is laid out without a mask on the CPU
+    """The CPU plays an accelerator, beside which the program keeps the masks, and whose losses it reads late.
 
-    def beside(seen, device):
+    What looks at those masks is not counted; that it looks at no others is.
+    """
+    for module in (data, objective, training_step):
+        monkeypatch.setattr(module, "apart", lambda device: True)
+    at = modality.Seen.at.__func__
+
+    def laid_out(cls, x, entries, elements, known):
+        assert known is not None or _get_current_dispatch_mode() is None
+        return at(cls, x, entries, elements, known)
+
+    monkeypatch.setattr(modality.Seen, "at", classmethod(laid_out))
+    for module, name in ((modality, "places"), (learned, "places"), (objective, "_that_count"), (data.Batch, "lacks")):
+        monkeypatch.setattr(module, name, uncounted(getattr(module, name)))
+
+
+def uncounted(function):
+    def run(*args):
         with _disable_current_modes():
-            return places(seen, device)
+            return function(*args)
 
-    for module in (modality, learned):
-        monkeypatch.setattr(module, "places", beside)
+    return run
 
 
 FUSIONS = ["PoE", "MoE", "MoPoE", "GeometricMean"]
@@ -95,6 +110,12 @@ def test_on_an_accelerator_no_step_waits(waits, accelerated, fusion, holes):
 @pytest.mark.parametrize("prior", PRIORS)
 def test_on_an_accelerator_no_step_waits_with_any_prior(waits, accelerated, prior):
     assert waits(prior=prior, holes=True) == []
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "nexus"])  # which throws a coin
+def test_on_an_accelerator_no_step_of_a_recipe_waits(waits, accelerated, recipe, holes):
+    assert waits(recipe=recipe, holes=holes) == []
 
 
 def test_whether_rows_are_empty_is_known_of_what_was_looked_at_and_of_nothing_else():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_mmvae.accelerator import apart
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
@@ -61,7 +62,7 @@ class Objective(Loss):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         batch = Batch.of(*args, **kwargs).remembering()
-        names = [name for name in batch if batch.dense or name in batch.complete or bool(batch.mask[name].any())]
+        names = [name for name in batch if batch.dense or not batch.lacks(name)]
         total = torch.zeros((), device=batch.device)
         for part in self.passes:
             for view in part.views(names):
@@ -79,7 +80,7 @@ class Objective(Loss):
             surrogate = (doubled.weights * log_w).sum(0)
             value = surrogate + (value - surrogate).detach()
         if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
-            value = torch.where(_any_of(batch, view.given), value, 0)
+            value = torch.where(_any_of(batch.mask, view.given, batch), value, 0)
         if isinstance(share, torch.Tensor):  # (row, 1); one number for all rows if there is no mixture
             share = share.expand(batch.rows, 1).squeeze(-1).to(value.dtype)
         return value.sum() if share is None else (share * value).sum()
@@ -115,16 +116,18 @@ def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None
     """The rows of a pass whose bound is not multiplied by zero, bool (row,); None = all. The rest need no decoder."""
     if batch.dense or len(batch.complete) == len(batch):
         return None
-    counts = [] if view.given is None else [_any_of(batch, view.given)]
-    if isinstance(share, Tensor) and share.dim():
+    counts = []
+    if view.given is not None and not batch.complete.intersection(view.given):
+        counts.append(_any_of({**batch.mask, **batch.known}, view.given, batch))
+    if isinstance(share, Tensor) and share.dim() and not apart(share.device):  # looking costs more than decoding there
         counts.append(share.squeeze(-1) > 0)
     rows = torch.stack(counts).all(0) if counts else None
     return None if rows is None or bool(rows.all()) else rows
 
 
-def _any_of(batch: Batch, names: Collection[str]) -> Tensor:
-    """The rows that have one of the named modalities, bool (row,)."""
-    seen = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in names if name in batch]
+def _any_of(masks: Mapping[str, Tensor], names: Collection[str], batch: Batch) -> Tensor:
+    """The rows of a batch that have one of the named modalities, bool (row,)."""
+    seen = [masks[name].reshape(batch.rows, -1).any(-1) for name in names if name in masks]
     return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
 
 

@@ -1,4 +1,4 @@
-"""A training step over hand-written torch: `python -m tests.benchmarks.step [--quick] [--clock cpu] [--only small]`.
+"""A training step over hand-written torch: `python -m tests.benchmarks.step [--quick] [--only small] [--device cuda]`.
 
 All arms run in one process on copies of the same weights and batches of the same rows, in random order, one untimed
 step before each slot; printed are medians over the rounds of the ratio to the floor in the same round, with quartiles.
@@ -15,7 +15,7 @@ from pyro.infer import SVI, Trace_ELBO
 
 import pyro_mmvae as mm
 from tests.benchmarks import timing
-from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data
+from tests.benchmarks.workloads import BATCH, WORKLOADS, Floor, build, data, order
 
 EPOCHS = 2
 """In every slot, so that what `fit` does once a run counts as what it is in a short run."""
@@ -38,15 +38,14 @@ def svi_epochs(vae, optimiser, x, mask, validation=True):
 
 def _svi_epochs(vae, optimiser, x, mask):
     svi = SVI(vae.model, vae.guide, optimiser, Trace_ELBO())
-    rows = len(next(iter(x.values())))
     for _ in range(EPOCHS):
-        for index in torch.randperm(rows).split(BATCH):
+        for index in order(x):
             svi.step({k: v[index] for k, v in x.items()}, {k: v[index] for k, v in mask.items()})
 
 
 def arms(name, x, mask, compiled):
     """name -> function that trains over that many rows, on a copy of the same weights."""
-    base = build(name)
+    base = build(name).to(next(iter(x.values())).device)
     copies = {arm: copy.deepcopy(base) for arm in ("floor", *ARMS)}
     floor = Floor(copies["floor"])
     off = "svi + mm.optim, validation off"
@@ -95,16 +94,19 @@ def agree(vae, x, mask):
 
 
 def main():
-    given = timing.options(__doc__, 7, "--only")
+    given = timing.options(__doc__, 7, "--only", "--arms")
     names = ["small"] if given.quick else [given.only] if given.only else list(WORKLOADS)
     table = {}
     timing.heading("workload", "missing", "floor, ms a step", *ARMS)
     for name in names:
         for missing in (0.0,) if given.quick else (0.0, 0.5, 0.8):
-            x, mask = data(name, missing)
+            x, mask = ({k: v.to(given.device) for k, v in part.items()} for part in data(name, missing))
             rows = BATCH if given.quick else WORKLOADS[name].rows
-            compiled = name != "conv" and timing.compiles(given)
-            seconds = timing.paired(arms(name, x, mask, compiled), rows, BATCH, given.rounds, given.clock)
+            compiled = (name != "conv" or given.device.type == "cuda") and timing.compiles(given)
+            every = arms(name, x, mask, compiled)
+            if given.arms:
+                every = {arm: run for arm, run in every.items() if arm in ("floor", *given.arms.split("; "))}
+            seconds = timing.paired(every, rows, BATCH, given.rounds, given.clock, given.device)
             found = {arm: timing.ratio(seconds, arm, "floor") for arm in ARMS if arm in seconds}
             floor = statistics.median(seconds["floor"]) / (EPOCHS * rows / BATCH) * 1e3
             table[f"{name} {missing:.0%}"] = {"floor, ms a step": floor, **found}
@@ -114,7 +116,7 @@ def main():
                 f"{floor:.2f}",
                 *(timing.shown(found[arm]) if arm in found else "" for arm in ARMS),
             )
-    timing.write(given.out, table)
+    timing.write(given.out, table, given.device)
 
 
 if __name__ == "__main__":

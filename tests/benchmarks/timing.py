@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+CPU = torch.device("cpu")
 CLOCKS = {"cpu": (1, time.process_time), "wall": (2, time.perf_counter)}
 """CPU seconds of one thread are the steady metric, wall seconds of two threads the honest one."""
 
@@ -27,13 +28,15 @@ def options(description: str | None, rounds: int, *more: str) -> argparse.Namesp
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: 1 thread; wall: 2 threads")
     parser.add_argument("--out", help="a JSON file for the figures")
+    parser.add_argument("--device", default="cpu", type=torch.device, help="of models and data, for step; wall time")
     for name in more:
         parser.add_argument(name)
     given = parser.parse_args()
     given.rounds = 1 if given.quick else given.rounds
     torch.set_num_threads(CLOCKS[given.clock][0])
     threads = torch.get_num_threads()
-    print(f"{given.clock} time, threads {threads}, rounds {given.rounds}, load {os.getloadavg()[0]:.2f}, {machine()}\n")
+    load = f"load {os.getloadavg()[0]:.2f}"
+    print(f"{given.clock} time, threads {threads}, rounds {given.rounds}, {load}, {machine(given.device)}\n")
     return given
 
 
@@ -42,18 +45,33 @@ def compiles(given: argparse.Namespace) -> bool:
     return not given.quick and given.clock == "wall" and shutil.which("g++") is not None
 
 
-def machine() -> str:
-    return f"{os.cpu_count()} cores {platform.machine()}, Python {sys.version.split()[0]}, torch {torch.__version__}"
+def machine(device: torch.device = CPU) -> str:
+    name = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    cores = f"{os.cpu_count()} cores {platform.machine()}"
+    return f"{name}{cores}, Python {sys.version.split()[0]}, torch {torch.__version__}"
 
 
-def paired(arms: Mapping[str, Callable[[int], Any]], amount: int, least: int, rounds: int, clock: str) -> dict:
+def paired(
+    arms: Mapping[str, Callable[[int], Any]],
+    amount: int,
+    least: int,
+    rounds: int,
+    clock: str,
+    device: torch.device = CPU,
+) -> dict:
     """Seconds of every arm in every round: arms in random order, each with a little untimed work before its slot.
 
     Args:
         arms: name -> function of how much to do; it may return the seconds that count.
         amount, least: of timed and of untimed work.
+        device: whose work is waited for at both ends of a slot.
     """
-    now = CLOCKS[clock][1]
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return CLOCKS[clock][1]()
+
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for _ in range(rounds):
         for arm in random.sample(list(arms), len(arms)):
@@ -83,8 +101,8 @@ def line(*cells: object) -> None:
     print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
 
 
-def write(path: str | None, table: Mapping[str, object]) -> None:
+def write(path: str | None, table: Mapping[str, object], device: torch.device = CPU) -> None:
     """The figures with the machine and the load that they were measured under."""
     if path:
         with open(path, "w") as file:
-            json.dump({"machine": machine(), "load": os.getloadavg(), "figures": table}, file, indent=2)
+            json.dump({"machine": machine(device), "load": os.getloadavg(), "figures": table}, file, indent=2)

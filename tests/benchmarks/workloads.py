@@ -61,6 +61,12 @@ def data(name: str, missing: float, seed: int = 1) -> tuple[dict[str, Tensor], d
     return mm.hide(x, share=missing, keep_one=True) if missing else (x, {k: torch.ones(work.rows).bool() for k in x})
 
 
+def order(x: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The rows of each batch of an epoch, where the data are."""
+    some = next(iter(x.values()))
+    return torch.randperm(len(some)).to(some.device).split(BATCH)
+
+
 class Floor:
     """PoE by hand: the same networks and maths, masks instead of plates, one fused Adam, nothing else."""
 
@@ -100,9 +106,8 @@ class Floor:
         return -total
 
     def epochs(self, x: dict[str, Tensor], mask: dict[str, Tensor], epochs: int) -> None:
-        rows = len(next(iter(x.values())))
         for _ in range(epochs):
-            for index in torch.randperm(rows).split(BATCH):
+            for index in order(x):
                 self.optim.zero_grad(set_to_none=True)
                 loss = self.loss({k: v[index] for k, v in x.items()}, {k: v[index] for k, v in mask.items()})
                 (loss / len(index)).backward()
