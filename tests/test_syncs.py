@@ -1,10 +1,13 @@
 """What makes a host wait for an accelerator, counted on the CPU: numbers read from tensors, and shapes that depend on
 values."""
 
+import inspect
+
 import pytest
 import torch
 from cases import FUSIONS as EVERY_FUSION
 from cases import PRIORS, RECIPES, SIZES, three, three_holes, three_rows
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 
 import pyro_mmvae as mm
@@ -33,15 +36,32 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class Sends(TorchFunctionMode):
+    """Counts what our code makes of Python's numbers: it would be sent to an accelerator, which waits as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name = getattr(function, "__name__", "")
+        made = name in ("tensor", "as_tensor", "new_tensor") and not all(isinstance(a, torch.Tensor) for a in args)
+        index = args[1] if name in ("__getitem__", "__setitem__") else ()
+        listed = any(isinstance(i, list) for i in (index if isinstance(index, tuple) else (index,)))
+        if (made or listed) and "pyro_mmvae" in inspect.currentframe().f_back.f_code.co_filename:
+            self.found.append(name)
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.fixture
 def waits(monkeypatch):
     """A function that trains for an epoch and gives what waited in its last step."""
     step, found = Run.step, []
 
     def counted(self, *args):
-        with Waits() as waits:
+        with Sends() as sends, Waits() as waits:
             value = step(self, *args)
-        found.append(waits.found)
+        found.append(sends.found + waits.found)
         return value
 
     monkeypatch.setattr(Run, "step", counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+import math
 
 import torch
 from pyro.distributions import Distribution
@@ -115,7 +115,7 @@ def side_by_side(experts: Experts, prior_expert: bool) -> tuple[Tensor, Tensor, 
 def hoelder(loc: Tensor, scale: Tensor, given: Tensor) -> Mixture:
     """The normalised square of the sum of the square roots of normals (expert, row, 1, dim)."""
     experts = len(loc)
-    pairs = torch.tensor(list(combinations(range(experts), 2)), dtype=torch.long, device=loc.device).reshape(-1, 2).T
+    pairs = torch.triu_indices(experts, experts, 1, device=loc.device)
     precision = scale**-2
     both = (precision[pairs[0]] + precision[pairs[1]]) / 2
     middle = (precision[pairs[0]] * loc[pairs[0]] + precision[pairs[1]] * loc[pairs[1]]) / (2 * both)
@@ -123,9 +123,8 @@ def hoelder(loc: Tensor, scale: Tensor, given: Tensor) -> Mixture:
     there = torch.cat([given, given[pairs[0]] & given[pairs[1]]])
     there = torch.where(given.any(0), there, True)
     alone = loc.new_zeros(experts, *loc.shape[1:3])
-    logits = torch.cat(
-        [alone, overlap(loc[pairs[0]], scale[pairs[0]], loc[pairs[1]], scale[pairs[1]]) + alone.new_tensor(2.0).log()]
-    )
+    twice = overlap(loc[pairs[0]], scale[pairs[0]], loc[pairs[1]], scale[pairs[1]]) + math.log(2)
+    logits = torch.cat([alone, twice])
     return Mixture(parts, logits.masked_fill(~there, -torch.inf).softmax(0))
 
 

@@ -106,7 +106,8 @@ class GeneralizedPoE(Fusion):
 
     def fuse(self, experts: Experts) -> Distribution:
         precision, shift, stack = natural(experts)
-        given, logits = stack.given, torch.stack([self._logits(name) for name in experts])[stack.modality]
+        own = [self._logits(name) for name in experts]
+        given, logits = stack.given, torch.stack([own[place] for place in stack.modality])
         logits = logits.unsqueeze(1).unsqueeze(1)
         if self.prior_logits is not None:
             precision, shift = with_prior(experts, precision, shift)

@@ -163,11 +163,11 @@ class CoDE(Fusion):
         for name in names:
             if name not in self.names:
                 raise ValueError(f"modality {name!r} has no weights in CoDE; add it to names")
-        full = given.new_zeros(len(self.names), *given.shape[1:])
-        full[[self.names.index(name) for name in names]] = given
+        own, none = dict(zip(names, given, strict=True)), torch.zeros_like(given[0])
+        full = torch.stack([own.get(name, none) for name in self.names])
         wanted = indicator(len(self.names), given.device).bool().unsqueeze(-1).unsqueeze(-1)
         there = (full | ~wanted).all(1)
-        return wanted[:, [self.names.index(name) for name in names]], there
+        return torch.stack([wanted[:, self.names.index(name)] for name in names], 1), there
 
 
 class Sums(NamedTuple):
@@ -188,9 +188,8 @@ def pooled(experts: Experts, *values: Tensor) -> Sums:
     if len(experts) == len(stack.modality):
         return Sums(list(values), stack.given)
     given = torch.stack([seen.any(-1, keepdim=True) for seen in experts.given.values()])
-    shape = (len(experts), *values[0].shape[1:-1])
-    which = torch.tensor(stack.modality, device=given.device)
-    return Sums([v.new_zeros(*shape, v.shape[-1]).index_add(0, which, v) for v in values], given)
+    repeats = [seen.shape[1] for seen in experts.given.values()]
+    return Sums([torch.stack([part.sum(0) for part in value.split(repeats)]) for value in values], given)
 
 
 def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:
