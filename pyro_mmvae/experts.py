@@ -167,7 +167,7 @@ class Experts(Mapping[str, Distribution]):
     def everywhere(self) -> bool:
         """Whether the guide saw something in every row; where that is known of a whole data set, no batch is asked."""
         seen = [self.seen[name] for name in self.given]
-        if any(s.everywhere for s in seen):
+        if any(s.whole for s in seen):
             return True
         if self._covered is None:
             return bool(self.any().all())

@@ -62,8 +62,7 @@ class Seen:
         known: `entries` on the CPU, where nobody waits who looks at them; None = they are nowhere but on their device.
 
     Attributes:
-        whole: whether every entry is known to be observed.
-        everywhere: whether every row is known to have an observed entry.
+        whole: whether every entry is known to be observed, in this batch and in others of the same data.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Seen:
     ):
         self.known = entries if known is None else known
         self.x, self.entries, self.flat, self.rows, self.elements, self.dense = x, entries, flat, rows, elements, dense
-        self.whole, self.everywhere = flat is None and not dense, rows is None and not dense
+        self.whole = flat is None and not dense
         self._values: Tensor | None = None
 
     @classmethod
@@ -103,7 +102,7 @@ class Seen:
 
     @classmethod
     def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None, known: Tensor | None = None) -> Seen:
-        """What was seen at those entries.
+        """What was seen at those entries. If that is all of them, it is by chance: no random number depends on it.
 
         Args:
             known: the entries on the CPU, if they are there.
@@ -111,7 +110,7 @@ class Seen:
         where = entries if known is None else known
         flat = places(where.flatten(), x.device)
         rows = flat if entries.shape[1] == 1 else places(where.any(-1), x.device)
-        return cls(x, entries, flat, rows, elements, known=known)
+        return cls(x, entries, flat, rows, elements, dense=flat is None, known=known)
 
     @property
     def mask(self) -> Tensor | None:

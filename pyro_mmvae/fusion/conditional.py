@@ -91,4 +91,4 @@ class WhereGiven(nn.Module):
             return prior
         where = experts.given[self.name].any(-1, keepdim=True)
         fused = self.fusion.fuse(experts)
-        return fused if experts.seen[self.name].everywhere else otherwise(where, fused, prior)
+        return fused if experts.seen[self.name].whole else otherwise(where, fused, prior)

@@ -124,23 +124,22 @@ class JointEncoder(Fusion):
             return self._all(experts, None)
         if not all(name in experts for name in self.sizes):
             return self.otherwise.fuse(experts)
-        partly = [seen for name, seen in experts.seen.items() if name in self.sizes and not seen.everywhere]
+        partly = [seen for name, seen in experts.seen.items() if name in self.sizes and not seen.whole]
         if not partly:
             return self._all(experts, None)
         complete = torch.stack([seen.known.any(-1) for seen in partly]).all(0)
-        if partly[0].dense:  # no shape may depend on the data
-            return elsewhere(complete.unsqueeze(-1), self._all(experts, None), self.otherwise.fuse(experts))
-        at = places(complete, experts.device)
-        if at is None:
-            return self._all(experts, None)
-        if not len(at):
+        dense = all(seen.dense for seen in partly)  # then no shape may depend on the data
+        at = None if dense else places(complete, experts.device)
+        if at is not None and not len(at):
             return self.otherwise.fuse(experts)
 
         def spread(value: Tensor, _: int) -> Tensor:
+            if at is None:
+                return value
             return value[:1].detach().expand(experts.rows, *value.shape[1:]).index_copy(0, at, value)
 
         q = mapped(self._all(experts, at), spread)
-        return elsewhere(moved(complete, at.device).unsqueeze(-1), q, self.otherwise.fuse(experts))
+        return elsewhere(moved(complete, experts.device).unsqueeze(-1), q, self.otherwise.fuse(experts))
 
     def _all(self, experts: Experts, at: Tensor | None) -> Distribution:
         """What the network says of all modalities, in the rows `at`; None = in every row."""

@@ -54,6 +54,8 @@ def random_subsets(count: int) -> Views:
     """`count` subsets of two or more modalities, but not all, drawn anew for each batch; S -> S."""
 
     def views(names: Sequence[str]) -> list[View]:
+        if not count:
+            return []
         family = [s for size in range(2, len(names)) for s in combinations(names, size)]
         chosen = [int(position) for position in torch.randperm(len(family), device="cpu")[:count]]
         return [View(family[position], family[position]) for position in chosen]

@@ -27,8 +27,9 @@ class Captured:
     """
 
     def __init__(self, function: Callable[..., tuple], values: list[Tensor], tensors: list[Tensor], beta: Tensor):
+        self.function = function  # which may hold tensors that the kernels read
         self.tensors, self.beta = [tensor.clone() for tensor in tensors], beta.clone()
-        device = values[0].device
+        device, drawn = values[0].device, torch.get_rng_state()
         self.stream = torch.cuda.Stream(device)  # of its own, as libraries keep a workspace for each
         with torch.no_grad(), torch.cuda.device(device):
             aside = torch.cuda.Stream()
@@ -37,6 +38,8 @@ class Captured:
                 for _ in range(WARM):
                     function(values, self.tensors, self.beta)
             torch.cuda.current_stream().wait_stream(aside)
+            if not torch.equal(drawn, torch.get_rng_state()):
+                raise RuntimeError("it draws random numbers on the CPU, which a replay would not do")
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.loss, self.gradients = function(values, self.tensors, self.beta)

@@ -89,9 +89,10 @@ class Course:
 
         Where they were computed on an accelerator, this waits for it.
         """
-        losses = torch.stack([loss for loss, _ in self.unread]).tolist() if self.unread else []
-        read, self.unread = [rows for _, rows in self.unread], []
-        for step, (loss, rows) in enumerate(zip(losses, read, strict=True), self.step - len(losses)):
+        unread, self.unread = self.unread, []
+        many = len(unread) > 1
+        losses = torch.stack([loss for loss, _ in unread]).tolist() if many else [float(loss) for loss, _ in unread]
+        for step, (loss, (_, rows)) in enumerate(zip(losses, unread, strict=True), self.step - len(unread)):
             if not math.isfinite(loss):
                 return step, loss
             self.total, self.rows = self.total + loss, self.rows + rows
