@@ -81,24 +81,23 @@ def smooth(log_weights: Tensor) -> Smoothed:
     """
     draws = len(log_weights)
     rounding = 64 * torch.finfo(log_weights.dtype).eps * log_weights.abs().amax(0).clamp(1, 1e6)
-    sorted_, order = log_weights.sort(0)
-    sorted_ = sorted_ - sorted_[-1]
+    found = log_weights - log_weights.amax(0)
     tail = min(draws // 5, math.isqrt(9 * draws))  # at most 3 sqrt(draws)
-    khat = sorted_.new_full(sorted_.shape[1:], math.inf)
+    khat = found.new_full(found.shape[1:], math.inf)
     if tail >= 5:
-        cutoff = sorted_[-tail - 1]
-        excess = sorted_[-tail:].exp() - cutoff.exp()
+        largest, order = (part.flip(0) for part in found.topk(tail + 1, 0))
+        cutoff, largest = largest[0], largest[1:]
+        excess = largest.exp() - cutoff.exp()
         flat = excess[-1] <= rounding  # nothing but rounding above the cut-off
         k, sigma = gpdfit(torch.where(flat, torch.ones_like(excess), excess))
         ranks = (torch.arange(tail, dtype=excess.dtype, device=excess.device) + 0.5) / tail
         quantiles = sigma * torch.expm1(-k * torch.log1p(-ranks).unsqueeze(1)) / k
         smoothed = (quantiles + cutoff.exp()).log().clamp(max=0)
         keep = flat | ~k.isfinite()
-        sorted_ = torch.cat([sorted_[:-tail], torch.where(keep, sorted_[-tail:], smoothed)])
+        found = found.scatter(0, order[1:], torch.where(keep, largest, smoothed))
         khat = torch.where(flat, -math.inf, torch.where(k.isnan(), math.inf, k))
-    unsorted = torch.empty_like(sorted_).scatter(0, order, sorted_)
     log_mean = log_weights.logsumexp(0) - math.log(draws)
-    return Smoothed(unsorted - unsorted.logsumexp(0), khat, log_mean)
+    return Smoothed(found - found.logsumexp(0), khat, log_mean)
 
 
 def gpdfit(excess: Tensor) -> tuple[Tensor, Tensor]:
