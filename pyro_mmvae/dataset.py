@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.data import Arrays, BadRow, Batch, as_tensor
+from pyro_mmvae.checks import BadRow
+from pyro_mmvae.data import Arrays, Batch, as_tensor
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
 GAP = 2**14

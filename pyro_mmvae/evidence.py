@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.data import Arrays, refuse
+from pyro_mmvae.checks import refuse
+from pyro_mmvae.data import Arrays
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened
 

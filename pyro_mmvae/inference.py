@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.data import Arrays, Batch, refuse
+from pyro_mmvae.checks import refuse
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 

@@ -10,7 +10,8 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mmvae.data import BadRow, Batch
+from pyro_mmvae.checks import BadRow
+from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Categorical, Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.plates import plate

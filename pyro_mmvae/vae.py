@@ -14,7 +14,8 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.data import Arrays, Batch, refuse
+from pyro_mmvae.checks import refuse
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, stratum
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
-from pyro_mmvae.data import Arrays, Batch, refuse
+from pyro_mmvae.checks import refuse
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps

@@ -1,0 +1,117 @@
+"""What is wrong with data: every refusal in one line that names the modality, what was found and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class BadRow(ValueError):
+    """What is wrong with one row.
+
+    Args:
+        found: the modality and what it has.
+        row: its number in the batch.
+        advice: what to do. Without it `found` is the whole message, as Pyro gives it when it adds to it.
+    """
+
+    def __init__(self, found: str, row: int = 0, advice: str = ""):
+        super().__init__(f"{found} in row {row}, {advice}" if advice else found)
+        self.found, self.row, self.advice = found, row, advice
+
+    def __reduce__(self) -> Any:  # so that it comes back from another process
+        return BadRow, (self.found, self.row, self.advice)
+
+    def at(self, row: int) -> BadRow:
+        """The same of a row that has another number in the whole set."""
+        return BadRow(self.found, row, self.advice)
+
+
+def check_mapping(what: str, value: object) -> None:
+    """Refuses what is no mapping from strings."""
+    if not isinstance(value, Mapping):
+        advice = "mm.from_mudata makes one of it" if hasattr(value, "obs_names") else "such as {'image': images}"
+        raise ValueError(f"{what} is a {type(value).__name__}; give a dictionary name -> array, {advice}")
+    for name in value:
+        if not isinstance(name, str):
+            raise ValueError(f"{what} has the name {name!r}; name a modality by a string, such as 'image'")
+
+
+def check_index(x: Mapping[str, Any]) -> None:
+    """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
+    tables = {name: value.index for name, value in x.items() if hasattr(value, "iloc")}
+    first, *others = tables or [""]
+    for name in others:
+        if len(tables[name]) == len(tables[first]) and not tables[name].equals(tables[first]):
+            raise ValueError(
+                f"modality {name!r} has another index than {first!r}; reindex one like the other, or give .to_numpy()"
+            )
+
+
+def common_rows(tensors: Mapping[str, Tensor]) -> int:
+    """How many rows all of them have."""
+    first, *others = tensors
+    rows = len(tensors[first])
+    for name in others:
+        if len(tensors[name]) != rows:
+            raise ValueError(
+                f"modality {name!r} has {len(tensors[name])} rows where {first!r} has {rows};"
+                " give every modality all rows, NaN where it is missing"
+            )
+    if rows == 0:
+        raise ValueError(f"modality {first!r} is empty: no rows; give at least one")
+    return rows
+
+
+def hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+    """A copy with zero under every hidden entry, the mask, and whether nothing is hidden.
+
+    NaN is missing without a mask, an error under True.
+    """
+    finite = not value.is_floating_point() or all_finite(value)
+    if mask is None and finite:
+        mask = torch.ones(len(value), dtype=torch.bool, device=value.device)
+        return value.clone(memory_format=torch.contiguous_format), mask, True
+    mask = _coarse(~value.isnan()) if mask is None else mask
+    whole = bool(mask.all())
+    if whole:
+        value = value.clone(memory_format=torch.contiguous_format)
+    else:
+        value = torch.where(mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())), value, 0).contiguous()
+    if not finite and not all_finite(value):
+        row = first_row(~value.isfinite())
+        what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
+        raise BadRow(f"modality {name!r} has {what}", row, "which counts as observed; mask it, or mend the value")
+    return value, mask, whole
+
+
+def refuse(batch: Mapping[str, Tensor], finite: Tensor, what: str) -> None:
+    """Raises ValueError for the first row (row,) of which something computed is not finite."""
+    if bool(finite.all()):
+        return
+    row = first_row(~finite)
+    sizes = {name: float(value[row].abs().max()) for name, value in batch.items() if value[row].numel()}
+    largest = max(sizes, key=lambda name: sizes[name], default=None)
+    whose = "" if largest is None else f"whose largest value is {sizes[largest]:g}, of modality {largest!r}; "
+    raise BadRow(f"{what} is not finite", row, f"{whose}standardise the data, or use a model in float64")
+
+
+def first_row(bad: Tensor) -> int:
+    """The first row of (row, ...) in which something is bad."""
+    return int(bad.reshape(len(bad), -1).any(-1).nonzero()[0])
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether all of it is: the sum takes one pass where `isfinite` takes several, and settles it but for overflow."""
+    return math.isfinite(float(value.detach().sum())) or bool(value.isfinite().all())
+
+
+def _coarse(mask: Tensor) -> Tensor:
+    """One entry a row where no row is partly observed."""
+    flat = mask.reshape(len(mask), -1)
+    whole = flat.all(-1)
+    return whole if bool((whole | ~flat.any(-1)).all()) else mask
