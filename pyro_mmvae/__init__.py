@@ -200,7 +200,8 @@ from pyro_mmvae.tables import (
     outputs_of,
 )
 from pyro_mmvae.training import History, carry_on, constant, cosine, fit, give_up
-from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
+from pyro_mmvae.vae import MultimodalVAE
+from pyro_mmvae.view import EVERYTHING, View
 
 __all__ = [
     "EVERYTHING",

@@ -19,7 +19,8 @@ from pyro_mmvae.observe import observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.programs import program
 from pyro_mmvae.storage import save
-from pyro_mmvae.vae import EVERYTHING, MultimodalVAE, View
+from pyro_mmvae.vae import MultimodalVAE
+from pyro_mmvae.view import EVERYTHING, View
 
 
 class TwoLevels(nn.Module):

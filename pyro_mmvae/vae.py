@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 import pyro
 import torch
@@ -24,35 +23,7 @@ from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.programs import alone, once_a_step, program
 from pyro_mmvae.storage import save
-
-
-class View(NamedTuple):
-    """One way of looking at a batch.
-
-    Attributes:
-        given: the modalities that the guide sees; None = all that were observed.
-        targets: the modalities that the model explains; None = all that were observed.
-        private: the modalities whose private codes are inferred from them; the others' come from the auxiliary prior,
-            in model and guide alike. None = as given.
-        stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
-        rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> view = View(given=["a"], targets=["b"])  # what "a" says of "b"
-        >>> loss = mm.Objective([lambda names: [view]]).loss(vae.model, vae.guide, x)
-    """
-
-    given: Collection[str] | None = None
-    targets: Collection[str] | None = None
-    private: Collection[str] | None = None
-    stratum: int | None = None
-    rows: Tensor | None = None
-
-
-EVERYTHING = View()
+from pyro_mmvae.view import EVERYTHING, View
 
 
 class MultimodalVAE(nn.Module):

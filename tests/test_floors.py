@@ -10,7 +10,7 @@ import pyro_mmvae
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"arrays", "distributions"},
-    {"heads", "memory", "accelerator", "checks"},
+    {"heads", "memory", "accelerator", "checks", "view"},
     {
         "networks",
         "data",

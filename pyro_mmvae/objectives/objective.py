@@ -18,7 +18,7 @@ from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
-from pyro_mmvae.vae import EVERYTHING, View
+from pyro_mmvae.view import EVERYTHING, View
 from pyro_mmvae.weights import per_row, row_axis
 
 

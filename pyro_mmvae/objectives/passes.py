@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from pyro_mmvae.vae import EVERYTHING, View
+from pyro_mmvae.view import EVERYTHING, View
 
 Views = Callable[[Sequence[str]], Sequence[View]]
 

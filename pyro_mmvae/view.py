@@ -1,0 +1,37 @@
+"""What the guide looks at, and what the model explains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """One way of looking at a batch.
+
+    Attributes:
+        given: the modalities that the guide sees; None = all that were observed.
+        targets: the modalities that the model explains; None = all that were observed.
+        private: the modalities whose private codes are inferred from them; the others' come from the auxiliary prior,
+            in model and guide alike. None = as given.
+        stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
+        rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
+
+    Example:
+        >>> import torch, pyro_mmvae as mm
+        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+        >>> view = View(given=["a"], targets=["b"])  # what "a" says of "b"
+        >>> loss = mm.Objective([lambda names: [view]]).loss(vae.model, vae.guide, x)
+    """
+
+    given: Collection[str] | None = None
+    targets: Collection[str] | None = None
+    private: Collection[str] | None = None
+    stratum: int | None = None
+    rows: Tensor | None = None
+
+
+EVERYTHING = View()
