@@ -321,6 +321,9 @@ def test_a_joint_encoder_serves_complete_rows_and_the_other_fusion_the_rest():
     inputs = torch.cat([*x.values(), torch.ones(6, 3)], 1)
     torch.testing.assert_close(found[:3], joint.net(inputs).log_prob(z)[:3])
     torch.testing.assert_close(found[3:], known(mm.PoE()).posterior(x, mask).log_prob(z)[3:])
+    mask["a"][:3] = False  # now no row is complete, though no modality is missing everywhere
+    found = vae.posterior(x, mask).log_prob(z)
+    torch.testing.assert_close(found, known(mm.PoE()).posterior(x, mask).log_prob(z))
 
 
 def test_learned_fusions_say_what_is_wrong():

@@ -147,6 +147,26 @@ def test_rows_that_a_pass_multiplies_by_zero_are_not_decoded(passes, bound, monk
         assert (one is None and other is None) or torch.allclose(one, other, atol=1e-9)
 
 
+def test_rows_that_a_pass_does_not_look_at_are_not_decoded_on_an_accelerator_either(monkeypatch):
+    """Which they are is read from the masks on the CPU there."""
+    vae, x, mask, decoded = three(), three_rows(40), three_holes(40), []
+    body = vae.modalities["body"].decoder
+    body.register_forward_hook(lambda module, inputs, output: decoded.append(inputs[0].shape[-3]))
+    found = []
+    for place in ("cpu", "accelerator"):
+        if place == "accelerator":
+            monkeypatch.setattr(mm.data, "apart", lambda device: True)
+            monkeypatch.setattr(mm.objectives.objective, "apart", lambda device: True)
+        batch = vae.check(x, mask)
+        batch.survey()
+        assert bool(batch.known) == (place == "accelerator")
+        pyro.set_rng_seed(0)
+        loss = mm.Objective([mm.objectives.cross]).differentiable_loss(vae.model, vae.guide, batch, batch.mask)
+        found.append((float(loss.detach()), tuple(decoded)))
+        decoded.clear()
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("given", [["label"], ["body", "label", "counts"]])
 def test_a_question_decodes_no_more_at_once_than_a_chunk_holds_and_not_much_less(given, monkeypatch):
     """What is decoded counts, seen or not: a translation draws a modality that it is not given."""

@@ -138,6 +138,11 @@ def test_on_an_accelerator_no_step_of_a_recipe_waits(waits, accelerated, recipe,
     assert waits(recipe=recipe, holes=holes) == []
 
 
+@pytest.mark.parametrize("holes", [False, True])
+def test_nexus_waits_for_the_coin_that_the_cpu_throws_and_for_nothing_else(waits, accelerated, holes):
+    assert set(waits(recipe="nexus", holes=holes)) == {"aten::_local_scalar_dense"}
+
+
 def test_whether_rows_are_empty_is_known_of_what_was_looked_at_and_of_nothing_else():
     x, mask = three_rows(6), {name: torch.ones(6).bool() for name in ("body", "label", "counts")}
     mask["body"][0] = mask["label"][1] = mask["counts"][2] = False
