@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def apart(device: torch.device | None) -> bool:
-    """Whether a device computes beside the program, which waits for it whenever it reads a number of it."""
-    return device is not None and device.type not in ("cpu", "meta")
+    """Whether a device computes beside the program, which waits for it whenever it reads a number of it: a GPU."""
+    return device is not None and device.type == "cuda"
 
 
 def moved(value: Tensor, device: torch.device | None) -> Tensor:

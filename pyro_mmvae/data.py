@@ -27,6 +27,8 @@ class Batch(Mapping[str, Tensor]):
         complete: the names of which everything is observed.
         covered: whether something is observed in every row; None = nobody has looked. False is said of rows drawn from
             a set with empty ones.
+        filled: the names of which something is observed in every row of the data that these rows are from; None =
+            nobody has looked.
         dense: whether what is hidden is computed with as well, as zeros, and masked, so that no shape depends on it.
         known: name -> the mask on the CPU, (row,) or (row, first axis of the entries), for what is not complete: where
             it is looked at to lay out the batch, nobody waits for an accelerator. Empty if nobody has surveyed.
@@ -42,6 +44,7 @@ class Batch(Mapping[str, Tensor]):
     ):
         self._x, self.mask, self.rows, self.complete = x, mask, rows, complete
         self.covered: bool | None = True if complete else None
+        self.filled: frozenset[str] | None = None
         self.dense = False
         self.known: dict[str, Tensor] = {}
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
@@ -94,16 +97,19 @@ class Batch(Mapping[str, Tensor]):
         return cls(clean, seen, rows, frozenset(complete))
 
     def survey(self) -> None:
-        """Looks whether something is observed in every row, which spares all batches of its rows that look.
+        """Looks once where something is observed, which spares all batches of its rows that look.
 
         Of data on an accelerator the masks are copied to the CPU besides.
         """
+        if self.filled is not None:
+            return
+        partly = {name: mask for name, mask in self.mask.items() if name not in self.complete}
+        rows = [mask.reshape(self.rows, -1).any(-1) for mask in partly.values()]
+        self.filled = self.complete.union(name for name, seen in zip(partly, rows) if bool(seen.all()))
         if self.covered is None:
-            seen = [mask.reshape(self.rows, -1).any(-1) for mask in self.mask.values()]
-            self.covered = bool(torch.stack(seen).any(0).all())
-        if apart(self.device) and not self.known:
-            coarse = {k: v.flatten(2).any(-1) if v.dim() > 2 else v for k, v in self.mask.items()}
-            self.known = {k: v.cpu() for k, v in coarse.items() if k not in self.complete}
+            self.covered = bool(torch.stack(rows).any(0).all())
+        if apart(self.device):
+            self.known = {k: (v.flatten(2).any(-1) if v.dim() > 2 else v).cpu() for k, v in partly.items()}
 
     def lacks(self, name: str) -> bool:
         """Whether nothing of that modality is observed."""
@@ -158,6 +164,7 @@ class Batch(Mapping[str, Tensor]):
         new = self._derived(self._x, mask, self.rows, self.complete & keep)
         new.encoded = self.encoded  # of what is kept the encoders see the same
         new.covered = True if new.complete else None
+        new.filled = None if self.filled is None else self.filled & keep
         return new
 
     def remembering(self) -> Batch:
@@ -170,5 +177,5 @@ class Batch(Mapping[str, Tensor]):
 
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)
-        new.checked, new.covered, new.dense = self.checked, self.covered, self.dense
+        new.checked, new.covered, new.filled, new.dense = self.checked, self.covered, self.filled, self.dense
         return new

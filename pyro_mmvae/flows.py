@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,9 +10,13 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution, TransformedDistribution
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
+from torch.distributions import ComposeTransform, Transform, constraints
+from torch.distributions.transforms import _InverseTransform
 
 from pyro_mmvae.distributions.base import Mapped, mapped
+
+INVERSE = "inv_permutation"
+"""What Pyro's permutation keeps of the order that it had when it was first inverted."""
 
 
 class Pushed(TransformedDistribution):
@@ -45,27 +49,35 @@ class Transforms(nn.Module):
         super().__init__()
         self.transforms = list(transforms)
         self.learnt = nn.ModuleList([t for t in transforms if isinstance(t, nn.Module)])
-        plain = [t for t in transforms if not isinstance(t, nn.Module)]
-        self.held = [(t, key) for t in plain for key, value in vars(t).items() if isinstance(value, Tensor)]
+        plain = list(_plain(transforms))
+        for t in plain:
+            vars(t).pop(INVERSE, None)
+        self.held = [(t, k) for t in plain for k, v in vars(t).items() if isinstance(v, Tensor) and not v.requires_grad]
         for place, (t, key) in enumerate(self.held):
             self.register_buffer(f"held_{place}", vars(t)[key])
         self._state: list[tuple[int, int]] = []
+        self._lent: list[tuple[int, int]] = []
 
     def forward(self, base: Distribution) -> Distribution:
         """The distribution of what the transforms make of a draw from `base`."""
         pushed = Pushed(base, self.transforms)
-        state = [(p._version, p.data_ptr()) for p in (*self.parameters(), *self._buffers.values()) if p is not None]
+        self._give_back()
+        state = _state(self.parameters())
         if state != self._state:  # an inverse from before a step of the optimiser is another transform's
-            self._give_back()
             pushed.clear_cache()
             self._state = state
         return pushed
 
     def _give_back(self) -> None:
-        """The buffers, which may have been moved or loaded, to the transforms that they are of."""
-        for place, (t, key) in enumerate(self.held):
-            vars(t)[key] = self._buffers[f"held_{place}"]
-            vars(t).pop("inv_permutation", None)  # which Pyro's permutation keeps of the one before
+        """The buffers, if they were moved or loaded, to the transforms that they are of."""
+        held = [self._buffers[f"held_{place}"] for place in range(len(self.held))]
+        state = _state(value for value in held if value is not None)
+        if state == self._lent:
+            return
+        for (t, key), value in zip(self.held, held, strict=True):
+            vars(t)[key] = value
+            vars(t).pop(INVERSE, None)
+        self._lent, self._state = state, []
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the transforms remember, which could neither be copied nor saved."""
@@ -75,7 +87,23 @@ class Transforms(nn.Module):
                     vars(part)[key] = None
                 elif isinstance(value, tuple) and any(isinstance(v, Tensor) for v in value):
                     vars(part)[key] = (None, None)
-        return {**vars(self), "_state": []}
+        return {**vars(self), "_state": [], "_lent": []}
+
+
+def _plain(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """Those that are no modules, from within others too."""
+    for t in transforms:
+        if isinstance(t, ComposeTransform):
+            yield from _plain(t.parts)
+        elif isinstance(t, _InverseTransform) and t._inv is not None:
+            yield from _plain([t._inv])
+        elif not isinstance(t, nn.Module):
+            yield t
+
+
+def _state(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
+    """What differs once one of them was changed or moved."""
+    return [(tensor._version, tensor.data_ptr()) for tensor in tensors]
 
 
 class ZukoTransform(dist.TransformModule):

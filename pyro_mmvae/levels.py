@@ -123,5 +123,6 @@ class TwoLevelLoss(Loss):
         seen = {n: batch.mask[n].reshape(batch.rows, -1).any(-1) for n in codes}
         above = Batch(codes, seen, batch.rows, batch.complete & codes.keys())
         above.known = {n: batch.known[n] for n in codes if n in batch.known}
+        above.filled = None if batch.filled is None else batch.filled & codes.keys()
         above.covered = batch.covered if len(codes) == len(batch) else above.covered
         return below + self.top.differentiable_loss(levels.top.model, levels.top.guide, above)

@@ -58,7 +58,8 @@ class Seen:
         flat: which of the row * repeat entries these are, (entry,); None = all.
         rows: the rows with an observed entry, (observed,); None = every row.
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
-        dense: whether hidden entries are computed with as well, so that `flat` and `rows` are None.
+        dense: whether hidden entries are computed with as well, so that `flat` and `rows` are None; or would be, if by
+            chance there are none.
         known: `entries` on the CPU, where nobody waits who looks at them; None = they are nowhere but on their device.
 
     Attributes:
@@ -92,25 +93,31 @@ class Seen:
             return cls(x, entries, None, None, None)
         entries = mask.flatten(2).any(-1) if mask.dim() > 2 else mask
         elements = mask if mask.dim() > 2 else None
+        if not repeated and name in (batch.filled or ()):
+            return cls(x, entries, None, None, elements)
         if batch.dense:
             return cls(x, entries, None, None, elements, dense=True)
         known = batch.known.get(name)
         if known is not None:
             known = known.reshape(len(known), -1)
             known = known.expand(entries.shape) if repeated else known.any(-1, keepdim=True)
-        return cls.at(x, entries, elements, known)
+        return cls.at(x, entries, elements, known, part=batch.filled is not None)
 
     @classmethod
-    def at(cls, x: Tensor, entries: Tensor, elements: Tensor | None, known: Tensor | None = None) -> Seen:
-        """What was seen at those entries. If that is all of them, it is by chance: no random number depends on it.
+    def at(
+        cls, x: Tensor, entries: Tensor, elements: Tensor | None, known: Tensor | None = None, part: bool = False
+    ) -> Seen:
+        """What was seen at those entries.
 
         Args:
             known: the entries on the CPU, if they are there.
+            part: whether they are a part of data with holes in this modality; if none is among them, that is by chance,
+                and no random number depends on it.
         """
         where = entries if known is None else known
         flat = places(where.flatten(), x.device)
         rows = flat if entries.shape[1] == 1 else places(where.any(-1), x.device)
-        return cls(x, entries, flat, rows, elements, dense=flat is None, known=known)
+        return cls(x, entries, flat, rows, elements, dense=part and flat is None, known=known)
 
     @property
     def mask(self) -> Tensor | None:

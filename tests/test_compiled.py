@@ -3,6 +3,7 @@
 import copy
 import shutil
 import sys
+from contextlib import suppress
 
 import pyro
 import pytest
@@ -206,6 +207,28 @@ def test_batches_with_other_holes_than_the_first_run_as_without(monkeypatch):
     assert len(calls) == 3 * 2  # two of three batches are complete
 
 
+def test_a_run_that_goes_on_before_a_smaller_last_batch_compiles_the_others(tmp_path, monkeypatch):
+    calls, x, left, ends = traced(monkeypatch), three_rows(60), [0], []
+
+    def optimizer(parameters, lr):
+        optim = mm.Adam(parameters, lr=lr)
+        optim.register_step_post_hook(lambda *_: left.append(0) or (len(left) == 10 and 1 / 0))
+        return optim
+
+    for path in (None, tmp_path / "run.pt"):
+        for stop in (False,) if path is None else (True, False):
+            torch.manual_seed(0)
+            vae = three()
+            left[:] = [0] if stop else [0] * 1000
+            run = {"epochs": 3, "batch_size": 7, "compile": "eager", "checkpoint": path, "every": 0, "progress": False}
+            with suppress(ZeroDivisionError):
+                calls.clear()
+                mm.fit(vae, x, optimizer=optimizer, **run)
+        ends.append(list(vae.parameters()))
+    assert len(calls) == 16  # eight of nine batches in each of the two epochs that were left
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 def test_what_is_trained_goes_on_from_a_checkpoint(tmp_path):
     x, ends = three_rows(48), []
     for path, stops in ((None, [4]), (tmp_path / "run.pt", [2, 4])):
@@ -244,6 +267,16 @@ class Counts(Looks):
         return self.head(x * self.calls)
 
 
+class Drifts(Looks):
+    """An encoder that does a little more each time."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(x * (1 + 0.01 * self.calls))
+
+
 class Draws(Looks):
     """An encoder that draws what it does, and tells torch nothing of it."""
 
@@ -253,7 +286,12 @@ class Draws(Looks):
 
 @pytest.mark.parametrize(
     ("broken", "message"),
-    [(Looks, "cannot be traced"), (Counts, "says something else"), (Draws, "says something else")],
+    [
+        (Looks, "cannot be traced"),
+        (Counts, "says something else"),
+        (Drifts, "says something else"),
+        (Draws, "says something else"),
+    ],
 )
 def test_what_a_graph_cannot_hold_is_refused_and_nothing_changed(broken, message):
     vae = three()

@@ -11,7 +11,7 @@ import torch
 from exact import LinearGaussian
 from pyro.distributions.transforms import affine_autoregressive, permute, spline, spline_coupling
 from torch import nn
-from torch.distributions import AffineTransform
+from torch.distributions import AffineTransform, ComposeTransform
 
 import pyro_mmvae as mm
 from pyro_mmvae.fusion.subsets import indicator, subsets
@@ -388,6 +388,25 @@ def test_what_a_transform_holds_is_saved_and_moved_with_the_model(tmp_path):
     draw = other.posterior(x).rsample()
     torch.testing.assert_close(other.posterior(x).log_prob(draw.clone()), vae.posterior(x).log_prob(draw.clone()))
     assert other.float().posterior(x).rsample().dtype == torch.float32
+
+
+def test_what_is_held_is_found_in_other_transforms_and_a_learnt_tensor_is_left_to_its_owner(tmp_path):
+    shift = nn.Parameter(torch.zeros(3))
+
+    def build(order):
+        inner = permute(3, torch.tensor(order))
+        inner.inv(torch.randn(3))  # Pyro keeps the inverse order in the transform
+        transforms = [ComposeTransform([inner]), permute(3, torch.tensor(order)).inv, AffineTransform(shift, 1.0)]
+        return known(mm.Flow(mm.PoE(), transforms[:2]), dim=3), transforms
+
+    (vae, transforms), (other, _), x, z = build([2, 0, 1]), build([1, 0, 2]), drawn(3, dim=3), torch.randn(3, 3)
+    assert sorted(vae.fusion.state_dict()) == ["transforms.held_0", "transforms.held_1"]
+    vae.save(tmp_path / "vae.pt")
+    mm.load(tmp_path / "vae.pt", other)
+    assert torch.equal(vae.posterior(x).log_prob(z), other.posterior(x).log_prob(z))
+    owner = mm.Flow(mm.PoE(), transforms)
+    assert len(owner.transforms.held) == 2 and not list(owner.float().parameters())
+    assert transforms[2].loc is shift and shift.is_leaf
 
 
 def test_scoring_a_drawn_sample_reaches_the_transforms():

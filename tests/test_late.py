@@ -75,7 +75,7 @@ def test_a_run_goes_on_from_any_step_that_was_recorded(late, tmp_path):
 
 
 class Spoilt(nn.Module):
-    """A decoder's network that gives infinity for one row of the data: that with the largest first number."""
+    """A decoder's network that gives infinity in one of its calls."""
 
     def __init__(self, net, after):
         super().__init__()

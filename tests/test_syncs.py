@@ -88,9 +88,9 @@ def accelerated(monkeypatch):
         monkeypatch.setattr(module, "apart", lambda device: True)
     at = modality.Seen.at.__func__
 
-    def laid_out(cls, x, entries, elements, known):
+    def laid_out(cls, x, entries, elements, known=None, part=False):
         assert known is not None or _get_current_dispatch_mode() is None
-        return at(cls, x, entries, elements, known)
+        return at(cls, x, entries, elements, known, part)
 
     monkeypatch.setattr(modality.Seen, "at", classmethod(laid_out))
     for module, name in ((modality, "places"), (learned, "places"), (objective, "_that_count"), (data.Batch, "lacks")):
@@ -156,6 +156,23 @@ def test_whether_rows_are_empty_is_known_of_what_was_looked_at_and_of_nothing_el
     batch.survey()
     assert batch.covered is False and batch.take(torch.tensor([0, 2])).covered is False
     assert mm.Batch.of(x).covered
+
+
+def test_a_table_with_scattered_holes_in_which_no_row_is_empty_is_one_that_was_seen_everywhere():
+    """Then nothing is put in the place of an expert; that is so of the data, whatever a batch of them has."""
+    vae, x = three(fusion="MoE"), three_rows(40)
+    mask = {"body": torch.rand(40, 3) > 0.3, "label": torch.arange(40) != 7, "counts": torch.ones(40).bool()}
+    mask["body"][:, 0] = True
+    batch = vae.check(x, mask)
+    batch.survey()
+    assert batch.filled == {"body", "counts"}
+    part = batch.take(torch.arange(10, 20))
+    _, seen = vae.open(part, part.mask)
+    assert seen["body"].whole and seen["counts"].whole and seen["label"].flat is None and not seen["label"].whole
+    assert type(vae.posterior(part, part.mask, given=["body"])).__name__ == "Mixture"
+    assert part.only(["body"]).filled == {"body"}
+    _, seen = vae.open(x, mask)  # of data by themselves all is known
+    assert seen["body"].whole and not seen["label"].whole
 
 
 @pytest.mark.parametrize("fusion", ["PoE without prior", "MoE", "MoPoE"])

@@ -21,10 +21,11 @@ CHECKS = 8
 """How often the graph is run beside the step, on other rows, with other random numbers and another weight of the KL."""
 MORE = 0.3
 """Share of what was observed that is hidden besides in those runs, so that no modality happens to be whole."""
-SAME = 0.05
-"""How far the graph's loss and gradients may lie from the step's, as a share of their norm. With holes the step runs
-networks on fewer rows, where libraries round in another way, and a unit near its kink may turn over: that makes 0.002
-in float32 and 0.016 in bfloat16. A decision of Python makes more, be it in one row of a hundred."""
+LOSS = 1e-3
+SAME = 1e-3, 0.05
+"""How far the graph's loss and gradients may lie from the step's, as a share of their norm; gradients without and with
+holes. With holes the step runs networks on fewer rows, where libraries round in another way, and a unit near its kink
+may turn over: that makes 0.002 in float32 and 0.016 in bfloat16. Without, both are the same operations."""
 Found = tuple[Tensor, Sequence[Tensor | None]]
 """The loss of a batch summed over its rows, and the gradient of its mean by each parameter."""
 
@@ -36,18 +37,19 @@ class Form(NamedTuple):
         x: name -> shape and dtype.
         masks: name -> shape of the mask, for the modalities that are not observed everywhere.
         covered: whether something is observed in every row.
+        filled: the modalities of which something is observed in every row.
     """
 
     x: dict[str, tuple[torch.Size, torch.dtype]]
     masks: dict[str, torch.Size]
     covered: bool
+    filled: frozenset[str]
 
     @classmethod
     def of(cls, batch: Batch) -> Form:
         x = {name: (value.shape, value.dtype) for name, value in batch.items()}
-        return cls(
-            x, {name: batch.mask[name].shape for name in batch if name not in batch.complete}, bool(batch.covered)
-        )
+        masks = {name: batch.mask[name].shape for name in batch if name not in batch.complete}
+        return cls(x, masks, bool(batch.covered), frozenset(batch.filled or ()))
 
     def tensors(self, batch: Batch) -> list[Tensor]:
         return [*(batch[name] for name in self.x), *(batch.mask[name] for name in self.masks)]
@@ -57,7 +59,7 @@ class Form(NamedTuple):
         x = dict(zip(self.x, tensors))
         masks = dict(zip(self.masks, tensors[len(x) :], strict=True))
         new = Batch(x, {**like.mask, **masks}, like.rows, frozenset(x) - frozenset(masks))
-        new.checked, new.covered, new.dense = True, self.covered, dense
+        new.checked, new.covered, new.filled, new.dense = True, self.covered, self.filled, dense
         return new
 
 
@@ -102,6 +104,7 @@ class Compiled:
             raise ValueError("compile: a parameter of the programs is in no module; make it an nn.Parameter of one")
         self.names, self.values = list(tensors), [tensor.detach() for tensor in tensors.values()]
         self.trained = {places[id(p)]: None for p in parameters}
+        self.rows: int | None = None  # of a full batch, where that is known beforehand
         self.form: Form | None = None
         self.weighted = False
         self.graph: Callable[..., Found] | None = None
@@ -111,6 +114,8 @@ class Compiled:
 
         One in which a modality is missing altogether is not: the step leaves its parameters alone, momentum and all.
         """
+        if self.rows not in (None, batch.rows):
+            return False
         batch.survey()
         form = Form.of(batch)
         if not form.x or any(batch.lacks(name) for name in form.masks):
@@ -119,6 +124,7 @@ class Compiled:
         return (
             form.x == own.x
             and form.covered >= own.covered
+            and form.filled >= own.filled
             and form.masks.keys() <= own.masks.keys()
             and all(batch.mask[name].shape == shape for name, shape in own.masks.items())
         )
@@ -130,7 +136,8 @@ class Compiled:
             self.weighted = self.weighted or beta != 1
             self.graph = self._traced(batch)
         with torch.no_grad():
-            return self.graph(self.values, self.form.tensors(batch), self.values[0].new_full((), beta))
+            loss, gradients = self.graph(self.values, self.form.tensors(batch), self.values[0].new_full((), beta))
+        return loss.clone(), gradients  # a recorded graph writes the next loss where this one is
 
     def _step(self, batch: Batch, values: list[Tensor], beta: Tensor) -> Found:
         weights = scaled(dict.fromkeys(self.factors, beta)) if self.weighted else nullcontext()  # type: ignore[arg-type]
@@ -157,7 +164,8 @@ class Compiled:
         for seed in range(CHECKS):
             self._check(form.tensors(_other(form.batch(tensors, batch, False), form, seed)), seed, graph, step)
         graph = graph if self.backend == "eager" else torch.compile(graph, backend=self.backend, fullgraph=True)
-        if self.backend == "cudagraphs" or {value.device.type for value in (*self.values, *tensors)} != {"cuda"}:
+        places = {value.device for value in (*self.values, *tensors)}
+        if self.backend == "cudagraphs" or len(places) > 1 or places.pop().type != "cuda":
             return graph
         with undisturbed(self.devices), self._restored(), _refused("cannot be recorded as a CUDA graph"):
             return Captured(graph, self.values, tensors, self.values[0].new_full((), 1.0))
@@ -169,8 +177,8 @@ class Compiled:
                 seed_generators(self.devices, seed)
                 with _exact(self.values[0].device):
                     both.append(function(self.values, tensors, self.values[0].new_full((), 0.1 * seed)))
-        if not _same(*both):
-            assert self.form is not None
+        assert self.form is not None
+        if not _same(both[0], both[1], SAME[bool(self.form.masks)]):
             hidden = ", or a network draws or counts where data are missing" if self.form.masks else ""
             raise ValueError(
                 "compile: traced once, a step of this loss says something else of other rows or random numbers: Python"
@@ -203,6 +211,8 @@ class _Whole(nn.Module):
 def _refused(how: str) -> Iterator[None]:
     try:
         yield
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError, NotImplementedError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"compile: a step of this loss {how}: {reason}; leave compile out") from error
@@ -211,9 +221,9 @@ def _refused(how: str) -> Iterator[None]:
 def _other(batch: Batch, form: Form, seed: int) -> Batch:
     """The rows in another order, and with more holes where there are some; as many rows have something observed."""
     batch = batch.take(torch.arange(batch.rows, device="cpu").roll(seed))
-    if not form.masks:
+    part = {name: batch[name] for name in form.masks if name not in form.filled}
+    if not part:
         return batch
-    part = {name: batch[name] for name in form.masks}
     _, masks = hide(part, {name: batch.mask[name] for name in part}, share=MORE, seed=seed)
     return Batch(dict(batch), {**batch.mask, **masks}, batch.rows, batch.complete)
 
@@ -223,13 +233,13 @@ def _exact(device: torch.device) -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
 
 
-def _same(one: Found, other: Found) -> bool:
+def _same(one: Found, other: Found, gradients: float) -> bool:
     """Do they agree? A gradient that is not there is zero."""
-    pairs = [(one[0], other[0]), *zip(one[1], other[1], strict=True)]
-    return all(_apart(a, b) < SAME for a, b in pairs)
+    pairs = zip(one[1], other[1], strict=True)
+    return _distance(one[0], other[0]) < LOSS and all(_distance(a, b) < gradients for a, b in pairs)
 
 
-def _apart(a: Tensor | None, b: Tensor | None) -> float:
+def _distance(a: Tensor | None, b: Tensor | None) -> float:
     """The norm of the difference, as a share of the norm."""
     some = b if a is None else a
     if some is None:

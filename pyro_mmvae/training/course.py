@@ -91,7 +91,8 @@ class Course:
         """
         unread, self.unread = self.unread, []
         many = len(unread) > 1
-        losses = torch.stack([loss for loss, _ in unread]).tolist() if many else [float(loss) for loss, _ in unread]
+        device = unread[-1][0].device if unread else None  # of a batch with nothing to score the loss may be elsewhere
+        losses = torch.stack([v.to(device) for v, _ in unread]).tolist() if many else [float(v) for v, _ in unread]
         for step, (loss, (_, rows)) in enumerate(zip(losses, unread, strict=True), self.step - len(unread)):
             if not math.isfinite(loss):
                 return step, loss

@@ -88,8 +88,9 @@ def fit(
             at first, "eager" runs the graph as it is. What Python decides in the programs stays as it was in that step.
             Missing data are computed with as zeros and masked, so that nothing is saved where much is missing; dropout
             and batch norm are refused there. Batches in which a modality is missing altogether, and the last one if it
-            is smaller, run as without; one without a complete row leaves the momentum of a `JointEncoder` for complete
-            rows as it is without, and has it move on in the graph. On a GPU the graph is recorded and launched as one.
+            is smaller, run as without. (In a batch without a complete row a `JointEncoder` with another fusion for the
+            rest is not trained; in the graph its gradient is zero, and Adam's momentum moves it on.) On a GPU the graph
+            is recorded and launched as one.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
         checkpoint: a file to keep the run in, and the one before it as `checkpoint.previous`. Whoever calls `fit` again
@@ -139,6 +140,8 @@ def fit(
         run = Run(
             vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules, compile
         )
+        if run.compiled is not None:
+            run.compiled.rows = getattr(data, "batch_size", None)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)
