@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def apart(device: torch.device | None) -> bool:
-    """Whether a device computes beside the program, which waits for it whenever it reads a number of it: a GPU."""
+def on_gpu(device: torch.device | None) -> bool:
+    """Whether a device is a GPU, which computes beside the program: whoever reads a number of it waits for it."""
     return device is not None and device.type == "cuda"
 
 

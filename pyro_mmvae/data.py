@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mmvae.accelerator import apart, moved
+from pyro_mmvae.accelerator import moved, on_gpu
 from pyro_mmvae.arrays import as_mask, as_tensor
 from pyro_mmvae.checks import BadRow, all_finite, check_index, check_mapping, common_rows, first_row, hide_nan
 
@@ -108,7 +108,7 @@ class Batch(Mapping[str, Tensor]):
         self.filled = self.complete.union(name for name, seen in zip(partly, rows) if bool(seen.all()))
         if self.covered is None:
             self.covered = bool(torch.stack(rows).any(0).all())
-        if apart(self.device):
+        if on_gpu(self.device):
             self.known = {k: (v.flatten(2).any(-1) if v.dim() > 2 else v).cpu() for k, v in partly.items()}
 
     def lacks(self, name: str) -> bool:

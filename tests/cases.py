@@ -216,6 +216,18 @@ def correlated(parts: dict[str, mm.Modality], fusion: str) -> None:
             part.encoder[-1] = mm.FullRankHead(linear.in_features, linear.out_features // 2)
 
 
+class Explodes(nn.Module):
+    """A network that gives infinity once it is armed."""
+
+    def __init__(self, net, after):
+        super().__init__()
+        self.net, self.after, self.calls = net, after, 0
+
+    def forward(self, z):
+        self.calls += self.training
+        return self.net(z) / (0.0 if self.calls > self.after else 1.0)
+
+
 def three(prior: str = "StandardNormal", fusion: str = "PoE") -> mm.MultimodalVAE:
     """A small model of measurements, a label and counts."""
     parts = {"body": modality("Normal learned"), "label": modality("Categorical"), "counts": modality("Poisson")}

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from cases import three, three_holes, three_rows
+from cases import Explodes, three, three_holes, three_rows
 from torch import nn
 
 import pyro_mmvae as mm
@@ -18,8 +18,8 @@ def late(request, monkeypatch):
     """The CPU plays an accelerator; losses are read at the end of an epoch, or every other step."""
 
     def play():
-        monkeypatch.setattr(data, "apart", lambda device: True)
-        monkeypatch.setattr(training_step, "apart", lambda device: True)
+        monkeypatch.setattr(data, "on_gpu", lambda device: True)
+        monkeypatch.setattr(training_step, "on_gpu", lambda device: True)
         if request.param == "often":
             monkeypatch.setattr(loop, "UNREAD", 2)
 
@@ -74,18 +74,6 @@ def test_a_run_goes_on_from_any_step_that_was_recorded(late, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-class Spoilt(nn.Module):
-    """A decoder's network that gives infinity in one of its calls."""
-
-    def __init__(self, net, after):
-        super().__init__()
-        self.net, self.after, self.calls = net, after, 0
-
-    def forward(self, z):
-        self.calls += self.training
-        return self.net(z) / (0.0 if self.calls == self.after else 1.0)
-
-
 class Bad(nn.Module):
     """An encoder that gives infinity where it sees a label of three."""
 
@@ -126,7 +114,7 @@ def test_a_step_in_the_middle_of_a_later_epoch_is_named_and_the_last_good_weight
         play()
         torch.manual_seed(0)
         x, vae = three_rows(40), three()
-        vae.modalities["counts"].decoder.net = Spoilt(vae.modalities["counts"].decoder.net, after=12)
+        vae.modalities["counts"].decoder.net = Explodes(vae.modalities["counts"].decoder.net, after=11)
         with pytest.raises(FloatingPointError) as error:
             mm.fit(vae, x, epochs=9, batch_size=10, lr=1e-2, progress=False)
         said.append(str(error.value))

@@ -155,8 +155,8 @@ def test_rows_that_a_pass_does_not_look_at_are_not_decoded_on_an_accelerator_eit
     found = []
     for place in ("cpu", "accelerator"):
         if place == "accelerator":
-            monkeypatch.setattr(mm.data, "apart", lambda device: True)
-            monkeypatch.setattr(mm.objectives.objective, "apart", lambda device: True)
+            monkeypatch.setattr(mm.data, "on_gpu", lambda device: True)
+            monkeypatch.setattr(mm.objectives.objective, "on_gpu", lambda device: True)
         batch = vae.check(x, mask)
         batch.survey()
         assert bool(batch.known) == (place == "accelerator")

@@ -85,7 +85,7 @@ def accelerated(monkeypatch):
     What looks at those masks is not counted; that it looks at no others is.
     """
     for module in (data, objective, training_step):
-        monkeypatch.setattr(module, "apart", lambda device: True)
+        monkeypatch.setattr(module, "on_gpu", lambda device: True)
     at = modality.Seen.at.__func__
 
     def laid_out(cls, x, entries, elements, known=None, part=False):

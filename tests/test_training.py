@@ -5,7 +5,7 @@ import math
 import pyro
 import pytest
 import torch
-from cases import three, three_holes, three_rows
+from cases import Explodes, three, three_holes, three_rows
 from exact import LinearGaussian, maximum_likelihood
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
@@ -192,18 +192,6 @@ def test_the_schedule_is_a_cosine_unless_told_otherwise():
     assert history.lr == pytest.approx(expected)
     history = mm.fit(vae, x, epochs=2, lr=0.5, schedule=mm.constant, clip=1e-9, progress=False)
     assert history.lr == [0.5, 0.5]
-
-
-class Explodes(nn.Module):
-    """A network that gives infinity once it is armed."""
-
-    def __init__(self, net, after):
-        super().__init__()
-        self.net, self.after, self.calls = net, after, 0
-
-    def forward(self, z):
-        self.calls += self.training
-        return self.net(z) / (0.0 if self.calls > self.after else 1.0)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_modality_and_keeps_the_last_good_weights():

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_mmvae.accelerator import apart
+from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
@@ -119,7 +119,7 @@ def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None
     counts = []
     if view.given is not None and not batch.complete.intersection(view.given):
         counts.append(_any_of({**batch.mask, **batch.known}, view.given, batch))
-    if isinstance(share, Tensor) and share.dim() and not apart(share.device):  # looking costs more than decoding there
+    if isinstance(share, Tensor) and share.dim() and not on_gpu(share.device):  # looking costs more than decoding there
         counts.append(share.squeeze(-1) > 0)
     rows = torch.stack(counts).all(0) if counts else None
     return None if rows is None or bool(rows.all()) else rows

@@ -77,6 +77,7 @@ class Compiled:
         factors: site -> weight of its KL, which changes from step to step.
         devices: those with generators of their own.
         backend: of `torch.compile`; "eager" runs the graph as it was traced.
+        rows: of a full batch; None = that is not known beforehand.
 
     Raises:
         ValueError: an unknown backend, a parameter outside of the modules, or a step that cannot be traced.
@@ -90,6 +91,7 @@ class Compiled:
         factors: Mapping[str, float],
         devices: Sequence[torch.device],
         backend: str,
+        rows: int | None = None,
     ):
         if backend not in ("eager", *torch.compiler.list_backends(exclude_tags=())):
             known = ", ".join(torch.compiler.list_backends())
@@ -97,14 +99,13 @@ class Compiled:
                 f"compile: there is no backend {backend!r} of torch.compile; give 'eager' or one of {known}"
             )
         self.whole = _Whole(modules, loss)
-        self.factors, self.devices, self.backend = factors, devices, backend
+        self.factors, self.devices, self.backend, self.rows = factors, devices, backend, rows
         tensors = {**dict(self.whole.named_parameters()), **dict(self.whole.named_buffers())}
         places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
         if any(id(p) not in places for p in parameters):
             raise ValueError("compile: a parameter of the programs is in no module; make it an nn.Parameter of one")
         self.names, self.values = list(tensors), [tensor.detach() for tensor in tensors.values()]
         self.trained = {places[id(p)]: None for p in parameters}
-        self.rows: int | None = None  # of a full batch, where that is known beforehand
         self.form: Form | None = None
         self.weighted = False
         self.graph: Callable[..., Found] | None = None

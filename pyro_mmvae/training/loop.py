@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -137,21 +138,14 @@ def fit(
     with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast):
         parameters, latents = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
-        run = Run(
-            vae, loss, optim, list(parameters.values()), clip, dict.fromkeys(latents, 1.0), devices, modules, compile
-        )
-        if run.compiled is not None:
-            run.compiled.rows = getattr(data, "batch_size", None)
+        factors, rows = dict.fromkeys(latents, 1.0), getattr(data, "batch_size", None)
+        run = Run(vae, loss, optim, list(parameters.values()), clip, factors, devices, modules, compile, rows)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)
         before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, beta, data.steps)
-        with tqdm(total=epochs, initial=before, disable=not progress, unit="epoch", mininterval=0.5) as bar:
-            while course.epoch < epochs and not course.stale(patience):
-                _epoch(run, course, data, pace, keeper)
-                course.end_epoch(None if held_out is None else run.validate(held_out, batch_size))
-                bar.set_postfix_str(course.history.summary(), refresh=False)
-                bar.update()
+        validate = None if held_out is None else partial(run.validate, held_out, batch_size)
+        _epochs(run, course, data, pace, keeper, patience, validate, progress)
         if course.epoch > before:
             keeper.write(course)
             if run.compiled is not None and run.compiled.graph is None:
@@ -159,6 +153,25 @@ def fit(
         if course.kept is not None:
             course.set(course.kept)
     return course.history
+
+
+def _epochs(
+    run: Run,
+    course: Course,
+    data: Batches,
+    pace: Pace,
+    keeper: Checkpoint,
+    patience: int | None,
+    validate: Callable[[], float] | None,
+    progress: bool,
+) -> None:
+    """What is left of the run, epoch by epoch."""
+    with tqdm(total=pace.epochs, initial=course.epoch, disable=not progress, unit="epoch", mininterval=0.5) as bar:
+        while course.epoch < pace.epochs and not course.stale(patience):
+            _epoch(run, course, data, pace, keeper)
+            course.end_epoch(None if validate is None else validate())
+            bar.set_postfix_str(course.history.summary(), refresh=False)
+            bar.update()
 
 
 def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_mmvae.accelerator import apart
+from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.optim import Adam
@@ -40,13 +40,14 @@ class Run:
         devices: Sequence[torch.device],
         modules: Sequence[nn.Module],
         backend: str | None = None,
+        rows: int | None = None,
     ):
         self.model, self.guide = vae.model, vae.guide
         self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
         places = {p.device for p in parameters}
-        self.late = self.differentiable and type(optim) is Adam and len(places) == 1 and apart(*places)
+        self.late = self.differentiable and type(optim) is Adam and len(places) == 1 and on_gpu(*places)
         self.doubt = parameters[0].new_zeros((), dtype=torch.float32)  # 0, and NaN after a loss that is not finite
         self.compiled: Compiled | None = None
         if backend is not None:
@@ -54,7 +55,7 @@ class Run:
                 raise ValueError(
                     f"compile: {type(loss).__name__} has no differentiable_loss to trace; leave compile out"
                 )
-            self.compiled = Compiled(self._loss, modules, parameters, factors, devices, backend)
+            self.compiled = Compiled(self._loss, modules, parameters, factors, devices, backend, rows)
 
     def _loss(self, batch: Batch) -> Tensor:
         loss: Tensor = self.loss.differentiable_loss(self.model, self.guide, batch, batch.mask)
