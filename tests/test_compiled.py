@@ -277,6 +277,18 @@ class Drifts(Looks):
         return self.head(x * (1 + 0.01 * self.calls))
 
 
+class Tilts(Looks):
+    """An encoder that says the same each time, with a gradient that grows a little."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        q = self.head(x)
+        still = q.mean.detach()
+        return mm.distributions.Normal(still + (1 + 0.002 * self.calls) * (q.mean - still), q.stddev).to_event(1)
+
+
 class Draws(Looks):
     """An encoder that draws what it does, and tells torch nothing of it."""
 
@@ -290,6 +302,7 @@ class Draws(Looks):
         (Looks, "cannot be traced"),
         (Counts, "says something else"),
         (Drifts, "says something else"),
+        (Tilts, "says something else"),
         (Draws, "says something else"),
     ],
 )

@@ -222,9 +222,9 @@ def _refused(how: str) -> Iterator[None]:
 def _other(batch: Batch, form: Form, seed: int) -> Batch:
     """The rows in another order, and with more holes where there are some; as many rows have something observed."""
     batch = batch.take(torch.arange(batch.rows, device="cpu").roll(seed))
-    part = {name: batch[name] for name in form.masks if name not in form.filled}
-    if not part:
+    if not form.masks:
         return batch
+    part = {name: batch[name] for name in form.masks}
     _, masks = hide(part, {name: batch.mask[name] for name in part}, share=MORE, seed=seed)
     return Batch(dict(batch), {**batch.mask, **masks}, batch.rows, batch.complete)
 
