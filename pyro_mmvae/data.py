@@ -103,13 +103,20 @@ class Batch(Mapping[str, Tensor]):
         """
         if self.filled is not None:
             return
-        partly = {name: mask for name, mask in self.mask.items() if name not in self.complete}
-        rows = [mask.reshape(self.rows, -1).any(-1) for mask in partly.values()]
-        self.filled = self.complete.union(name for name, seen in zip(partly, rows) if bool(seen.all()))
+        rows = {name: mask.reshape(self.rows, -1).any(-1) for name, mask in self._partly().items()}
+        self.filled = self.complete.union(name for name, seen in rows.items() if bool(seen.all()))
         if self.covered is None:
-            self.covered = bool(torch.stack(rows).any(0).all())
+            self.covered = bool(torch.stack(list(rows.values())).any(0).all())
         if on_gpu(self.device):
-            self.known = {k: (v.flatten(2).any(-1) if v.dim() > 2 else v).cpu() for k, v in partly.items()}
+            self.known = self._on_cpu()
+
+    def _partly(self) -> dict[str, Tensor]:
+        """The masks of what is not complete."""
+        return {name: mask for name, mask in self.mask.items() if name not in self.complete}
+
+    def _on_cpu(self) -> dict[str, Tensor]:
+        """Those masks as `known` has them."""
+        return {k: (v.flatten(2).any(-1) if v.dim() > 2 else v).cpu() for k, v in self._partly().items()}
 
     def lacks(self, name: str) -> bool:
         """Whether nothing of that modality is observed."""
@@ -142,12 +149,18 @@ class Batch(Mapping[str, Tensor]):
         kinds = {k: (dtype or v.dtype) if v.is_floating_point() else v.dtype for k, v in self._x.items()}
         if all(v.dtype == kinds[k] and device in (None, v.device) for k, v in self._x.items()):
             return self
-        x = {k: v.to(device=device, dtype=kinds[k]) for k, v in self._x.items()}
+        x = {k: moved(v.to(kinds[k]), device) for k, v in self._x.items()}
         for name, value in x.items():
             if value.dtype != self._x[name].dtype and not all_finite(value):
                 found = f"modality {name!r} has a value too large for {dtype}"
                 raise BadRow(found, first_row(~value.isfinite()), "rescale the data, or use a model in float64")
-        return self._derived(x, {k: v.to(device=device) for k, v in self.mask.items()}, self.rows, self.complete)
+        new = self._derived(x, {k: moved(v, device) for k, v in self.mask.items()}, self.rows, self.complete)
+        if on_gpu(new.device):
+            new.known = self.known or self._on_cpu()
+            if new.covered is None and new.known:
+                seen = [mask.reshape(self.rows, -1).any(-1) for mask in new.known.values()]
+                new.covered = bool(torch.stack(seen).any(0).all())
+        return new
 
     def detached(self) -> Batch:
         """The same data without the graph that they may come from."""

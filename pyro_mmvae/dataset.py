@@ -25,8 +25,9 @@ class MultimodalDataset:
     """Rows on disk, read a batch at a time: `mm.fit(vae, dataset)` trains on more data than memory holds.
 
     Rows are read by rising numbers, with one access to each array or, where they lie close together, in slices; they
-    come in the order that was asked for, so training gives the very weights that the same data give in memory. `fit`
-    reads ahead in one thread, several batches at once if they are small. A DataLoader takes a dataset as it is, with
+    come in the order that was asked for, so training sees the batches that it would see in memory; with another random
+    number where a batch has no hole or no empty row by chance, of which in memory more is known. `fit` reads ahead in
+    one thread, several batches at once if they are small. A DataLoader takes a dataset as it is, with
     every sampler and in several processes; so do the tools, part by part: `mm.certify(vae, *dataset[:1000])`,
     `[mm.log_likelihood(vae, x, mask) for x, mask in DataLoader(dataset, 1000)]`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyro
@@ -67,9 +67,11 @@ class TwoLevels(nn.Module):
         """q(z | x_S), batch (row,), event (dim,)."""
         return self.top.posterior(*self._means(self._codes(x, mask, given)))
 
-    def check(self, x: Arrays | None, mask: Arrays | None = None) -> Batch:
+    def check(
+        self, x: Arrays | None, mask: Arrays | None = None, likelihoods: Mapping[str, Distribution] | None = None
+    ) -> Batch:
         """As in `MultimodalVAE`."""
-        return self.bottom.check(x, mask)
+        return self.bottom.check(x, mask, likelihoods)
 
     def check_names(self, names: Collection[str]) -> None:
         """As in `MultimodalVAE`."""

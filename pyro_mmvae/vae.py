@@ -164,7 +164,7 @@ class MultimodalVAE(nn.Module):
         batch = self._as_parameters(batch)
         if not batch.checked:
             with torch.no_grad():
-                known = self.likelihoods(batch.take(_first_seen(batch))) if likelihoods is None else likelihoods
+                known = self.likelihoods(batch) if likelihoods is None else likelihoods
                 for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
@@ -181,7 +181,8 @@ class MultimodalVAE(nn.Module):
             modes = [(module, module.training) for module in self.modules()]
             self.eval()
             try:
-                experts = None if batch is None else self._experts(*self.open(batch, batch.mask), EVERYTHING)
+                few = None if batch is None else _some_of_each(batch)
+                experts = None if few is None else self._experts(*self.open(few, few.mask), EVERYTHING)
                 own = None if experts is None else experts.private(None)
                 z = [] if self.prior is None else [_one_code(self.prior, experts)]
                 found = {}
@@ -243,10 +244,15 @@ class MultimodalVAE(nn.Module):
         return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
 
 
-def _first_seen(batch: Batch) -> Tensor:
-    """The first row in which each modality was seen, (at most as many as modalities,): enough to look at shapes."""
-    seen = [mask.reshape(batch.rows, -1).any(-1).to(torch.uint8).argmax() for mask in batch.mask.values()]
-    return torch.stack(seen).unique() if seen else torch.zeros(1, dtype=torch.long)
+def _some_of_each(batch: Batch) -> Batch:
+    """The first rows in which each modality was seen: enough to look at shapes. Where nothing was, a row of zeros."""
+    seen = [mask.reshape(batch.rows, -1).any(-1) for mask in batch.mask.values()]
+    if not seen:
+        return batch
+    few = batch.take(torch.stack([rows.to(torch.uint8).argmax() for rows in seen]).unique())
+    if bool(torch.stack(seen).any()):
+        return few
+    return Batch(dict(few), {k: torch.ones_like(v) for k, v in few.mask.items()}, few.rows, frozenset(few))
 
 
 def beside(codes: Sequence[Tensor]) -> Tensor:

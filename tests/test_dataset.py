@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyro
 import pytest
 import torch
-from cases import three, three_holes, three_rows
+from cases import RECIPES, SIZES, three, three_holes, three_rows
 from torch.utils.data import DataLoader
 
 import pyro_mmvae as mm
@@ -29,6 +30,20 @@ class Spy:
         self.asked.append(np.arange(len(self.array))[index])
         self.threads.append(threading.current_thread())
         return self.array[index]
+
+
+class Once:
+    """A loader whose one batch is all of the data, in a new order each epoch."""
+
+    def __init__(self, x, mask):
+        self.x, self.mask = x, mask
+
+    def __len__(self):
+        return 1
+
+    def __iter__(self):
+        index = torch.randperm(len(next(iter(self.x.values()))))
+        yield {k: v[index] for k, v in self.x.items()}, {k: v[index] for k, v in self.mask.items()}
 
 
 def as_npy(arrays, folder):
@@ -81,6 +96,36 @@ def test_training_gives_the_very_weights_that_it_gives_in_memory(store, tmp_path
     expected, theirs = trained(x, mask)
     assert loss == expected
     assert all(torch.equal(a, b) for a, b in zip(weights, theirs))
+
+
+@pytest.mark.parametrize("source", ["dataset", "loader"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_learns_the_same_from_memory_from_disk_and_from_a_loader(recipe, source):
+    """With rows of which nothing is known in front, where a network is looked at first."""
+    x = {name: torch.randn(24, size) for name, size in SIZES.items()}
+    mask = {name: torch.arange(24) % 4 == place for place, name in enumerate(x)}  # no two cover every row
+    for value in mask.values():
+        value |= torch.arange(24) >= 20
+        value[:3] = False
+    weights = []
+    for data in ((x, mask), mm.MultimodalDataset(x, mask) if source == "dataset" else Once(x, mask)):
+        pyro.set_rng_seed(0)
+        vae, loss = RECIPES[recipe]()
+        mm.fit(vae, data, loss=loss, epochs=2, batch_size=24, progress=False)
+        weights.append(list(vae.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_loader_has_a_network_run_for_its_first_batch_alone(monkeypatch):
+    runs, look = [], mm.MultimodalVAE.likelihoods
+    monkeypatch.setattr(mm.MultimodalVAE, "likelihoods", lambda *args: runs.append(args) or look(*args))
+    x, mask = three_rows(ROWS), three_holes(ROWS)
+    batches = DataLoader(mm.MultimodalDataset(x, mask), 10)
+    mm.fit(three(), batches, epochs=3, progress=False)
+    assert len(runs) == 2  # one to check the first, one to remember what the others are checked against
+    bad = {**x, "counts": torch.full_like(x["counts"], -1)}
+    with pytest.raises(ValueError, match="modality 'counts' has the value -1"):
+        mm.fit(three(), [(x, mask), (bad, mask)], epochs=1, progress=False)
 
 
 def test_nan_on_disk_is_missing(tmp_path):

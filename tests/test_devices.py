@@ -187,6 +187,14 @@ def test_on_a_gpu_no_step_waits_whatever_the_prior(no_step_waits, prior):
 
 @needs_gpu
 @pytest.mark.gpu
+@pytest.mark.parametrize("fusion", ["PoE", "MoPoE", "JointEncoder"])
+def test_on_a_gpu_no_step_on_data_from_disk_waits(no_step_waits, fusion):
+    data = mm.MultimodalDataset(three_rows(20), three_holes(20))
+    mm.fit(three(fusion=fusion).to("cuda"), data, epochs=2, batch_size=7, progress=False)
+
+
+@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("holes", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_on_a_gpu_no_step_of_a_recipe_waits(no_step_waits, recipe, holes):

@@ -66,12 +66,14 @@ def waits(monkeypatch):
 
     monkeypatch.setattr(Run, "step", counted)
 
-    def train(fusion="PoE", holes=False, prior="StandardNormal", recipe=None):
+    def train(fusion="PoE", holes=False, prior="StandardNormal", recipe=None, disk=False):
         mask = three_holes(20) if holes else None
         vae, loss, x = three(fusion=fusion, prior=prior), None, three_rows(20)
         if recipe is not None:
             (vae, loss), x = RECIPES[recipe](), {name: torch.randn(20, size) for name, size in SIZES.items()}
             mask = mm.hide(x, share=0.3)[1] if holes else None
+        if disk:  # in single precision: what comes to an accelerator is made anew there
+            x, mask = mm.MultimodalDataset({k: v.float() for k, v in x.items()}, mask), None
         mm.fit(vae, x, mask, loss=loss, epochs=1, batch_size=10, progress=False)
         return found[-1]
 
@@ -125,6 +127,12 @@ def test_holes_add_one_wait_a_modality(waits, fusion):
 @pytest.mark.parametrize("fusion", EVERY_FUSION)
 def test_on_an_accelerator_no_step_waits(waits, accelerated, fusion, holes):
     assert waits(fusion, holes) == []
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("fusion", EVERY_FUSION)
+def test_on_an_accelerator_no_step_on_data_from_disk_waits(waits, accelerated, fusion, holes):
+    assert waits(fusion, holes, disk=True) == []
 
 
 @pytest.mark.parametrize("prior", PRIORS)

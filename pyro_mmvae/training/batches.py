@@ -62,19 +62,21 @@ class Loader:
     rows = 0
 
     def __init__(self, vae: Any, batches: Iterable[Any]):
-        self.vae, self.batches = vae, batches
+        self.vae, self.batches, self.likelihoods = vae, batches, None
         self.steps = len(batches) if isinstance(batches, Sized) else 0
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         empty = start == 0
         for item in islice(self.batches, start, None):
             empty = False
-            yield opened(self.vae, *pair(item))
+            yield opened(self.vae, *pair(item), self.likelihoods)
         if empty:
             raise ValueError("the iterable of batches gave none; give one that can be walked again each epoch")
 
     def first(self) -> Batch:
-        return next(self.walk())
+        batch = next(self.walk())
+        self.likelihoods = likelihoods_of(self.vae, batch)
+        return batch
 
 
 class OnDisk:
@@ -92,7 +94,7 @@ class OnDisk:
         self.steps = -(-self.rows // self.batch_size)
         self.at_once = max(1, AT_ONCE // (max(1, data.row_bytes) * self.batch_size))
         self.ahead = 2 if self.at_once == 1 else 1
-        self.likelihoods = vae.likelihoods(self.first()) if hasattr(vae, "check") else None
+        self.likelihoods = likelihoods_of(vae, self.first())
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         coming: deque[Future[list[Batch]]] = deque()
@@ -109,7 +111,7 @@ class OnDisk:
         return self.data.batch(range(min(2, self.rows)), partial(opened, self.vae))
 
     def _check(self, x: Arrays, mask: Arrays) -> Batch:
-        return Batch.of(x, mask) if self.likelihoods is None else self.vae.check(x, mask, self.likelihoods)
+        return opened(self.vae, x, mask, self.likelihoods)
 
 
 def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batches:
@@ -128,6 +130,11 @@ def pair(item: Any) -> tuple[Any, Any]:
     return (item[0], item[1]) if isinstance(item, (tuple, list)) else (item, None)
 
 
-def opened(vae: Any, x: Arrays, mask: Arrays | None) -> Batch:
+def likelihoods_of(vae: Any, batch: Batch) -> Any:
+    """What later batches of the same data are checked against, so that no network runs for each of them."""
+    return vae.likelihoods(batch) if hasattr(vae, "check") else None
+
+
+def opened(vae: Any, x: Arrays, mask: Arrays | None, likelihoods: Any = None) -> Batch:
     """The checked batch."""
-    return vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
+    return vae.check(x, mask, likelihoods) if hasattr(vae, "check") else Batch.of(x, mask)
