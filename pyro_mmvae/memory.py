@@ -1,10 +1,11 @@
-"""Memory of the C library: what is freed stays at hand."""
+"""Memory: where numbers lie in it, and that what the C library is given back stays at hand."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import torch
+from torch import Tensor
 
 MOST = 2**25 - 2**16
 """Bytes: a little less than the largest block that glibc adapts itself to."""
@@ -20,3 +21,12 @@ def keep_freed_memory() -> None:
     does nothing.
     """
     torch.empty(MOST, dtype=torch.uint8, device="cpu")
+
+
+def laid_like(value: Tensor, like: Tensor) -> Tensor:
+    """The same numbers at the places in memory where `like` has its own: itself, or a copy.
+
+    torch's fused optimisers go by places. Of two tensors that are laid out otherwise they mix up the numbers, without a
+    word on a CPU: a parameter that is a slice of another tensor, or a gradient that nobody accumulated.
+    """
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)

@@ -10,6 +10,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim.adam import adam
 
+from pyro_mmvae.memory import laid_like
+
 _PLAIN = {"lr", "betas", "eps", "weight_decay"}
 
 
@@ -17,7 +19,8 @@ class Adam(torch.optim.Adam):
     """torch's fused Adam, bit by bit, with less Python a parameter: the optimiser of `fit` and `mm.optim`.
 
     Its state is that of `torch.optim.Adam`, so that one goes on where the other stopped. As there, a parameter without
-    a gradient stays as it is.
+    a gradient stays as it is. Unlike there, a parameter may be a slice of another tensor, such as the first components
+    of a PCA: torch's mixes its numbers up on a CPU, and refuses it on a GPU.
 
     Args:
         params: parameters, or groups of them.
@@ -56,12 +59,17 @@ class Adam(torch.optim.Adam):
                 self._init_group(group, [], [], [], [], [], [])  # torch's own start of the moments, with its checks
             state = [self.state[p] for p in taught]
             means, squares, steps = ([s[name] for s in state] for name in ("exp_avg", "exp_avg_sq", "step"))
+            values = [laid_like(p, mean) for p, mean in zip(taught, means)]
+            gradients = [laid_like(p.grad, mean) for p, mean in zip(taught, means)]
             adam(
-                taught, [p.grad for p in taught], means, squares, [], steps,
+                values, gradients, means, squares, [], steps,
                 lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
                 weight_decay=group["weight_decay"], amsgrad=False, maximize=False, fused=True,
                 grad_scale=getattr(self, "grad_scale", None), found_inf=getattr(self, "found_inf", None),
             )  # fmt: skip
+            for p, value in zip(taught, values):
+                if value is not p:
+                    p.copy_(value)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -92,7 +100,7 @@ class optim(PyroOptim):
 
     def __init__(self, optim_args: dict[str, Any], constructor: Callable[..., torch.optim.Optimizer] | None = None):
         if constructor is None and not set(optim_args) <= _PLAIN:
-            constructor, optim_args = torch.optim.Adam, {"fused": True, **optim_args}
+            constructor = torch.optim.Adam
         super().__init__(constructor or Adam, optim_args)
         self.known: set[Tensor] = set()
         self.single: torch.optim.Optimizer | None = None

@@ -2,8 +2,10 @@
 
 import copy
 
+import pyro
 import pytest
 import torch
+from pyro.infer import SVI, Trace_ELBO
 
 import pyro_mmvae as mm
 
@@ -45,6 +47,56 @@ def test_steps_are_those_of_torch(options):
     assert first.state_dict().keys() == second.state_dict().keys()
     for k, state in second.state_dict()["state"].items():
         assert all(torch.equal(first.state_dict()["state"][k][name], value) for name, value in state.items())
+
+
+SLICES = {
+    "columns": lambda base: base[:, :2],
+    "one column": lambda base: base[:, 1],
+    "every other row": lambda base: base[::2],
+    "transposed": lambda base: base.t(),
+    "transposed part": lambda base: base[1:, 1:].t(),
+}
+
+
+@pytest.mark.parametrize("slice", SLICES.values(), ids=SLICES)
+def test_a_slice_of_another_tensor_learns_as_a_tensor_of_its_own(slice):
+    """torch's fused kernels go by places in memory, and mix its numbers up."""
+    base = torch.randn(5, 4)
+    whole, part = base.clone(), slice(base)
+    alone, view = torch.nn.Parameter(part.clone().contiguous()), torch.nn.Parameter(part)
+    target = torch.randn(part.shape)
+    for p, make in ((alone, torchs), (view, mm.Adam)):
+        optim = make([p], lr=0.1)
+        for _ in range(4):
+            optim.zero_grad()
+            ((p - target) ** 4).sum().backward()
+            optim.step()
+    assert torch.equal(alone, view)
+    assert (base != whole).sum() == part.numel()  # and nothing beside it
+
+
+def test_a_gradient_that_lies_otherwise_is_taken_number_by_number():
+    (p, *_), (q, *_) = weights(), weights()
+    gradient = torch.randn(p.shape)
+    p.grad, q.grad = gradient, gradient.t().contiguous().t()
+    torchs([p], lr=0.1).step(), mm.Adam([q], lr=0.1).step()
+    assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("options", [{"lr": 0.1}, {"lr": 0.1, "amsgrad": True}])
+def test_stock_svi_trains_a_decoder_that_begins_with_a_part_of_a_pca(options):
+    x, losses = torch.randn(40, 6), []
+    for keep in (torch.Tensor.contiguous, torch.Tensor.detach):
+        components = torch.linalg.svd(x, full_matrices=False)[2].t()
+        pyro.set_rng_seed(0)
+        net = torch.nn.Linear(2, 6)
+        net.weight = torch.nn.Parameter(keep(components[:, :2]))
+        vae = mm.MultimodalVAE(
+            {"x": mm.Modality(mm.NormalLikelihood(net), mm.encoder(6, 8, dim=2))}, mm.StandardNormal(2), mm.PoE()
+        )
+        svi = SVI(vae.model, vae.guide, mm.optim(options), Trace_ELBO())
+        losses.append([svi.step({"x": x}) for _ in range(5)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
 
 
 def test_groups_keep_their_own_settings():

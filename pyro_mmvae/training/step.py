@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
+from pyro_mmvae.memory import laid_like
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import scaled, silent
 from pyro_mmvae.training.compiled import Compiled
@@ -95,7 +96,7 @@ class Run:
         if self.compiled is not None and self.compiled.fits(batch):
             loss, gradients = self.compiled(batch, beta)
             for p, gradient in zip(self.parameters, gradients, strict=True):
-                p.grad = gradient
+                p.grad = None if gradient is None else laid_like(gradient, p)
             return loss, self._fine(loss)
         if self.differentiable:
             with silent():
