@@ -60,6 +60,45 @@ def test_networks_are_lowered_and_sums_are_not():
     assert inside == {torch.float32}  # it is over
 
 
+def pictures():
+    parts = {
+        "picture": mm.Modality(
+            mm.NormalLikelihood(mm.conv_decoder(2, (3, 8, 8), (4, 4))), mm.conv_encoder((3, 8, 8), (4, 4), dim=2)
+        )
+    }
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+
+
+def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_before_afterwards(monkeypatch):
+    vae, layouts = pictures(), []
+    weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    weights[0].data = torch.randn(*weights[0].shape[:3], 8)[..., ::2]  # whatever it was
+    before = [(p.data_ptr(), p.stride(), p.detach().clone()) for p in weights]
+
+    def optimizer(parameters, lr):
+        layouts.extend(p.is_contiguous(memory_format=torch.channels_last) for p in parameters if p.dim() == 4)
+        return mm.Adam(parameters, lr=lr)
+
+    x = {"picture": torch.randn(20, 3, 8, 8)}
+    mm.fit(vae, x, epochs=1, optimizer=optimizer, autocast=torch.bfloat16, progress=False)
+    assert layouts == [True] * 4 == [p.dim() == 4 for p in weights]
+    assert [(p.data_ptr(), p.stride()) for p in weights] == [(place, stride) for place, stride, _ in before]
+    assert all(0 < (p - old).abs().max() < 0.1 for p, (_, _, old) in zip(weights, before))
+    with pytest.raises(FloatingPointError):
+        mm.fit(vae, x, epochs=1, lr=1e38, autocast=torch.bfloat16, progress=False)
+    assert [p.data_ptr() for p in weights] == [place for place, _, _ in before]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_pictures_give_the_loss_that_they_give_in_float32(missing):
+    x, losses = {"picture": torch.randn(40, 3, 8, 8)}, []
+    mask = {"picture": torch.rand(40) > 0.5} if missing else None
+    for autocast in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        losses.append(mm.fit(pictures(), x, mask, epochs=3, lr=1e-3, autocast=autocast, progress=False).loss[-1])
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_every_likelihood_takes_it(likelihood):
     """The loss in bfloat16 is that in float32 to the precision of what a network gives: about 1 in 2^8."""
