@@ -140,6 +140,11 @@ class Batch(Mapping[str, Tensor]):
         new.known = known
         return new
 
+    def few(self) -> Batch:
+        """The first rows in which each modality was seen: enough to look at shapes."""
+        seen = [mask.reshape(self.rows, -1).any(-1).to(torch.uint8).argmax() for mask in self.mask.values()]
+        return self.take(torch.stack(seen).unique()) if seen else self
+
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
         """On another device; real-valued tensors in another precision.
 

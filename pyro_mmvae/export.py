@@ -81,10 +81,11 @@ def to_arviz(
             continue
         axes = (f"{name}_row", f"{name}_feature")
         value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
-        drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
         groups["observed_data"][name] = (axes, value.cpu().numpy())
-        groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
-        groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
+        if name in predicted:  # a modality may be one to look at alone
+            drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
+            groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
+            groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
         coords[axes[0]] = [row for row, there in zip(names, seen.tolist()) if there]
         if feature_names and name in feature_names:
             _fits(f"feature_names[{name!r}]", feature_names[name], value.shape[1])

@@ -177,7 +177,10 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
     known(vae, [to])
     batch = opened(vae, x, mask)
     given = [name for name in batch if name != to]
-    return _explain(vae, batch, num_draws, given, value_of, only=[to])[to]
+    drawn = _explain(vae, batch, num_draws, given, value_of, only=[to])
+    if to not in drawn:
+        raise ValueError(f"modality {to!r} has no decoder, so that it is only looked at; give another to draw")
+    return drawn[to]
 
 
 def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import pyro
@@ -66,6 +66,15 @@ class TwoLevels(nn.Module):
     ) -> Distribution:
         """q(z | x_S), batch (row,), event (dim,)."""
         return self.top.posterior(*self._means(self._codes(x, mask, given)))
+
+    @property
+    def prior(self) -> Callable[..., Distribution]:
+        """Of z."""
+        return self.top.prior  # type: ignore[return-value]
+
+    def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
+        """What the modalities' codes say of z."""
+        return self._messages(self._codes(x, mask, None))
 
     def check(
         self, x: Arrays | None, mask: Arrays | None = None, likelihoods: Mapping[str, Distribution] | None = None

@@ -39,8 +39,7 @@ def write(path: Path, kind: str, contents: Mapping[str, Any], previous: Path | N
         OSError: it could not be written; the old file is as it was.
         TypeError: something in it could not be read back.
     """
-    whole = {"format": f"pyro_mmvae {kind}", "version": VERSION, **contents}
-    _check_plain(whole, "")
+    whole = _plain({"format": f"pyro_mmvae {kind}", "version": VERSION, **contents}, "")
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "wb") as file:
@@ -168,13 +167,14 @@ def _name(key: str) -> str:
     return key.replace("_orig_mod.", "")
 
 
-def _check_plain(value: Any, where: str) -> None:
+def _plain(value: Any, where: str) -> Any:
+    """The same for a file: checked, and without what a tensor is only a part of, which torch would write as well."""
     if type(value) in (dict, OrderedDict):
-        for key, part in value.items():
-            _check_plain(key, where)
-            _check_plain(part, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, part in enumerate(value):
-            _check_plain(part, f"{where}[{index}]")
-    elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor):  # no subclasses: np.float64 is a float
+        return {_plain(key, where): _plain(part, f"{where}[{key!r}]") for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain(part, f"{where}[{index}]") for index, part in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        return value if value.untyped_storage().nbytes() == value.nbytes else value.detach().clone()
+    if type(value) not in _PLAIN:  # no subclasses: np.float64 is a float
         raise TypeError(f"{where} is a {type(value).__name__}; a file holds tensors, numbers and text only")
+    return value

@@ -181,8 +181,7 @@ class MultimodalVAE(nn.Module):
             modes = [(module, module.training) for module in self.modules()]
             self.eval()
             try:
-                few = None if batch is None else _some_of_each(batch)
-                experts = None if few is None else self._experts(*self.open(few, few.mask), EVERYTHING)
+                experts = None if batch is None else self._some(batch.few())
                 own = None if experts is None else experts.private(None)
                 z = [] if self.prior is None else [_one_code(self.prior, experts)]
                 found = {}
@@ -231,6 +230,14 @@ class MultimodalVAE(nn.Module):
         prior: Callable[[Experts], Distribution] = lambda _: self.prior(None)  # type: ignore[misc]  # noqa: E731
         return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory, covered=batch.covered)
 
+    def _some(self, few: Batch) -> Experts:
+        """The experts of a batch, or, if nothing was observed in it, those of its zeros: they have the same shapes."""
+        batch, seen = self.open(few, few.mask)
+        if not seen and few:
+            batch = Batch(dict(few), {k: torch.ones_like(v) for k, v in few.mask.items()}, few.rows, frozenset(few))
+            batch, seen = self.open(batch, batch.mask)
+        return self._experts(batch, seen, EVERYTHING)
+
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
         """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""
         borrowed = view.private is not None and name not in view.private and name in self.auxiliary_prior
@@ -242,17 +249,6 @@ class MultimodalVAE(nn.Module):
         wanted = names if view.targets is None else view.targets
         every = self.modalities.items()
         return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
-
-
-def _some_of_each(batch: Batch) -> Batch:
-    """The first rows in which each modality was seen: enough to look at shapes. Where nothing was, a row of zeros."""
-    seen = [mask.reshape(batch.rows, -1).any(-1) for mask in batch.mask.values()]
-    if not seen:
-        return batch
-    few = batch.take(torch.stack([rows.to(torch.uint8).argmax() for rows in seen]).unique())
-    if bool(torch.stack(seen).any()):
-        return few
-    return Batch(dict(few), {k: torch.ones_like(v) for k, v in few.mask.items()}, few.rows, frozenset(few))
 
 
 def beside(codes: Sequence[Tensor]) -> Tensor:

@@ -55,10 +55,10 @@ def known(vae: Any, names: Collection[str] | None) -> None:
 
 def nesting(vae: Any, batch: Batch) -> int:
     """How many axes the plates of the two programs take."""
-    one = batch.take(torch.arange(1, device=_device(batch))) if len(batch) else batch
+    few = batch.few()
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
-        guide = poutine.trace(vae.guide).get_trace(one, one.mask)
-        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(one, one.mask)
+        guide = poutine.trace(vae.guide).get_trace(few, few.mask)
+        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(few, few.mask)
     frames = [
         f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized
     ]
@@ -116,12 +116,13 @@ def draw_in_parts(
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """`draw` of all rows without its model, so few rows at a time that the networks' memory stays bounded."""
     depth = nesting(vae, batch)
-    found = [draw(vae, part, num_draws, given=given, depth=depth)[:3] for part in parts(batch, num_draws)]
+    rows = list(parts(batch, num_draws))
+    found = [draw(vae, part, num_draws, given=given, depth=depth)[:3] for part in rows]
     weights = torch.cat([log_weights for _, log_weights, _ in found], 1)
     likelihood = {}
     for name in {name: None for _, _, one in found for name in one}:
         likelihood[name] = torch.cat([one.get(name, torch.zeros_like(w)) for _, w, one in found], 1)
-    return joined([latents for latents, _, _ in found]), weights, likelihood
+    return joined([(part.rows, latents) for part, (latents, _, _) in zip(rows, found)]), weights, likelihood
 
 
 def row_axis(site: Any) -> int | None:
@@ -161,19 +162,18 @@ def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
     return value.reshape(num_draws, rows, *keep, *event)
 
 
-def joined(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The codes (draw, row, *event) of chunks of rows as those of all rows.
+def joined(found: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The codes (draw, row, *event) of chunks of so many rows as those of all rows.
 
     A modality that no row of a chunk has gives no private code there: NaN.
     """
-    like = {name: value for part in found for name, value in part.items()}
-    rows = [next(iter(part.values())).shape[1] if part else 0 for part in found]
+    like = {name: value for _, part in found for name, value in part.items()}
 
-    def column(name: str, part: Mapping[str, Tensor], size: int) -> Tensor:
+    def column(name: str, rows: int, part: Mapping[str, Tensor]) -> Tensor:
         value = like[name]
-        return part[name] if name in part else value.new_full((len(value), size, *value.shape[2:]), torch.nan)
+        return part[name] if name in part else value.new_full((len(value), rows, *value.shape[2:]), torch.nan)
 
-    return {name: torch.cat([column(name, part, size) for part, size in zip(found, rows)], 1) for name in like}
+    return {name: torch.cat([column(name, rows, part) for rows, part in found], 1) for name in like}
 
 
 def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:

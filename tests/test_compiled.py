@@ -104,6 +104,18 @@ class Turned(nn.Module):
         return (self.weight.t() * x.unsqueeze(-2)).sum(-1)
 
 
+@pytest.mark.parametrize("recipe", ["mvae", "mopoe", "mmvaeplus"])
+def test_small_batches_with_holes_are_not_checked_on_one_that_lacks_a_modality(recipe):
+    """More holes are put into the first batch to check the graph, where one row alone may have a modality."""
+    vae, loss = RECIPES[recipe]()
+    x = {name: torch.randn(7, size) for name, size in SIZES.items()}
+    mask = {name: torch.arange(7) == 3 if name == "a" else torch.arange(7) != 4 for name in x}
+    model = copy.deepcopy(vae)
+    options = {"loss": loss, "epochs": 2, "batch_size": 7, "progress": False}
+    histories = [mm.fit(vae, x, mask, **options), mm.fit(model, x, mask, compile="eager", **options)]
+    assert histories[1].loss == pytest.approx(histories[0].loss, rel=1e-9)
+
+
 @pytest.mark.parametrize("optimizer", [None, torch.optim.Adam])
 def test_gradients_that_lie_otherwise_than_their_parameter(optimizer):
     encoder = nn.Sequential(Turned(3, 8), nn.Tanh(), mm.NormalHead(8, DIM))

@@ -154,7 +154,8 @@ def posterior_draws(
             bar.update(part.rows)
             bar.set_postfix(Counter(m for one in found for m in one.method))
     columns = (torch.cat(column) for column in zip(*(one.diagnostics() for one in found)))
-    return PosteriorDraws(joined([one.latents for one in found]), [m for one in found for m in one.method], *columns)
+    latents = joined([(len(one.method), one.latents) for one in found])
+    return PosteriorDraws(latents, [m for one in found for m in one.method], *columns)
 
 
 @dataclass

@@ -50,7 +50,9 @@ class Importance(NamedTuple):
         return (self.log_weights.exp().reshape(*value.shape[:2], *[1] * (value.dim() - 2)) * value).sum(0)
 
     def mean(self, site: str = "z") -> Tensor:
-        """Self-normalised posterior mean, (row, *event)."""
+        """Self-normalised posterior mean, (row, *event); raises ValueError if there is no code of that name."""
+        if site not in self.latents:
+            raise ValueError(f"no code {site!r} was drawn; there is {', '.join(self.latents) or 'none'}")
         return self.expectation(lambda latents: latents[site])
 
     def sd(self, site: str = "z") -> Tensor:

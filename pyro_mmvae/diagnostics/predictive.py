@@ -113,16 +113,22 @@ def leave_one_out(
     with seeded(seed, devices(vae, batch)):
         for name in batch:
             there = batch.mask[name].reshape(batch.rows, -1).any(-1).nonzero().squeeze(-1)
-            if len(there):
-                found.append(_left_out(name, _pit(vae, batch.take(there), name, num_draws)))
+            pit = _pit(vae, batch.take(there), name, num_draws) if len(there) else None
+            if pit is not None:
+                found.append(_left_out(name, pit))
     return PredictiveCheck(found)
 
 
-def _pit(vae: Any, batch: Batch, name: str, num_draws: int) -> Tensor:
-    """(row, entry), NaN where hidden; in chunks of rows, so that the draws of all are never held at once."""
+def _pit(vae: Any, batch: Batch, name: str, num_draws: int) -> Tensor | None:
+    """(row, entry), NaN where hidden; in chunks of rows, so that the draws of all are never held at once.
+
+    None of a modality that the model does not explain.
+    """
     others, columns = [other for other in batch if other != name], []
     for part in parts(batch, num_draws):
-        drawn = predictive_draws(vae, part, num_draws=num_draws, given=others, only=[name])[name]
+        drawn = predictive_draws(vae, part, num_draws=num_draws, given=others, only=[name]).get(name)
+        if drawn is None:
+            return None
         mask = part.mask[name].reshape(*part.mask[name].shape, *[1] * (part[name].dim() - part.mask[name].dim()))
         position = rank(drawn.reshape(num_draws, *part[name].shape), part[name])
         columns.append(torch.where(mask, position.double(), torch.nan).reshape(part.rows, -1))

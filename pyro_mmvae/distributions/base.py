@@ -54,6 +54,15 @@ def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
     return distribution.log_prob(value).sum()
 
 
+def mean_of(distribution: Distribution, num_draws: int = 1000) -> Tensor:
+    """The mean, (*batch, *event); of draws where it has no closed form, as for flows."""
+    try:
+        mean = distribution.mean
+    except (NotImplementedError, AttributeError):
+        mean = None
+    return mean if isinstance(mean, Tensor) else distribution.sample((num_draws,)).mean(0)
+
+
 def stacked(distributions: Sequence[Distribution]) -> Distribution:
     """One distribution with a leading component axis: rebuilt if all are of one family, else a `Stacked`."""
     first = distributions[0]

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.distributions import mean_of
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import nesting, opened, parts
 
@@ -71,7 +72,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     """
     sides = []
     for given in (query, target):
-        mean = vae.posterior(x, given=list(given)).mean
+        mean = mean_of(vae.posterior(x, given=list(given)))
         mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
         sides.append(mean / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
     return sides[0] @ sides[1].T
@@ -91,7 +92,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         num_draws: K.
 
     Raises:
-        ValueError: a row lacks the target.
+        ValueError: a row lacks the target, or the model does not explain it.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -110,7 +111,12 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
             seen, wanted = part.only(query), part.only([target])
             with pyro.plate("draws", num_draws, dim=-1 - depth):
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-                p = poutine.trace(poutine.replay(vae.model, guide)).get_trace(wanted, wanted.mask).nodes[target]["fn"]
+                model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(wanted, wanted.mask)
+            if target not in model.nodes:
+                raise ValueError(
+                    f"modality {target!r} has no decoder, so that it has no likelihood; give another target"
+                )
+            p = model.nodes[target]["fn"]
             shape = (1, *[1] * (len(p.batch_shape) - 1), *p.event_shape)
             found = [
                 p.log_prob(entry.reshape(shape)).reshape(num_draws, part.rows, -1).sum(-1) for entry in batch[target]

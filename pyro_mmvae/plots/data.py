@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.distributions import mean_of
 from pyro_mmvae.plots.axes import new_axes
 
 
@@ -48,7 +49,7 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> ax = plot_latent(vae, x, labels=x["a"][:, 0] > 0, ax=Figure().subplots())
     """
-    mean = vae.posterior(x, mask).mean
+    mean = mean_of(vae.posterior(x, mask))
     mean = mean - mean.mean(0)
     if mean.shape[1] > 2:
         mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T

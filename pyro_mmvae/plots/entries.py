@@ -68,14 +68,16 @@ def plot_reconstructions(
         >>> ax = plot_reconstructions(vae, few, ax=Figure().subplots())
     """
     batch = opened(vae, x, mask)
-    found, names = predict(vae, batch, batch.mask), list(batch)
-    ax = new_axes(ax, (batch.rows + 1.5, 2.1 * len(names)))
-    lines = cells(ax, 2 * len(names), batch.rows)
-    for position, name in enumerate(names):
+    found = predict(vae, batch, batch.mask)
+    sides = {name: [batch[name], *([found[name]] if name in found else [])] for name in batch}  # some only looked at
+    height = sum(map(len, sides.values()))
+    ax = new_axes(ax, (batch.rows + 1.5, 1.05 * height))
+    lines = iter(cells(ax, height, batch.rows))
+    for name in batch:
         seen = batch.mask[name].reshape(batch.rows, -1).any(-1).tolist()
         draw = None if show is None else show.get(name)
-        for side, values in enumerate((batch[name], found[name])):
-            line = lines[2 * position + side]
+        for side, values in enumerate(sides[name]):
+            line = next(lines)
             _label(line[0], name if side == 0 else "reconstructed")
             for cell, value, there in zip(line, values, seen):
                 _frame(cell, side == 0 and there)
@@ -104,12 +106,13 @@ def plot_cross_modal(
         >>> few = {name: value[:4] for name, value in x.items()}
         >>> ax = plot_cross_modal(vae, few, Figure().subplots())
     """
-    names, columns = list(x), len(next(iter(x.values())))
-    ax = new_axes(ax, (columns + 1.6, 1.05 * len(names) ** 2 + 0.3))
-    lines = iter(cells(ax, len(names) ** 2, columns))
-    for given in names:
-        found = predict(vae, {given: x[given]}, num_draws=1)
-        for name in [given, *(other for other in names if other != given)]:
+    columns = len(next(iter(x.values())))
+    predicted = {given: predict(vae, {given: x[given]}, num_draws=1) for given in x}
+    height = len(x) + sum(name in found and name != given for given, found in predicted.items() for name in x)
+    ax = new_axes(ax, (columns + 1.6, 1.05 * height + 0.3))
+    lines = iter(cells(ax, height, columns))
+    for given, found in predicted.items():
+        for name in [given, *(other for other in x if other != given and other in found)]:
             own, line = name == given, next(lines)
             _label(line[0], f"{given}\n(given)" if own else f"{name}\nfrom {given}")
             for cell, value in zip(line, x[name] if own else found[name]):

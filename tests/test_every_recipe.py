@@ -1,0 +1,120 @@
+"""Every recipe answers every question, of any data: rows of which nothing is known, a modality that nobody has, NaN."""
+
+import pyro
+import pytest
+import torch
+from cases import NAMES, RECIPES, SIZES
+from matplotlib.figure import Figure
+from pyro.infer import SVI
+
+import pyro_mmvae as mm
+
+ROWS = 12
+A, B, C = NAMES
+
+
+def rows_of_which_some_are_empty():
+    x = {name: torch.randn(ROWS, size) for name, size in SIZES.items()}
+    mask = {name: torch.rand(ROWS) > 0.4 for name in x}
+    for value in mask.values():
+        value[:2] = False
+        value[2] = True
+    return x, mask
+
+
+def one_modality_that_nobody_has():
+    return {name: torch.randn(ROWS, SIZES[name]) for name in (A, C)}, None
+
+
+def entries_that_are_nan():
+    x = {name: torch.randn(ROWS, size) for name, size in SIZES.items()}
+    for value in x.values():
+        value[torch.rand(value.shape) < 0.3] = torch.nan
+        value[0] = torch.nan
+    return x, None
+
+
+DATA = [rows_of_which_some_are_empty, one_modality_that_nobody_has, entries_that_are_nan]
+
+
+def axes():
+    return Figure().subplots()
+
+
+# name -> what may be asked: it gives numbers
+QUESTIONS = {
+    "fit": lambda vae, loss, x, mask: mm.fit(vae, x, mask, loss=loss, epochs=1, batch_size=5, progress=False).loss,
+    "stock SVI": lambda vae, loss, x, mask: SVI(vae.model, vae.guide, mm.optim({"lr": 1e-3}), loss).step(x, mask),
+    "impute": lambda vae, loss, x, mask: mm.impute(vae, x, mask, num_draws=2),
+    "predict": lambda vae, loss, x, mask: mm.predict(vae, x, mask, num_draws=2),
+    "translate": lambda vae, loss, x, mask: mm.translate(vae, x, mask, to=A),
+    "translate to b": lambda vae, loss, x, mask: mm.translate(vae, x, mask, to=B),
+    "importance": lambda vae, loss, x, mask: mm.importance(vae, x, mask, num_draws=9).mean(),
+    "posterior": lambda vae, loss, x, mask: vae.posterior(x, mask).sample(),
+    "usage": lambda vae, loss, x, mask: mm.usage(vae, x, mask, num_draws=3).kl,
+    "retrieval": lambda vae, loss, x, mask: mm.latent_similarity(vae, x, query=[A], target=[C]),
+    "conditional": lambda vae, loss, x, mask: (
+        mm.conditional_log_likelihood(vae, x, mask, given=[C], targets=[A], num_particles=9).value
+    ),
+    "leave one out": lambda vae, loss, x, mask: [row.bias for row in mm.leave_one_out(vae, x, mask).rows],
+    "gaps": lambda vae, loss, x, mask: mm.gaps(vae, x, mask, num_draws=9, steps=2).elbo,
+    "plots": lambda vae, loss, x, mask: [
+        len(mm.plot_reconstructions(vae, x, mask, ax=axes()).figure.axes),
+        len(mm.plot_cross_modal(vae, {k: torch.zeros(2, SIZES[k]) for k in x}, axes()).figure.axes),
+    ],
+    "plot of codes": lambda vae, loss, x, mask: [len(mm.plot_latent(vae, x, mask, ax=axes()).lines)],
+}
+NO_CODE = "no shared code z"
+REFUSALS = {  # (recipe, question) -> why it cannot be answered
+    ("mmvm", "importance"): "no code 'z' was drawn; there is a.w",
+    ("mmvm", "posterior"): NO_CODE,
+    ("mmvm", "usage"): NO_CODE,
+    ("mmvm", "retrieval"): NO_CODE,
+    ("mmvm", "plot of codes"): NO_CODE,
+    ("cvae", "translate to b"): "modality 'b' has no decoder",
+}
+
+
+def numbers(answer):
+    """All that it holds, in one tensor."""
+    if isinstance(answer, torch.Tensor):
+        return answer.double().flatten()
+    values = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, list) else [answer]
+    return torch.cat([torch.as_tensor(value, dtype=torch.float64).flatten() for value in values])
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_question_is_answered_by_numbers_or_refused_in_a_line(recipe, question):
+    for make in DATA:
+        pyro.set_rng_seed(0)
+        (vae, loss), (x, mask) = RECIPES[recipe](), make()
+        if (recipe, question) in REFUSALS:
+            with pytest.raises(ValueError, match=REFUSALS[recipe, question]) as caught:
+                QUESTIONS[question](vae, loss, x, mask)
+            assert "\n" not in str(caught.value)
+        else:
+            found = numbers(QUESTIONS[question](vae, loss, x, mask))
+            assert len(found) and found.isfinite().all(), make.__name__
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_of_rows_without_anything_the_log_likelihood_is_that_of_nothing(recipe):
+    (vae, _), (x, mask) = RECIPES[recipe](), rows_of_which_some_are_empty()
+    found = mm.log_likelihood(vae, x, mask, num_particles=20)
+    assert found.value[:2].tolist() == [0, 0] and (found.value[2:] != 0).any()
+    everything = mm.impute(vae, x, mask, num_draws=2)
+    for name, value in everything.items():
+        shown = mask[name].expand(2, ROWS)
+        assert torch.equal(value[shown], x[name].expand(2, ROWS, -1)[shown])
+
+
+def test_which_plates_there_are_is_asked_of_rows_that_have_something():
+    """A model of private codes alone has no site at all in a row without anything."""
+    (vae, _), (x, mask) = RECIPES["mmvm"](), rows_of_which_some_are_empty()
+    alone = {name: value[2:] for name, value in x.items()}, {name: value[2:] for name, value in mask.items()}
+    with pyro.poutine.trace() as trace:
+        vae.guide({name: value[:2] for name, value in x.items()}, {name: value[:2] for name, value in mask.items()})
+    assert not [name for name in trace.trace.stochastic_nodes if name.endswith(".w")]
+    both, some = (mm.log_likelihood(vae, *rows, num_particles=4000).value for rows in ((x, mask), alone))
+    assert both[2:].tolist() == pytest.approx(some.tolist(), abs=0.3)
