@@ -165,7 +165,8 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
         (draw, row, *event).
 
     Raises:
-        ValueError: bad input, `to` is no modality of the model, or a row with draws that are not finite.
+        ValueError: bad input, `to` is no modality of the model or one that it only looks at, or a row with draws that
+            are not finite.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -179,7 +180,7 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
     given = [name for name in batch if name != to]
     drawn = _explain(vae, batch, num_draws, given, value_of, only=[to])
     if to not in drawn:
-        raise ValueError(f"modality {to!r} has no decoder, so that it is only looked at; give another to draw")
+        raise ValueError(f"modality {to!r} is only looked at, the model has no decoder of it; give another to draw")
     return drawn[to]
 
 

@@ -73,7 +73,7 @@ class TwoLevels(nn.Module):
         return self.top.prior  # type: ignore[return-value]
 
     def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
-        """What the modalities' codes say of z."""
+        """What the fusion of the top looks at: the codes that were seen; for what asks a prior for its distribution."""
         return self._messages(self._codes(x, mask, None))
 
     def check(

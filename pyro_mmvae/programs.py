@@ -13,6 +13,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 _TURN = threading.RLock()
@@ -200,6 +201,22 @@ def silent() -> Iterator[None]:
             raise
         finally:
             _silences -= 1
+
+
+class weighted_kl(Messenger):
+    """Multiplies the scale of every latent site, whatever its name: not every batch has all of them.
+
+    Args:
+        beta: the weight of the KL.
+    """
+
+    def __init__(self, beta: float | Tensor):
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and not site_is_subsample(msg):
+            msg["scale"] = msg["scale"] * self.beta
 
 
 class scaled(Messenger):

@@ -174,7 +174,8 @@ def _plain(value: Any, where: str) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_plain(part, f"{where}[{index}]") for index, part in enumerate(value))
     if isinstance(value, torch.Tensor):
-        return value if value.untyped_storage().nbytes() == value.nbytes else value.detach().clone()
+        part = value.layout == torch.strided and value.untyped_storage().nbytes() > value.nbytes
+        return value.detach().clone() if part else value
     if type(value) not in _PLAIN:  # no subclasses: np.float64 is a float
         raise TypeError(f"{where} is a {type(value).__name__}; a file holds tensors, numbers and text only")
     return value

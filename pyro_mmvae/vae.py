@@ -231,12 +231,13 @@ class MultimodalVAE(nn.Module):
         return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory, covered=batch.covered)
 
     def _some(self, few: Batch) -> Experts:
-        """The experts of a batch, or, if nothing was observed in it, those of its zeros: they have the same shapes."""
-        batch, seen = self.open(few, few.mask)
-        if not seen and few:
-            batch = Batch(dict(few), {k: torch.ones_like(v) for k, v in few.mask.items()}, few.rows, frozenset(few))
-            batch, seen = self.open(batch, batch.mask)
-        return self._experts(batch, seen, EVERYTHING)
+        """The experts of a batch, or, if there are none, those of its zeros: they have the same shapes."""
+        experts = self.experts(few, few.mask)
+        if not experts and not experts.private(None) and few:
+            every = {name: torch.ones_like(mask) for name, mask in few.mask.items()}
+            batch = Batch(dict(few), every, few.rows, frozenset(few))
+            experts = self.experts(batch, batch.mask)
+        return experts
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
         """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""

@@ -71,7 +71,7 @@ REFUSALS = {  # (recipe, question) -> why it cannot be answered
     ("mmvm", "usage"): NO_CODE,
     ("mmvm", "retrieval"): NO_CODE,
     ("mmvm", "plot of codes"): NO_CODE,
-    ("cvae", "translate to b"): "modality 'b' has no decoder",
+    ("cvae", "translate to b"): "modality 'b' is only looked at",
 }
 
 

@@ -9,7 +9,8 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"arrays", "distributions"},
+    {"arrays", "chance"},
+    {"distributions"},
     {"heads", "memory", "accelerator", "checks", "view"},
     {
         "networks",
@@ -20,7 +21,6 @@ FLOORS = [
         "optim",
         "arviz_adapter",
         "storage",
-        "chance",
         "plates",
     },
     {

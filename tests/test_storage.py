@@ -51,6 +51,16 @@ def test_a_file_holds_of_a_tensor_no_more_than_the_model_has_of_it(tmp_path):
     assert torch.equal(mm.load(tmp_path / "vae.pt", vae).modalities["body"].begun, torch.zeros(500, 2))
 
 
+def test_sparse_and_expanded_buffers_are_written_as_they_are(tmp_path):
+    vae, wide = three(), torch.zeros(1).expand(1000, 1000)
+    vae.register_buffer("sparse", torch.eye(3).to_sparse())
+    vae.register_buffer("wide", wide)
+    vae.save(tmp_path / "vae.pt")
+    assert (tmp_path / "vae.pt").stat().st_size < 40_000
+    state = torch.load(tmp_path / "vae.pt", weights_only=True)["state"]
+    assert torch.equal(state["sparse"].to_dense(), torch.eye(3)) and state["wide"].shape == (1000, 1000)
+
+
 def test_another_precision_is_converted(tmp_path):
     vae = three()
     vae.save(tmp_path / "vae.pt")

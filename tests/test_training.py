@@ -261,3 +261,40 @@ def test_an_own_model_and_an_own_guide_train():
     sd = covariance[0].diagonal().sqrt()
     torch.testing.assert_close(pyro.param("scale").detach(), sd, rtol=0.05, atol=0)
     assert -Trace_ELBO().loss(vae.model, guide, x, None) == pytest.approx(truth.log_prob(x).sum().item(), abs=3.0)
+
+
+def kl_weighted(order, source, compile=None):
+    """The loss at the start without and with the KL, of rows in that order, the first two of which lack a modality."""
+    pyro.set_rng_seed(0)
+    parts = {
+        name: mm.Modality(mm.NormalLikelihood(mm.mlp(4, 3)), mm.encoder(3, 4, dim=2), private=mm.encoder(3, 4, dim=2))
+        for name in ("a", "b")
+    }
+    far = {name: mm.LearnedNormal(2) for name in parts}
+    for prior in far.values():
+        torch.nn.init.constant_(next(prior.parameters()), 4.0)
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE(), private_prior=far)
+    x = {name: torch.randn(400, 3) for name in parts}
+    mask = {"a": torch.ones(400).bool(), "b": torch.arange(400) >= 2}
+    x, mask = ({name: value[order] for name, value in part.items()} for part in (x, mask))
+    if source == "loader":
+        data = (
+            [({k: v[i : i + 2] for k, v in x.items()}, {k: v[i : i + 2] for k, v in mask.items()}) for i in (0, 398)],
+        )
+    else:
+        data = (mm.MultimodalDataset(x, mask),) if source == "disk" else (x, mask)
+    options = {"epochs": 1, "lr": 0.0, "batch_size": 400, "progress": False, "compile": compile}
+    return [mm.fit(vae, *data, beta=lambda progress, beta=beta: beta, **options).loss[0] for beta in (0.0, 1.0)]
+
+
+@pytest.mark.parametrize("compile", [None, "eager"])
+@pytest.mark.parametrize("source", ["memory", "disk"])
+def test_the_weight_of_the_kl_reaches_codes_that_the_first_rows_do_not_have(source, compile):
+    first, last = (kl_weighted(order, source, compile) for order in (torch.arange(400), torch.arange(400).flip(0)))
+    assert first == pytest.approx(last, rel=0.05) and first[1] - first[0] > 10
+
+
+def test_the_weight_of_the_kl_reaches_codes_that_the_first_batch_of_a_loader_does_not_have():
+    """Half of the rows have b: without the KL the loss is the same in both orders, but for noise."""
+    first, last = (kl_weighted(order, "loader") for order in (torch.arange(400), torch.arange(400).flip(0)))
+    assert first[0] == pytest.approx(last[0], abs=4) and first[1] - first[0] > 10

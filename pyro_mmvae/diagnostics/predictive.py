@@ -64,7 +64,7 @@ class PredictiveCheck:
     rows: list[LeftOut]
 
     def __str__(self) -> str:
-        width = max(10, *(len(row.name) for row in self.rows))
+        width = max([10, *(len(row.name) for row in self.rows)])
         lines = [f"{'left out':{width}}  {'rows':>6} {'entries':>8}  {'bias':>6}  spread  50 %  90 %       p"]
         for r in self.rows:
             p = "<0.001" if r.p < 0.001 else f"{r.p:6.3f}"

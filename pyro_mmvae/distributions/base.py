@@ -9,7 +9,11 @@ from pyro.distributions import Distribution, Independent, TorchDistribution, Tra
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_mmvae.chance import devices_of, seeded
+
 Mapped = Callable[[Tensor, int], Tensor]
+PIECE = 20
+"""Draws that are held at once where a mean is taken of many."""
 
 
 def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
@@ -55,12 +59,18 @@ def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
 
 
 def mean_of(distribution: Distribution, num_draws: int = 1000) -> Tensor:
-    """The mean, (*batch, *event); of draws where it has no closed form, as for flows."""
+    """The mean, (*batch, *event); where it has no closed form, as for flows, of draws that are always the same."""
     try:
         mean = distribution.mean
     except (NotImplementedError, AttributeError):
         mean = None
-    return mean if isinstance(mean, Tensor) else distribution.sample((num_draws,)).mean(0)
+    if isinstance(mean, Tensor):
+        return mean
+    total = distribution.sample((0,)).sum(0)
+    with seeded(0, devices_of([total])):
+        for _ in range(num_draws // PIECE):
+            total = total + distribution.sample((PIECE,)).sum(0)
+    return total / (num_draws // PIECE * PIECE)
 
 
 def stacked(distributions: Sequence[Distribution]) -> Distribution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch.func import functional_call
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.holes import hide
-from pyro_mmvae.programs import scaled, silent
+from pyro_mmvae.programs import silent, weighted_kl
 from pyro_mmvae.training.captured import Captured
 
 CHECKS = 8
@@ -74,7 +74,6 @@ class Compiled:
         loss: (batch) -> the loss, a scalar.
         modules: which hold all that is trained.
         parameters: what is trained.
-        factors: site -> weight of its KL, which changes from step to step.
         devices: those with generators of their own.
         backend: of `torch.compile`; "eager" runs the graph as it was traced.
         rows: of a full batch; None = that is not known beforehand.
@@ -88,7 +87,6 @@ class Compiled:
         loss: Callable[[Batch], Tensor],
         modules: Sequence[nn.Module],
         parameters: Sequence[Tensor],
-        factors: Mapping[str, float],
         devices: Sequence[torch.device],
         backend: str,
         rows: int | None = None,
@@ -99,7 +97,7 @@ class Compiled:
                 f"compile: there is no backend {backend!r} of torch.compile; give 'eager' or one of {known}"
             )
         self.whole = _Whole(modules, loss)
-        self.factors, self.devices, self.backend, self.rows = factors, devices, backend, rows
+        self.devices, self.backend, self.rows = devices, backend, rows
         tensors = {**dict(self.whole.named_parameters()), **dict(self.whole.named_buffers())}
         places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
         if any(id(p) not in places for p in parameters):
@@ -141,7 +139,7 @@ class Compiled:
         return loss.clone(), gradients  # a recorded graph writes the next loss where this one is
 
     def _step(self, batch: Batch, values: list[Tensor], beta: Tensor) -> Found:
-        weights = scaled(dict.fromkeys(self.factors, beta)) if self.weighted else nullcontext()  # type: ignore[arg-type]
+        weights = weighted_kl(beta) if self.weighted else nullcontext()
         with torch.enable_grad(), silent(), weights:
             values = [value.detach().requires_grad_(k in self.trained) for k, value in enumerate(values)]
             loss = functional_call(self.whole, dict(zip(self.names, values, strict=True)), (batch,))

@@ -135,11 +135,11 @@ def fit(
         "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast):
-        parameters, latents = inventory(vae, first, devices)
+    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast, move=make is Adam):
+        parameters = inventory(vae, first, devices)
         optim = make(list(parameters.values()), lr=float(lr))
-        factors, rows = dict.fromkeys(latents, 1.0), getattr(data, "batch_size", None)
-        run = Run(vae, loss, optim, list(parameters.values()), clip, factors, devices, modules, compile, rows)
+        rows = getattr(data, "batch_size", None)
+        run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
         keeper.resume(course)

@@ -15,13 +15,16 @@ from pyro_mmvae.modality import Modality
 
 
 @contextmanager
-def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
+def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None, move: bool = False) -> Iterator[None]:
     """Inside, the networks of the modalities compute in `dtype`, and what they hand on is float32 again.
 
-    The weights of their convolutions lie with the channels last, which takes an eighth less time on a CPU.
 
     Not `torch.autocast` around the whole loss: it would also take the products of a fusion and, by way of the
     parameters that networks give, the sums of a likelihood, in which 8 bits are lost.
+
+    Args:
+        move: whether the weights of convolutions are laid with their channels last meanwhile, which takes an eighth
+            less time on a CPU; not under optimisers that go by places in memory, see `laid_like`.
 
     Raises:
         ValueError: another dtype than bfloat16, or a model that is not in float32.
@@ -37,15 +40,19 @@ def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator
             enter, leave = _hooks(open_ones, dtype)
             stack.callback(net.register_forward_pre_hook(enter).remove)
             stack.callback(net.register_forward_hook(leave, always_call=True).remove)
-        stack.enter_context(_channels_last(networks))
+        stack.enter_context(_channels_last(networks if move else []))
         yield
 
 
 @contextmanager
 def _channels_last(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Moves the weights of convolutions of pictures, and back to where they were."""
-    layers = [m for net in networks for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    weights = {p: p.data for m in layers if (p := m._parameters.get("weight")) is not None}  # none if it is computed
+    """Moves the weights of convolutions of pictures, and back to where they were.
+
+    Not those of other classes, which may look at their weights as they lie, nor what other processes share.
+    """
+    layers = [m for net in networks for m in net.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
+    found = [m._parameters.get("weight") for m in layers]  # none if it is computed
+    weights = {p: p.data for p in found if p is not None and not (p.device.type == "cpu" and p.is_shared())}
     for p, old in weights.items():
         p.data = old.contiguous(memory_format=torch.channels_last)
     try:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
@@ -18,7 +17,7 @@ from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.optim import Adam
-from pyro_mmvae.programs import scaled, silent
+from pyro_mmvae.programs import silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
 
 
@@ -37,14 +36,13 @@ class Run:
         optim: torch.optim.Optimizer,
         parameters: list[Tensor],
         clip: float | None,
-        factors: dict[str, float],
         devices: Sequence[torch.device],
         modules: Sequence[nn.Module],
         backend: str | None = None,
         rows: int | None = None,
     ):
         self.model, self.guide = vae.model, vae.guide
-        self.loss, self.optim, self.parameters, self.clip, self.factors = loss, optim, parameters, clip, factors
+        self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
         places = {p.device for p in parameters}
@@ -56,16 +54,16 @@ class Run:
                 raise ValueError(
                     f"compile: {type(loss).__name__} has no differentiable_loss to trace; leave compile out"
                 )
-            self.compiled = Compiled(self._loss, modules, parameters, factors, devices, backend, rows)
+            self.compiled = Compiled(self._loss, modules, parameters, devices, backend, rows)
 
     def _loss(self, batch: Batch) -> Tensor:
         loss: Tensor = self.loss.differentiable_loss(self.model, self.guide, batch, batch.mask)
         return loss
 
     def _weighted(self, function: Callable[..., Any], batch: Batch) -> Any:
-        if all(value == 1 for value in self.factors.values()):
+        if self.beta == 1:
             return function(self.model, self.guide, batch, batch.mask)
-        with scaled(self.factors):
+        with weighted_kl(self.beta):
             return function(self.model, self.guide, batch, batch.mask)
 
     def step(self, batch: Batch, rate: float, beta: float) -> Tensor:
@@ -77,7 +75,7 @@ class Run:
         """
         for group in self.optim.param_groups:
             group["lr"] = rate
-        self.factors.update(dict.fromkeys(self.factors, beta))
+        self.beta = beta
         self.optim.zero_grad(set_to_none=True)
         loss, taught = self._teach(batch, beta)
         if not taught:
@@ -167,19 +165,18 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
     return f"the gradient of modality {part[1]!r}" if part else f"the gradient of {lost[0]!r}"
 
 
-def inventory(vae: Any, batch: Batch, devices: Sequence[torch.device]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors to train, by name, and the names of the latent sites."""
+def inventory(vae: Any, batch: Batch, devices: Sequence[torch.device]) -> dict[str, Tensor]:
+    """The tensors to train, by name."""
     with poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
+        poutine.replay(vae.model, guide)(batch, batch.mask)
     unique: dict[int, tuple[str, Tensor]] = {}
     for site, node in capture.trace.nodes.items():
         value = node["value"].unconstrained()
         unique.setdefault(id(value), (site, value))
     if not unique:
         raise ValueError("there is nothing to train: no parameter of the model or the guide takes gradients")
-    names = {n for t in (guide, model) for n in t.stochastic_nodes if not site_is_subsample(t.nodes[n])}
-    return distinct(unique.values()), sorted(names)
+    return distinct(unique.values())
 
 
 def distinct(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
