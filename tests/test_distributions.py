@@ -4,10 +4,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import three, three_rows
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, stacked
+from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, mean_of, stacked
 
 
 def normals(*batch, dim=2):
@@ -138,3 +139,12 @@ def test_families_side_by_side_score_as_they_do_alone():
     z = torch.randn(4, 1, 3, 1, 2)
     both = stacked(parts).log_prob(z)
     assert torch.equal(both[:, 0], parts[0].log_prob(z[:, 0])) and torch.equal(both[:, 1], parts[1].log_prob(z[:, 0]))
+
+
+@pytest.mark.parametrize("fusion", ["Flow", "Flow of a mixture"])
+def test_the_mean_of_a_flow_is_that_of_draws_that_are_always_the_same(fusion):
+    q = three(fusion=fusion).posterior(three_rows(5))
+    before, mean = torch.get_rng_state(), mean_of(q)
+    assert torch.equal(mean, mean_of(q)) and torch.equal(before, torch.get_rng_state())
+    draws = q.sample((20000,))
+    assert ((mean - draws.mean(0)).abs() < 5 * draws.std(0) / 1000**0.5).all()

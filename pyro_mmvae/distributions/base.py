@@ -66,11 +66,11 @@ def mean_of(distribution: Distribution, num_draws: int = 1000) -> Tensor:
         mean = None
     if isinstance(mean, Tensor):
         return mean
-    total = distribution.sample((0,)).sum(0)
-    with seeded(0, devices_of([total])):
-        for _ in range(num_draws // PIECE):
-            total = total + distribution.sample((PIECE,)).sum(0)
-    return total / (num_draws // PIECE * PIECE)
+    tensors: list[Tensor] = []
+    mapped(distribution, lambda value, _: tensors.append(value) or value)  # type: ignore[func-returns-value]
+    with seeded(0, devices_of(tensors)):
+        pieces = [distribution.sample((PIECE,)).mean(0) for _ in range(num_draws // PIECE)]
+    return torch.stack(pieces).mean(0)
 
 
 def stacked(distributions: Sequence[Distribution]) -> Distribution:
