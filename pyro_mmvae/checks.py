@@ -100,6 +100,11 @@ def refuse(batch: Mapping[str, Tensor], finite: Tensor, what: str) -> None:
     raise BadRow(f"{what} is not finite", row, f"{whose}standardise the data, or use a model in float64")
 
 
+def seen_rows(mask: Tensor) -> Tensor:
+    """The rows of a mask (row, ...) in which anything is observed, bool (row,)."""
+    return mask.reshape(len(mask), -1).any(-1)
+
+
 def first_row(bad: Tensor) -> int:
     """The first row of (row, ...) in which something is bad."""
     return int(bad.reshape(len(bad), -1).any(-1).nonzero()[0])

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from pyro_mmvae.accelerator import moved, on_gpu
 from pyro_mmvae.arrays import as_mask, as_tensor
-from pyro_mmvae.checks import BadRow, all_finite, check_index, check_mapping, common_rows, first_row, hide_nan
+from pyro_mmvae.checks import (
+    BadRow,
+    all_finite,
+    check_index,
+    check_mapping,
+    common_rows,
+    first_row,
+    hide_nan,
+    seen_rows,
+)
 
 Arrays = Mapping[str, Any]
 
@@ -103,10 +112,10 @@ class Batch(Mapping[str, Tensor]):
         """
         if self.filled is not None:
             return
-        rows = {name: mask.reshape(self.rows, -1).any(-1) for name, mask in self._partly().items()}
+        rows = {name: seen_rows(mask) for name, mask in self._partly().items()}
         self.filled = self.complete.union(name for name, seen in rows.items() if bool(seen.all()))
         if self.covered is None:
-            self.covered = bool(torch.stack(list(rows.values())).any(0).all())
+            self.covered = _cover(list(rows.values()))
         if on_gpu(self.device):
             self.known = self._on_cpu()
 
@@ -142,7 +151,7 @@ class Batch(Mapping[str, Tensor]):
 
     def few(self) -> Batch:
         """The first rows in which each modality was seen: enough to look at shapes."""
-        seen = [mask.reshape(self.rows, -1).any(-1).to(torch.uint8).argmax() for mask in self.mask.values()]
+        seen = [seen_rows(mask).to(torch.uint8).argmax() for mask in self.mask.values()]
         return self.take(torch.stack(seen).unique()) if seen else self
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
@@ -162,9 +171,8 @@ class Batch(Mapping[str, Tensor]):
         new = self._derived(x, {k: moved(v, device) for k, v in self.mask.items()}, self.rows, self.complete)
         if on_gpu(new.device):
             new.known = self.known or self._on_cpu()
-            if new.covered is None and new.known:
-                seen = [mask.reshape(self.rows, -1).any(-1) for mask in new.known.values()]
-                new.covered = bool(torch.stack(seen).any(0).all())
+            if new.covered is None:
+                new.covered = _cover([seen_rows(mask) for mask in new.known.values()])
         return new
 
     def detached(self) -> Batch:
@@ -197,3 +205,8 @@ class Batch(Mapping[str, Tensor]):
         new = Batch(x, mask, rows, complete)
         new.checked, new.covered, new.filled, new.dense = self.checked, self.covered, self.filled, self.dense
         return new
+
+
+def _cover(rows: list[Tensor]) -> bool:
+    """Whether each row (row,) is among those of one of the modalities."""
+    return bool(torch.stack(rows).any(0).all())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arviz_adapter import Variable, build
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import joint_draws, predictive_draws
 from pyro_mmvae.psis import smooth
@@ -75,22 +76,31 @@ def to_arviz(
     }
     coords: dict[str, Sequence[Any]] = {"row": names}
     for name in batch:
-        seen = batch.mask[name].reshape(batch.rows, -1).any(-1)
+        seen = seen_rows(batch.mask[name])
         groups["constant_data"][f"{name}_observed"] = (("row",), seen.cpu().numpy())
         if not bool(seen.any()):
             continue
-        axes = (f"{name}_row", f"{name}_feature")
-        value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
-        groups["observed_data"][name] = (axes, value.cpu().numpy())
-        if name in predicted:  # a modality may be one to look at alone
-            drawn = predicted[name][:, seen].reshape(num_draws, *value.shape)
-            groups["posterior_predictive"][name] = ((*DRAWS, *axes), _chain(drawn))
-            groups["log_likelihood"][name] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
-        coords[axes[0]] = [row for row, there in zip(names, seen.tolist()) if there]
+        for group, variable in _modality(name, batch, seen, predicted, log_likelihood).items():
+            groups[group][name] = variable
+        coords[f"{name}_row"] = [row for row, there in zip(names, seen.tolist()) if there]
         if feature_names and name in feature_names:
-            _fits(f"feature_names[{name!r}]", feature_names[name], value.shape[1])
-            coords[axes[1]] = list(feature_names[name])
+            _fits(f"feature_names[{name!r}]", feature_names[name], batch[name][0].numel())
+            coords[f"{name}_feature"] = list(feature_names[name])
     return build(groups, coords)
+
+
+def _modality(
+    name: str, batch: Batch, seen: Tensor, predicted: Mapping[str, Tensor], log_likelihood: Mapping[str, Tensor]
+) -> dict[str, Variable]:
+    """Group -> what it holds of a modality in the rows `seen` (row,)."""
+    axes = (f"{name}_row", f"{name}_feature")
+    value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
+    found: dict[str, Variable] = {"observed_data": (axes, value.cpu().numpy())}
+    if name in predicted:  # it may be one to look at alone
+        drawn = predicted[name][:, seen]
+        found["posterior_predictive"] = ((*DRAWS, *axes), _chain(drawn.reshape(len(drawn), *value.shape)))
+        found["log_likelihood"] = ((*DRAWS, axes[0]), _chain(log_likelihood[name][:, seen]))
+    return found
 
 
 def _latents(latents: dict[str, Tensor], log_weights: Tensor) -> dict[str, dict[str, Variable]]:

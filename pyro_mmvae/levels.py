@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.objectives import Loss, Objective, Pass, dropped
@@ -131,7 +132,7 @@ class TwoLevelLoss(Loss):
         with torch.no_grad():
             drawn = poutine.trace(levels.bottom.guide).get_trace(batch, batch.mask)
         codes = {n: drawn.nodes[f"{n}.w"]["value"].squeeze(1) for n in batch if f"{n}.w" in drawn.nodes}
-        seen = {n: batch.mask[n].reshape(batch.rows, -1).any(-1) for n in codes}
+        seen = {n: seen_rows(batch.mask[n]) for n in codes}
         above = Batch(codes, seen, batch.rows, batch.complete & codes.keys())
         above.known = {n: batch.known[n] for n in codes if n in batch.known}
         above.filled = None if batch.filled is None else batch.filled & codes.keys()

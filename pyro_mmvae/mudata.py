@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import as_tensor
+from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.weights import opened
 
 ROWS_AT_ONCE = 4096
@@ -78,12 +79,7 @@ def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, ke
     """
     batch, means, sds = opened(vae, *from_mudata(data, slots)), [], []
     for index in torch.arange(batch.rows, device=next(iter(batch.values())).device).split(ROWS_AT_ONCE):
-        q = vae.posterior(batch.take(index))
-        try:
-            mean, sd = q.mean, q.stddev
-        except NotImplementedError:
-            drawn = q.sample((1000,))
-            mean, sd = drawn.mean(0), drawn.std(0)
+        mean, sd = moments_of(vae.posterior(batch.take(index)))
         means.append(mean)
         sds.append(sd)
     data.obsm[key], data.obsm[f"{key}_sd"] = torch.cat(means).cpu().numpy(), torch.cat(sds).cpu().numpy()

@@ -116,15 +116,12 @@ def draw_in_parts(
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """`draw` of all rows without its model, so few rows at a time that the networks' memory stays bounded."""
     depth = nesting(vae, batch)
-    rows, found = [], []
-    for part in parts(batch, num_draws):
-        rows.append(part.rows)
-        found.append(draw(vae, part, num_draws, given=given, depth=depth)[:3])
+    found = [draw(vae, part, num_draws, given=given, depth=depth)[:3] for part in parts(batch, num_draws)]
     weights = torch.cat([log_weights for _, log_weights, _ in found], 1)
     likelihood = {}
     for name in {name: None for _, _, one in found for name in one}:
         likelihood[name] = torch.cat([one.get(name, torch.zeros_like(w)) for _, w, one in found], 1)
-    return joined([(size, latents) for size, (latents, _, _) in zip(rows, found)]), weights, likelihood
+    return joined([(w.shape[1], latents) for latents, w, _ in found]), weights, likelihood
 
 
 def row_axis(site: Any) -> int | None:

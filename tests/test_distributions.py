@@ -8,7 +8,7 @@ from cases import three, three_rows
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, mean_of, stacked
+from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, moments_of, stacked
 
 
 def normals(*batch, dim=2):
@@ -142,9 +142,10 @@ def test_families_side_by_side_score_as_they_do_alone():
 
 
 @pytest.mark.parametrize("fusion", ["Flow", "Flow of a mixture"])
-def test_the_mean_of_a_flow_is_that_of_draws_that_are_always_the_same(fusion):
+def test_the_moments_of_a_flow_are_those_of_draws_that_are_always_the_same(fusion):
     q = three(fusion=fusion).posterior(three_rows(5))
-    before, mean = torch.get_rng_state(), mean_of(q)
-    assert torch.equal(mean, mean_of(q)) and torch.equal(before, torch.get_rng_state())
+    before, (mean, sd) = torch.get_rng_state(), moments_of(q)
+    assert all(map(torch.equal, (mean, sd), moments_of(q))) and torch.equal(before, torch.get_rng_state())
     draws = q.sample((20000,))
     assert ((mean - draws.mean(0)).abs() < 5 * draws.std(0) / 1000**0.5).all()
+    assert ((sd / draws.std(0)).log().abs() < 0.2).all()

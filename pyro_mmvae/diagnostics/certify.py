@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
-from pyro_mmvae.checks import refuse
+from pyro_mmvae.checks import refuse, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
@@ -167,5 +167,5 @@ def rows_with(batch: Batch, given: tuple[str, ...]) -> torch.Tensor:
     """The rows that have something of every modality of S, (found,)."""
     there = torch.ones(batch.rows, dtype=torch.bool, device="cpu")
     for name in given:
-        there &= batch.mask[name].reshape(batch.rows, -1).any(-1).cpu() if name in batch else False
+        there &= seen_rows(batch.mask[name]).cpu() if name in batch else False
     return there.nonzero().squeeze(-1)

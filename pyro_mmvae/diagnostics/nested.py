@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.weights import opened
 
@@ -80,7 +81,7 @@ def consistency(
         raise ValueError(f"given {sorted(given)} is not within more {sorted(more)}; name a set and one that holds it")
     batch = opened(vae, x, mask)
     vae.check_names(more)
-    there = [batch.mask[name].reshape(batch.rows, -1).any(-1) for name in more if name in batch]
+    there = [seen_rows(batch.mask[name]) for name in more if name in batch]
     whole = torch.stack(there).all(0).nonzero().squeeze(-1)
     if len(there) < len(more) or not len(whole):
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 
 Subsets = Sequence[Collection[str]] | int | Literal["all"] | None
@@ -66,7 +67,7 @@ def random_subsets(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
 
 def observed_subsets(batch: Batch) -> list[tuple[str, ...]]:
     """The subsets that the rows of the data have, the frequent ones first."""
-    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
     chosen = patterns[counts.argsort(descending=True)].tolist()
     return [tuple(n for n, there in zip(batch, row) if there) for row in chosen if any(row)]

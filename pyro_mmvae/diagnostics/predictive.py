@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.chance import seeded
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import rank
 from pyro_mmvae.diagnostics.ranks import two_sided
@@ -112,7 +113,7 @@ def leave_one_out(
     batch, found = opened(vae, x, mask), []
     with seeded(seed, devices(vae, batch)):
         for name in batch:
-            there = batch.mask[name].reshape(batch.rows, -1).any(-1).nonzero().squeeze(-1)
+            there = seen_rows(batch.mask[name]).nonzero().squeeze(-1)
             pit = _pit(vae, batch.take(there), name, num_draws) if len(there) else None
             if pit is not None:
                 found.append(_left_out(name, pit))

@@ -11,7 +11,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.distributions import Mixture, Switch, mapped, mean_of
+from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
@@ -94,7 +94,7 @@ def usage(
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
     together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - torch.tensor(batch.rows).log()
     kl = (own - at_prior).mean(0)
-    spread = mean_of(q).var(0)
+    spread = moments_of(q)[0].var(0)
     return Usage(
         float(kl.mean()),
         float(kl.std() / batch.rows**0.5),

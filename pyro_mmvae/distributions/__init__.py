@@ -4,7 +4,7 @@ All of them leave the number of axes alone: batch axes are counted from the righ
 which stand on the left, come for free.
 """
 
-from pyro_mmvae.distributions.base import Stacked, log_prob_sum, mapped, mean_of, parameters_of, stacked
+from pyro_mmvae.distributions.base import Stacked, log_prob_sum, mapped, moments_of, parameters_of, stacked
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain
@@ -41,7 +41,7 @@ __all__ = [
     "log_prob_sum",
     "mapped",
     "masked",
-    "mean_of",
+    "moments_of",
     "natural_form",
     "parameters_of",
     "pick_members",

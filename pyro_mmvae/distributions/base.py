@@ -13,7 +13,7 @@ from pyro_mmvae.chance import devices_of, seeded
 
 Mapped = Callable[[Tensor, int], Tensor]
 PIECE = 20
-"""Draws that are held at once where a mean is taken of many."""
+"""Draws that are held at once where moments are taken of many."""
 
 
 def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
@@ -58,19 +58,23 @@ def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
     return distribution.log_prob(value).sum()
 
 
-def mean_of(distribution: Distribution, num_draws: int = 1000) -> Tensor:
-    """The mean, (*batch, *event); where it has no closed form, as for flows, of draws that are always the same."""
+def moments_of(distribution: Distribution, num_draws: int = 1000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (*batch, *event) each.
+
+    Where they have no closed form, as for flows, those of draws, which are the same each time.
+    """
     try:
-        mean = distribution.mean
+        mean, sd = distribution.mean, distribution.stddev
+        if isinstance(mean, Tensor):
+            return mean, sd
     except (NotImplementedError, AttributeError):
-        mean = None
-    if isinstance(mean, Tensor):
-        return mean
+        pass
     tensors: list[Tensor] = []
     mapped(distribution, lambda value, _: tensors.append(value) or value)  # type: ignore[func-returns-value]
     with seeded(0, devices_of(tensors)):
-        pieces = [distribution.sample((PIECE,)).mean(0) for _ in range(num_draws // PIECE)]
-    return torch.stack(pieces).mean(0)
+        pieces = [torch.var_mean(distribution.sample((PIECE,)), 0, correction=0) for _ in range(num_draws // PIECE)]
+    within, means = (torch.stack(column) for column in zip(*pieces))
+    return means.mean(0), (within.mean(0) + means.var(0, correction=0)).sqrt()
 
 
 def stacked(distributions: Sequence[Distribution]) -> Distribution:

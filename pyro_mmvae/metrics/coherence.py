@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import generate, predictive_draws
 from pyro_mmvae.weights import opened
@@ -105,7 +106,7 @@ def coherence(
     share = {}
     for size in range(1, (most_given or len(batch) - 1) + 1):
         for given in combinations(batch, size):
-            there = torch.stack([batch.mask[n].reshape(batch.rows, -1).any(-1) for n in given]).all(0)
+            there = torch.stack([seen_rows(batch.mask[n]) for n in given]).all(0)
             part = batch.take(there.nonzero().squeeze(-1))
             targets = [name for name in classifiers if name not in given]
             if part.rows and targets:

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.distributions import mean_of
+from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import nesting, opened, parts
 
@@ -72,7 +72,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     """
     sides = []
     for given in (query, target):
-        mean = mean_of(vae.posterior(x, given=list(given)))
+        mean, _ = moments_of(vae.posterior(x, given=list(given)))
         mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
         sides.append(mean / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
     return sides[0] @ sides[1].T

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
@@ -127,7 +128,7 @@ def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None
 
 def _any_of(masks: Mapping[str, Tensor], names: Collection[str], batch: Batch) -> Tensor:
     """The rows of a batch that have one of the named modalities, bool (row,)."""
-    seen = [masks[name].reshape(batch.rows, -1).any(-1) for name in names if name in masks]
+    seen = [seen_rows(masks[name]) for name in names if name in masks]
     return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import mean_of
+from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.plots.axes import new_axes
 
 
@@ -23,7 +24,7 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
         ['75%', '25%']
     """
     batch = Batch.of(x, mask)
-    seen = torch.stack([m.reshape(batch.rows, -1).any(-1) for m in batch.mask.values()], 1)
+    seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)
     patterns, shares = patterns[order], counts[order] / batch.rows
@@ -49,7 +50,7 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> ax = plot_latent(vae, x, labels=x["a"][:, 0] > 0, ax=Figure().subplots())
     """
-    mean = mean_of(vae.posterior(x, mask))
+    mean, _ = moments_of(vae.posterior(x, mask))
     mean = mean - mean.mean(0)
     if mean.shape[1] > 2:
         mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T

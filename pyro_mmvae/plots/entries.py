@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import predict
 from pyro_mmvae.plots.axes import BLUE, GREY, RED, cells, new_axes
@@ -74,7 +75,7 @@ def plot_reconstructions(
     ax = new_axes(ax, (batch.rows + 1.5, 1.05 * height))
     lines = iter(cells(ax, height, batch.rows))
     for name in batch:
-        seen = batch.mask[name].reshape(batch.rows, -1).any(-1).tolist()
+        seen = seen_rows(batch.mask[name]).tolist()
         draw = None if show is None else show.get(name)
         for side, values in enumerate(sides[name]):
             line = next(lines)

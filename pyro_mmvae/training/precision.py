@@ -18,7 +18,6 @@ from pyro_mmvae.modality import Modality
 def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None, move: bool = False) -> Iterator[None]:
     """Inside, the networks of the modalities compute in `dtype`, and what they hand on is float32 again.
 
-
     Not `torch.autocast` around the whole loss: it would also take the products of a fusion and, by way of the
     parameters that networks give, the sums of a likelihood, in which 8 bits are lost.
 
