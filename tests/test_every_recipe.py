@@ -58,6 +58,7 @@ QUESTIONS = {
     ),
     "leave one out": lambda vae, loss, x, mask: [row.bias for row in mm.leave_one_out(vae, x, mask).rows],
     "gaps": lambda vae, loss, x, mask: mm.gaps(vae, x, mask, num_draws=9, steps=2).elbo,
+    "ArviZ": lambda vae, loss, x, mask: mm.to_arviz(vae, x, mask, num_draws=5)["sample_stats"]["log_weight"].values,
     "plots": lambda vae, loss, x, mask: [
         len(mm.plot_reconstructions(vae, x, mask, ax=axes()).figure.axes),
         len(mm.plot_cross_modal(vae, {k: torch.zeros(2, SIZES[k]) for k in x}, axes()).figure.axes),
@@ -118,3 +119,19 @@ def test_which_plates_there_are_is_asked_of_rows_that_have_something():
     assert not [name for name in trace.trace.stochastic_nodes if name.endswith(".w")]
     both, some = (mm.log_likelihood(vae, *rows, num_particles=4000).value for rows in ((x, mask), alone))
     assert both[2:].tolist() == pytest.approx(some.tolist(), abs=0.3)
+
+
+def test_chunks_in_which_no_row_has_anything_keep_their_rows(monkeypatch):
+    """Their private codes are NaN; the chunks are of one row here."""
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 1)
+    (vae, _), (x, mask) = RECIPES["mmvm"](), rows_of_which_some_are_empty()
+    found = mm.importance(vae, x, mask, num_draws=5)
+    for name in NAMES:
+        assert found.latents[f"{name}.w"].shape[:2] == (5, ROWS)
+        assert found.latents[f"{name}.w"].isfinite().all(-1).all(0).tolist() == mask[name].tolist()
+
+
+def test_a_check_of_no_modality_prints_its_heading():
+    (vae, _), (x, _) = RECIPES["mvae"](), rows_of_which_some_are_empty()
+    found = mm.leave_one_out(vae, x, {name: torch.zeros(ROWS).bool() for name in x})
+    assert found.rows == [] and str(found).startswith("left out")

@@ -94,7 +94,7 @@ class Standardised(nn.Conv2d):
 
     def forward(self, x):
         spread = self.weight.view(len(self.weight), -1).std(1)
-        return nn.functional.conv2d(x, self.weight / spread.view(-1, 1, 1, 1), self.bias)
+        return nn.functional.conv2d(x, self.weight / spread.view(-1, 1, 1, 1), self.bias, padding=1)
 
 
 def test_layers_of_other_classes_and_other_optimisers_keep_their_weights_where_they_are():
@@ -103,7 +103,7 @@ def test_layers_of_other_classes_and_other_optimisers_keep_their_weights_where_t
     for fused in (True, False):
         torch.manual_seed(0)
         vae = pictures()
-        vae.modalities["picture"].encoder.insert(0, Standardised(3, 3, 1))
+        vae.modalities["picture"].encoder.insert(0, Standardised(3, 3, 3))
         kept = torch.optim.AdamW(vae.parameters(), lr=1e-2, fused=fused)
         for autocast in (torch.bfloat16, None):
             mm.fit(
@@ -112,6 +112,15 @@ def test_layers_of_other_classes_and_other_optimisers_keep_their_weights_where_t
         mm.fit(vae, x, epochs=1, autocast=torch.bfloat16, progress=False)
         found.append([p.detach().clone() for p in vae.parameters()])
     assert all(torch.allclose(a, b, atol=5e-3) for a, b in zip(*found))
+
+
+def test_what_processes_share_stays_shared():
+    vae, shared = pictures().share_memory(), []
+    vae.modalities["picture"].decoder.register_forward_hook(
+        lambda *_: shared.append(all(p.is_shared() for p in vae.parameters()))
+    )
+    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, autocast=torch.bfloat16, progress=False)
+    assert shared and all(shared)
 
 
 @pytest.mark.parametrize("missing", [False, True])

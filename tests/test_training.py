@@ -263,17 +263,17 @@ def test_an_own_model_and_an_own_guide_train():
     assert -Trace_ELBO().loss(vae.model, guide, x, None) == pytest.approx(truth.log_prob(x).sum().item(), abs=3.0)
 
 
-def kl_weighted(order, source, compile=None):
+def kl_weighted(order, source, compile=None, far=4.0):
     """The loss at the start without and with the KL, of rows in that order, the first two of which lack a modality."""
     pyro.set_rng_seed(0)
     parts = {
         name: mm.Modality(mm.NormalLikelihood(mm.mlp(4, 3)), mm.encoder(3, 4, dim=2), private=mm.encoder(3, 4, dim=2))
         for name in ("a", "b")
     }
-    far = {name: mm.LearnedNormal(2) for name in parts}
-    for prior in far.values():
-        torch.nn.init.constant_(next(prior.parameters()), 4.0)
-    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE(), private_prior=far)
+    priors = {name: mm.LearnedNormal(2) for name in parts}
+    for prior in priors.values():
+        torch.nn.init.constant_(next(prior.parameters()), far)
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE(), private_prior=priors)
     x = {name: torch.randn(400, 3) for name in parts}
     mask = {"a": torch.ones(400).bool(), "b": torch.arange(400) >= 2}
     x, mask = ({name: value[order] for name, value in part.items()} for part in (x, mask))
@@ -292,6 +292,8 @@ def kl_weighted(order, source, compile=None):
 def test_the_weight_of_the_kl_reaches_codes_that_the_first_rows_do_not_have(source, compile):
     first, last = (kl_weighted(order, source, compile) for order in (torch.arange(400), torch.arange(400).flip(0)))
     assert first == pytest.approx(last, rel=0.05) and first[1] - first[0] > 10
+    further = kl_weighted(torch.arange(400), source, compile, far=8.0)
+    assert further[0] == first[0] and further[1] > first[1] + 10  # without the KL no prior has a say
 
 
 def test_the_weight_of_the_kl_reaches_codes_that_the_first_batch_of_a_loader_does_not_have():
