@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.memory import keep_freed_memory
+from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.programs import silent
 
 NUMBERS_AT_ONCE = 2**22
@@ -181,7 +181,7 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
     A part has up to `ROWS_AT_ONCE` rows, or more if all of their draws fit into one chunk: the weights of a part are
     smoothed together. Its encoders run once for all of its draws.
     """
-    keep_freed_memory()
+    keep_at_hand()
     most = max(1, NUMBERS_AT_ONCE // size_of(batch))
     together = min(ROWS_AT_ONCE, max(FEWEST_ROWS, NUMBERS_AT_ONCE // num_draws))
     rows = min(batch.rows, max(most // num_draws, min(together, most)))
@@ -193,7 +193,7 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
     """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
-    keep_freed_memory()
+    keep_at_hand()
     for index in torch.arange(batch.rows, device=_device(batch)).split(rows_at_once(batch, num_draws)):
         yield batch.take(index)
 

@@ -207,11 +207,34 @@ def test_encoders_run_once_for_all_the_draws_of_a_part(given, monkeypatch):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_kept_and_not_given_back():
+    assert output_of("heap_worker.py").split() == ["False", "True"]
+
+
+def output_of(worker, *arguments, **variables):
+    """What a script beside this file prints, in a process of its own with these environment variables."""
     here = Path(__file__).parent
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, str(here / "heap_worker.py")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    assert found.stdout.split() == ["False", "True"]
+    command = [sys.executable, str(here / worker), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env | variables).stdout
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize(
+    "how, variables, kept",
+    [
+        ("fit", {}, True),
+        ("log_likelihood", {}, True),
+        ("nothing", {}, False),
+        ("fit", {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1"}, False),
+        ("fit", {"DNNL_PRIMITIVE_CACHE_CAPACITY": "1"}, False),
+    ],
+)
+def test_compiled_kernels_are_kept_for_more_sizes_than_onednn_would_keep(how, variables, kept):
+    """Or as many as the user said; and the environment is what it was."""
+    said = output_of("kernel_worker.py", how, *variables, ONEDNN_VERBOSE="profile_create", **variables)
+    first, again = said.split("first time")[1].split("second time")
+    assert first.count("create:cache_miss") > 1024
+    assert (again.count("create:cache_miss") == 0) is kept
 
 
 def left_over(step):

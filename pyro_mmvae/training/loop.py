@@ -19,7 +19,7 @@ from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
-from pyro_mmvae.memory import keep_freed_memory
+from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import Program, alone
 from pyro_mmvae.training.balance import warn_of_drowning
@@ -123,7 +123,7 @@ def fit(
         >>> len(history.loss), vae.training
         (3, False)
     """
-    keep_freed_memory()
+    keep_at_hand()
     epochs, batch_size = whole("epochs", epochs, 0), whole("batch_size", batch_size)
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
