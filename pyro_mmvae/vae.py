@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -15,12 +14,13 @@ from torch import Tensor, nn
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import mapped, stratum
+from pyro_mmvae.distributions import mapped, part_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, Seen, counted
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
+from pyro_mmvae.priors.plain import of_experts
 from pyro_mmvae.programs import alone, once_a_step, program
 from pyro_mmvae.storage import save
 from pyro_mmvae.view import EVERYTHING, View
@@ -74,9 +74,9 @@ class MultimodalVAE(nn.Module):
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         if (prior is None) != (fusion is None):
             raise ValueError("give both a prior and a fusion of z, or None for both: a model of private codes alone")
-        self.prior, self.fusion = None if prior is None else _of_experts(prior), fusion
-        self.private_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (private_prior or {}).items()})
-        self.auxiliary_prior = nn.ModuleDict({k: _of_experts(v) for k, v in (auxiliary_prior or {}).items()})
+        self.prior, self.fusion = None if prior is None else of_experts(prior), fusion
+        self.private_prior = nn.ModuleDict({k: of_experts(v) for k, v in (private_prior or {}).items()})
+        self.auxiliary_prior = nn.ModuleDict({k: of_experts(v) for k, v in (auxiliary_prior or {}).items()})
 
     @program
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor | None:
@@ -112,7 +112,7 @@ class MultimodalVAE(nn.Module):
         experts = self._experts(batch, seen, view)
         own = experts.private(view.given if view.private is None else view.private)
         with plate("data", batch.rows, dim=-2):
-            z = None if self.fusion is None else pyro.sample("z", _part(self.fusion(experts), view.stratum))
+            z = None if self.fusion is None else pyro.sample("z", part_of(self.fusion(experts), view.stratum))
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)
@@ -268,28 +268,3 @@ def _one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
         return prior(None).sample()  # which says why not
     q = experts.entries(next(iter(experts)))
     return q.mean.new_zeros(1, 1, *q.event_shape)
-
-
-def _part(q: Distribution, index: int | None) -> Distribution:
-    """One component of a mixture, with its weight in `share` for the objective that asked for it."""
-    if index is None:
-        return q
-    q, share = stratum(q, index)
-    q.share = share
-    return q
-
-
-class Function(nn.Module):
-    """A plain function as a module: a prior that takes the experts, or nothing."""
-
-    def __init__(self, function: Callable[..., Distribution]):
-        super().__init__()
-        self.function = function
-        self.bare = not inspect.signature(function).parameters
-
-    def forward(self, experts: Experts | None = None) -> Distribution:
-        return self.function() if self.bare else self.function(experts)
-
-
-def _of_experts(prior: Callable[..., Distribution]) -> nn.Module:
-    return prior if isinstance(prior, nn.Module) else Function(prior)

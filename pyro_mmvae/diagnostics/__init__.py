@@ -7,7 +7,8 @@ from pyro_mmvae.diagnostics.certify import certify
 from pyro_mmvae.diagnostics.compare import Comparison, compare
 from pyro_mmvae.diagnostics.conditional import conditional_log_likelihood, guide_predictive_log_likelihood
 from pyro_mmvae.diagnostics.curve import IWAECurve, iwae_curve
-from pyro_mmvae.diagnostics.escalation import PosteriorDraws, posterior_draws
+from pyro_mmvae.diagnostics.draws import PosteriorDraws
+from pyro_mmvae.diagnostics.escalation import posterior_draws
 from pyro_mmvae.diagnostics.gaps import Gaps, gaps
 from pyro_mmvae.diagnostics.importance import Importance, importance
 from pyro_mmvae.diagnostics.nested import Nested, consistency

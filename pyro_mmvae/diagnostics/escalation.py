@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,65 +17,17 @@ from tqdm import tqdm
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
+from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
 from pyro_mmvae.psis import Smoothed, resampled, smooth
 from pyro_mmvae.weights import joined, nesting, opened, parts
 
-Method = Literal["auto", "guide", "refined", "psis", "hmc", "nuts"]
 Walk = Callable[[Path, Tensor, int, int, float], "Tensor | None"]
 CHAINS, WARMUP, FEWEST = 8, 100, 250
 TOGETHER = 16  # rows in one run of NUTS
 MIXED, USABLE = 1.01, 1.1  # R-hat of chains that are certified, and of chains that beat a normal
-
-
-@dataclass
-class PosteriorDraws:
-    """Draws from p(z | x_S), and for every row which method they are from and what vouches for them.
-
-    Attributes:
-        latents: site -> (draw, row, *event), unweighted; NaN for codes of modalities that were not there to infer.
-        method: (row,) names: "guide", "refined", "psis", "hmc" or "nuts".
-        khat: (row,), of the best importance weights that were looked at for the row.
-        ess: (row,), effective number of draws: of those weights, or of the chains.
-        rhat: (row,), of the chains; NaN for the other methods.
-        certified: (row,) bool, whether the row keeps the tolerance. Where it does not, the budget was spent, or nothing
-            that was tried was good enough.
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> found = mm.posterior_draws(vae, x, method="guide", num_draws=100, progress=False)
-        >>> set(found.method), bool(found.rhat.isnan().all())
-        ({'guide'}, True)
-    """
-
-    latents: dict[str, Tensor]
-    method: list[str]
-    khat: Tensor
-    ess: Tensor
-    rhat: Tensor
-    certified: Tensor
-
-    def diagnostics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """khat, ess, rhat and certified."""
-        return self.khat, self.ess, self.rhat, self.certified
-
-    def __str__(self) -> str:
-        lines = [
-            f"{'method':8} {'rows':>6} {'certified':>10} {'worst k-hat':>12} {'least ess':>10} {'worst r-hat':>12}"
-        ]
-        for name in [m for m in get_args(Method) if m in self.method]:
-            rows = torch.tensor([m == name for m in self.method])
-            rhat = float(self.rhat[rows].max())
-            lines.append(
-                f"{name:8} {int(rows.sum()):6} {int(self.certified[rows].sum()):10}"
-                f" {float(self.khat[rows].max()):12.2f} {float(self.ess[rows].min()):10.0f}"
-                f" {'' if rhat != rhat else f'{rhat:.3f}':>12}"
-            )
-        return "\n".join(lines)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
-from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, stratum
+from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, part_of, stratum
 
 __all__ = [
     "Beside",
@@ -44,6 +44,7 @@ __all__ = [
     "moments_of",
     "natural_form",
     "parameters_of",
+    "part_of",
     "pick_members",
     "stacked",
     "stratum",

@@ -113,6 +113,15 @@ def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor | float]:
     return q, first
 
 
+def part_of(q: Distribution, index: int | None) -> Distribution:
+    """One component of a mixture, with its weight in `share` for the objective that asked for it; None = q itself."""
+    if index is None:
+        return q
+    q, share = stratum(q, index)
+    q.share = share
+    return q
+
+
 def detached(q: Distribution) -> Distribution:
     """The same density with no gradient to its parameters."""
     if isinstance(q, Surrogate):

@@ -8,7 +8,8 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Normal, is_normal
-from pyro_mmvae.experts import Experts, Stack, otherwise
+from pyro_mmvae.experts import Experts, otherwise
+from pyro_mmvae.stack import Stack
 
 
 class Fusion(nn.Module):

@@ -10,8 +10,9 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator
-from pyro_mmvae.experts import Experts, Stack
+from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
+from pyro_mmvae.stack import Stack
 
 COMPONENTS = 63  # all subsets of six modalities
 EXACT = 1023  # all subsets of ten
