@@ -77,6 +77,8 @@ def _array(value: Any) -> np.ndarray:
     """A plain array that torch can take over: writable, in order, in the machine's own kinds of numbers."""
     if hasattr(value, "toarray"):  # a sparse matrix
         value = value.toarray()
+    elif isinstance(value, (list, tuple)) and any(isinstance(row, np.ma.MaskedArray) for row in value):
+        return _array(np.ma.stack(value))
     elif isinstance(value, np.ma.MaskedArray):
         real = np.ma.asarray(value, np.result_type(value.dtype, np.float32))
         value = real.filled(np.nan) if np.ma.is_masked(value) else value.data
@@ -100,6 +102,18 @@ def _of_objects(array: np.ndarray) -> np.ndarray:
     if not all(hole or isinstance(value, (Real, np.bool_)) for value, hole in zip(flat, holes)):
         raise TypeError("not numbers")
     return np.array([math.nan if hole else float(value) for value, hole in zip(flat, holes)]).reshape(array.shape)
+
+
+def positive(what: str, value: Any, *, zero: bool = False) -> float:
+    """The value as a number above 0, or from 0 on.
+
+    Raises:
+        ValueError: it is none.
+    """
+    fine = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not fine or value < 0 or (value == 0 and not zero):
+        raise ValueError(f"{what} is {value!r}; give a number {'from' if zero else 'above'} 0{' on' if zero else ''}")
+    return float(value)
 
 
 def whole(what: str, value: Any, least: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,15 @@ def set_generators(states: Mapping[str, Tensor]) -> None:
 
 
 def seed_generators(devices: Iterable[torch.device], seed: int) -> None:
-    """Seeds the CPU's generator and those of the devices, and no other device's."""
+    """Seeds the CPU's generator and those of the devices, and no other device's.
+
+    Raises:
+        ValueError: the seed is no whole number.
+    """
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed is {seed!r}; give a whole number") from None
     torch.default_generator.manual_seed(seed)
     for device in devices:
         with _of(device).device(device):

@@ -41,14 +41,17 @@ def check_mapping(what: str, value: object) -> None:
             raise ValueError(f"{what} has the name {name!r}; name a modality by a string, such as 'image'")
 
 
-def check_index(x: Mapping[str, Any]) -> None:
+def check_index(x: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
     """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
-    tables = {name: value.index for name, value in x.items() if hasattr(value, "iloc")}
+    values = {f"modality {name!r}": value for name, value in x.items()}
+    values |= {f"the mask of {name!r}": value for name, value in mask.items()}
+    tables = {what: value.index for what, value in values.items() if hasattr(value, "iloc")}
     first, *others = tables or [""]
-    for name in others:
-        if len(tables[name]) == len(tables[first]) and not tables[name].equals(tables[first]):
+    for what in others:
+        if len(tables[what]) == len(tables[first]) and not tables[what].equals(tables[first]):
             raise ValueError(
-                f"modality {name!r} has another index than {first!r}; reindex one like the other, or give .to_numpy()"
+                f"{what} has another index than {first.removeprefix('modality ')};"
+                " reindex one like the other, or give .to_numpy()"
             )
 
 

@@ -57,7 +57,7 @@ class Batch(Mapping[str, Tensor]):
         self.dense = False
         self.known: dict[str, Tensor] = {}
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
-        self.checked = False  # and whether it has looked at the values
+        self.checked: Any = None  # and itself, once it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
 
     def __getitem__(self, name: str) -> Tensor:
@@ -89,11 +89,11 @@ class Batch(Mapping[str, Tensor]):
         check_mapping("x", x)
         if not x:
             raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
-        check_index(x)
-        tensors = {name: as_tensor(name, value) for name, value in x.items()}
-        rows = common_rows(tensors)
         masks = {} if mask is None else mask
         check_mapping("mask", masks)
+        check_index(x, masks)
+        tensors = {name: as_tensor(name, value) for name, value in x.items()}
+        rows = common_rows(tensors)
         for name in masks:
             if name not in tensors:
                 raise ValueError(f"mask names {name!r}, which x does not have (it has {', '.join(tensors)}); drop it")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.checks import BadRow
+from pyro_mmvae.checks import BadRow, check_index
 from pyro_mmvae.data import Arrays, Batch, as_tensor
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -55,7 +55,9 @@ class MultimodalDataset:
     """
 
     def __init__(self, arrays: Arrays, masks: Arrays | None = None, *, rows: Sequence[int] | None = None):
-        self.arrays, self.masks = dict(arrays), dict(masks or {})
+        check_index(arrays, masks or {})
+        self.arrays = {name: _by_row(array) for name, array in arrays.items()}
+        self.masks = {name: _by_row(mask) for name, mask in (masks or {}).items()}
         self._size = _common_rows(self.arrays)
         for name, mask in self.masks.items():
             _check_mask(name, mask, self.arrays)
@@ -124,7 +126,9 @@ class MultimodalDataset:
 
 def _at(array: Any, rising: np.ndarray) -> Any:
     """The rows of an array by rising numbers: in one access, or from slices where less lies between them than `GAP`."""
-    if not isinstance(array.dtype, np.dtype) or len(rising) < 2:
+    plain = isinstance(array.dtype, np.dtype) and not isinstance(array, np.ma.MaskedArray)
+    sparse = hasattr(array, "toarray") or hasattr(array, "to_memory")  # of SciPy, or of AnnData on disk
+    if not plain or sparse or len(rising) < 2:
         return array[rising]
     size = array.dtype.itemsize * math.prod(array.shape[1:])
     start, stop = int(rising[0]), int(rising[-1]) + 1
@@ -137,6 +141,13 @@ def _at(array: Any, rising: np.ndarray) -> Any:
         if low < high:
             found[low:high] = array[edge : min(edge + step, stop)][rising[low:high] - edge]
     return found
+
+
+def _by_row(array: Any) -> Any:
+    """What indexes rows by their numbers: pandas does so by labels, and a sparse matrix of coordinates not at all."""
+    if hasattr(array, "iloc"):
+        return array.to_numpy()
+    return array.tocsr() if hasattr(array, "tocsr") else array
 
 
 def _numbers(index: Any, size: int) -> np.ndarray:

@@ -89,7 +89,7 @@ def log_likelihood(
         logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
         weights = torch.cat(logs)
         value = weights.logsumexp(0) - math.log(num_particles)
-        spread = (weights - value).exp().std(0, correction=1 if num_particles > 1 else 0)
+        spread = (weights - value).exp().std(0) if num_particles > 1 else torch.full_like(value, math.nan)
         found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
     result = LogLikelihood(*(torch.cat(column) for column in zip(*found)))
     refuse(batch, result.value.isfinite(), "log p(x)")

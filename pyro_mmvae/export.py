@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -61,7 +62,9 @@ def to_arviz(
         >>> dict(found["posterior"]["z"].sizes)
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
-    batch = opened(vae, x, mask)
+    num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
+    for name in {"draw", "chain", "row"}.intersection(batch):
+        raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
     latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
     names = list(range(batch.rows)) if row_names is None else list(row_names)

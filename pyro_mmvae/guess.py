@@ -21,6 +21,7 @@ from pyro_mmvae.modality import Modality
 from pyro_mmvae.networks import OneHot, SeesHoles, Standardize, encoder, mlp
 
 GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a row, are taken for grey levels
+CATEGORIES = 1000  # and below this, where there is one a row, for categories
 
 
 class Unstandardize(nn.Module):
@@ -60,10 +61,10 @@ class InScale(SeesHoles):
 def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Module] = NormalHead) -> dict[str, Modality]:
     """A modality for every array, guessed from its values; multilayer perceptrons on both sides.
 
-    One whole number a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays such as
-    pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is normal
-    with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is told
-    which.
+    One whole number below 1000 a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays
+    such as pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is
+    normal with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is
+    told which.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -84,10 +85,10 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
 def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
-    seen = x[shown].to(torch.get_default_dtype())
+    seen = x[shown]
     whole = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
     top = int(seen.max()) if whole and len(seen) else 0
-    if whole and not event:
+    if whole and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
     net: nn.Module = mlp(dim, hidden, size)
@@ -111,11 +112,12 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]
 
 def _measurements(x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The likelihood of real numbers in their own units, and what brings them to a common one."""
-    count = shown.sum(0).clamp(min=1)
+    kind = torch.get_default_dtype()
+    count, x = shown.sum(0).clamp(min=1), x.double()  # sums of float16 overflow
     loc = (x * shown).sum(0) / count
     scale = ((((x - loc) * shown) ** 2).sum(0) / count).sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale)).to(torch.get_default_dtype())
-    loc = loc.to(torch.get_default_dtype())
+    constant = scale <= torch.finfo(kind).eps * loc.abs()  # which rounding hides in `scale > 0`
+    loc, scale = loc.to(kind), torch.where(constant, 1.0, scale).to(kind)
     learnt = LearnedScale(*x.shape[1:])
     learnt.log.data = scale.log()
     return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 
@@ -54,7 +55,7 @@ def hide(
     if not 0 <= share <= 1:
         raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
     batch = Batch.of(x, mask)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     seen = torch.stack([seen_rows(m).cpu() for m in batch.mask.values()], 1)
     order = torch.rand(seen.shape, generator=generator)
     kept = seen & (order >= share)

@@ -15,6 +15,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 
@@ -80,6 +81,8 @@ def impute(
 ) -> dict[str, Tensor]:
     """Draws of every missing entry from p(x_missing | x_S), with z ~ q(z | x_S); observed entries come back untouched.
 
+    That is in the precision of the model: whole numbers above 2^24, and float64, are rounded to float32 by most.
+
     Args:
         x, mask: as in `vae.model`; modalities that x lacks are drawn on every row.
         num_draws: draws a row.
@@ -139,7 +142,8 @@ def predict(
     Args and Raises: as `impute`.
 
     Returns:
-        name -> (row, *event); for a categorical modality the probabilities (row, *event, categories).
+        name -> (row, *event); for a categorical modality the probabilities (row, *event, categories), for a column of
+        categories in a table the most probable one.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -149,7 +153,7 @@ def predict(
         torch.Size([20, 2])
     """
     batch = opened(vae, x, mask)
-    return {k: v.mean(0) for k, v in _explain(vae, batch, num_draws, given, _mean_of).items()}
+    return {k: v.squeeze(0) for k, v in _explain(vae, batch, num_draws, given, _mean_of).items()}
 
 
 @torch.no_grad()
@@ -185,19 +189,19 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
 
 
 def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
+    """The mean over the draws, (1, row, *event)."""
     p: Distribution = site["fn"]
     base = p.base_dist if isinstance(p, Independent) else p
     value = base.probs if isinstance(base, Categorical) else p.mean
-    extra = value.dim() - len(p.batch_shape)
-    shape = value.shape[value.dim() - extra :]
+    shape = value.shape[len(p.batch_shape) :]
     value = value.reshape(*p.batch_shape, *shape)
-    repeats = value.shape[2] if len(p.batch_shape) == 3 else 1
-    value = (
-        value.expand(num_draws, rows, *value.shape[2:])
-        if len(p.batch_shape) == 3
-        else value.expand(num_draws, rows, *shape)
-    )
-    return value.squeeze(2) if repeats == 1 and len(p.batch_shape) == 3 else value
+    axes = value.shape[2 : len(p.batch_shape)]
+    value = value.expand(num_draws, rows, *axes, *shape).mean(0, keepdim=True)
+    if isinstance(base, Columnwise):
+        for column, categories in base.categories().items():
+            probs = categories.expand(num_draws, rows, *axes, categories.shape[-1]).mean(0, keepdim=True)
+            value[..., column] = probs.argmax(-1)
+    return value.squeeze(2) if axes == (1,) else value
 
 
 def _explain(

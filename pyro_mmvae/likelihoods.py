@@ -14,7 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_mmvae.distributions import Binomial, Categorical, Normal
+from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST
 
 LONGEST_TABLE = 1023
@@ -235,4 +235,4 @@ class NegativeBinomialLikelihood(Likelihood):
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         dispersion = self.dispersion(z)
-        return dist.NegativeBinomial(dispersion, logits=out - dispersion.log())
+        return NegativeBinomial(dispersion, logits=out - dispersion.log())

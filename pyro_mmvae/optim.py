@@ -26,6 +26,9 @@ class Adam(torch.optim.Adam):
         params: parameters, or groups of them.
         lr, betas, eps, weight_decay: as in `torch.optim.Adam`; its other options are left out.
 
+    Raises:
+        ValueError: a group, or a state that is loaded, has an option that is left out.
+
     Reference:
         Kingma and Ba, 2015, Adam: A Method for Stochastic Optimization, https://arxiv.org/abs/1412.6980
 
@@ -46,6 +49,14 @@ class Adam(torch.optim.Adam):
         weight_decay: float = 0.0,
     ):
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _refuse_lacking([param_group])
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        _refuse_lacking(state_dict["param_groups"])
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -78,6 +89,12 @@ class Adam(torch.optim.Adam):
         for group in self.param_groups:
             for p in group["params"]:
                 p.grad = None
+
+
+def _refuse_lacking(groups: Iterable[dict[str, Any]]) -> None:
+    for name in ("amsgrad", "maximize", "decoupled_weight_decay"):
+        if any(group.get(name) for group in groups):
+            raise ValueError(f"{name} is an option that mm.Adam lacks; use torch.optim.Adam, or leave it out")
 
 
 class optim(PyroOptim):

@@ -92,6 +92,15 @@ class Program(nn.Module):
             _TURN.release()
 
 
+def owners_of(vae: Any) -> list[nn.Module]:
+    """The modules behind an object with `model` and `guide`, whatever way they are its own; none inside another."""
+    programs = (vae.model, vae.guide)
+    behind = [vae, *(p.vae if isinstance(p, Program) else getattr(p, "__self__", p) for p in programs)]
+    found = list({id(owner): owner for owner in behind if isinstance(owner, nn.Module)}.values())
+    inside = {id(m) for owner in found for m in owner.modules() if m is not owner}
+    return [owner for owner in found if id(owner) not in inside]
+
+
 class program:
     """Makes a method of a module one of its Pyro programs; see `Program`."""
 
@@ -165,13 +174,14 @@ def announce(module: nn.Module) -> None:
         return
     direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
     sites = [(f"vae{id(module):x}.{name}", p) for name, p in named_parameters(module) if p.requires_grad]
-    for names in told:
-        names.update({id(module): sites[0]} if sites else {})
     for site, parameter in sites[:1] if direct else sites:
         _announce(site, parameter)
     for trace in steps if direct else ():
         for site, parameter in sites[1:]:
             trace.add_node(site, type="param", name=site, value=_Alias(parameter))
+    for trace, names in zip(steps, told):
+        if sites and sites[-1][0] in trace.nodes:  # a `block` may have kept them from it
+            names[id(module)] = sites[0]
 
 
 def _announce(site: str, parameter: Tensor) -> None:
@@ -194,13 +204,21 @@ def silent() -> Iterator[None]:
     with alone():
         _silences += 1
         try:
-            yield
-        except ValueError as error:
-            if "\n" in str(error):
-                raise ValueError(str(error).splitlines()[0].rstrip(":")) from error
-            raise
+            with short_errors():
+                yield
         finally:
             _silences -= 1
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """A ValueError inside in one line: Pyro adds the shapes of the whole trace."""
+    try:
+        yield
+    except ValueError as error:
+        if "\n" in str(error):
+            raise ValueError(str(error).splitlines()[0].rstrip(":")) from error
+        raise
 
 
 class weighted_kl(Messenger):

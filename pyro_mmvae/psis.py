@@ -13,6 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MOST_ROUNDING = 0.1
+"""Up to which the log weights may be rounded, in nats, for weights that look alike to count as alike."""
+
 
 class Smoothed(NamedTuple):
     """Log weights (draw, row) with a smoothed tail, each row normalised to sum to one, k-hat (row,), and the logarithm
@@ -39,6 +42,16 @@ class Smoothed(NamedTuple):
         """
         variance = sum((1 / one.ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
         return other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
+
+    def beyond(self, distances: Tensor, dim: int) -> Tensor:
+        """(row,), whether much of these weights' mass lies where another proposal, a normal, has next to none.
+
+        Args:
+            distances: (draw, row), squared Mahalanobis distances of the draws from that normal.
+            dim: of the draws.
+        """
+        far = torch.where(distances > (math.sqrt(dim) + 4) ** 2, self.log_weights.exp(), 0).sum(0).clamp(max=1)
+        return (self.ess >= 10) & (far > 0.02 + (far * (1 - far) / self.ess).sqrt())
 
     def beats(self, other: Smoothed) -> Tensor:
         """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""
@@ -76,8 +89,9 @@ def smooth(log_weights: Tensor) -> Smoothed:
         log_weights: (draw, row), in nats, up to a constant of each row.
 
     Returns:
-        `Smoothed`; k-hat is infinite where it cannot be estimated (fewer than 25 draws), and -inf where the weights are
-        all the same up to rounding, as they are for an exact guide.
+        `Smoothed`; k-hat is infinite where it cannot be estimated (fewer than 25 draws, or log weights so large that
+        rounding hides their differences: beyond 13,000 nats in float32), and -inf where the weights are all the same up
+        to rounding, as they are for an exact guide.
     """
     draws = len(log_weights)
     rounding = 64 * torch.finfo(log_weights.dtype).eps * log_weights.abs().amax(0).clamp(1, 1e6)
@@ -88,14 +102,16 @@ def smooth(log_weights: Tensor) -> Smoothed:
         largest, order = (part.flip(0) for part in found.topk(tail + 1, 0))
         cutoff, largest = largest[0], largest[1:]
         excess = largest.exp() - cutoff.exp()
-        flat = excess[-1] <= rounding  # nothing but rounding above the cut-off
+        unsure = rounding > MOST_ROUNDING
+        flat = excess[-1] <= rounding.clamp(max=MOST_ROUNDING)  # nothing but rounding above the cut-off
         k, sigma = gpdfit(torch.where(flat, torch.ones_like(excess), excess))
         ranks = (torch.arange(tail, dtype=excess.dtype, device=excess.device) + 0.5) / tail
         quantiles = sigma * torch.expm1(-k * torch.log1p(-ranks).unsqueeze(1)) / k
         smoothed = (quantiles + cutoff.exp()).log().clamp(max=0)
         keep = flat | ~k.isfinite()
         found = found.scatter(0, order[1:], torch.where(keep, largest, smoothed))
-        khat = torch.where(flat, -math.inf, torch.where(k.isnan(), math.inf, k))
+        khat = torch.where(k.isnan(), math.inf, k)
+        khat = torch.where(flat, torch.where(unsure, math.inf, -math.inf), khat)
     log_mean = log_weights.logsumexp(0) - math.log(draws)
     return Smoothed(found - found.logsumexp(0), khat, log_mean)
 

@@ -11,8 +11,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
-from pyro_mmvae.distributions import Categorical, Columnwise, Normal
+from pyro_mmvae.distributions import Categorical, Columnwise, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST
 from pyro_mmvae.networks import SeesHoles, mlp
 
@@ -114,7 +115,7 @@ class CountColumn:
         return torch.zeros(1)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
-        return dist.NegativeBinomial(learnt[0].exp(), logits=math.log(self.mean) + out[..., 0] - learnt[0])
+        return NegativeBinomial(learnt[0].exp(), logits=math.log(self.mean) + out[..., 0] - learnt[0])
 
     def features(self, x: Tensor) -> Tensor:
         return (x / self.mean).clamp(min=0).log1p().unsqueeze(-1)
@@ -139,7 +140,11 @@ class OrdinalColumn:
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         thresholds = torch.cat([learnt[:1], learnt[1:].exp()]).cumsum(0)
-        return dist.OrderedLogistic(out[..., 0], thresholds)
+        above = thresholds - out  # log P = log(sigmoid(b) - sigmoid(a)), without the difference
+        first, last = logsigmoid(above[..., :1]), logsigmoid(-above[..., -1:])
+        width = (thresholds[1:] - thresholds[:-1]).clamp(min=1e-12)
+        between = logsigmoid(above[..., 1:]) + logsigmoid(-above[..., :-1]) + torch.log(-torch.expm1(-width))
+        return dist.Categorical(logits=torch.cat([first, between, last], -1))
 
     def features(self, x: Tensor) -> Tensor:
         return (2 * x / (self.levels - 1) - 1).unsqueeze(-1)

@@ -62,12 +62,18 @@ class MultimodalVAE(nn.Module):
         auxiliary_prior: Mapping[str, Callable[..., Distribution]] | None = None,
     ):
         super().__init__()
-        if not modalities:
+        if not modalities or not hasattr(modalities, "items"):
             raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
         for name, modality in modalities.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"a modality is named {name!r}; name it by a string, such as 'image'")
+            if not isinstance(modality, Modality):
+                raise ValueError(
+                    f"modality {name!r} is a {type(modality).__name__}; give mm.Modality(decoder, encoder)"
+                )
             if name in ("z", "data") or "." in name:
                 raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
-            if hasattr(nn.ModuleDict, name):
+            if hasattr(nn.ModuleDict(), name):
                 raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
             if modality.private is not None and name not in (private_prior or {}):
                 raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
@@ -133,6 +139,7 @@ class MultimodalVAE(nn.Module):
         Raises:
             ValueError: bad input, a name that is no modality, or a row whose posterior mean is not finite.
         """
+        self.check(x, mask)
         batch, seen = self.open(x, mask)
         self.check_names(() if given is None else given)
         if self.fusion is None:
@@ -143,7 +150,8 @@ class MultimodalVAE(nn.Module):
         return mapped(q, lambda value, event_dims: value.squeeze(-1 - event_dims))
 
     def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
-        """The unimodal posteriors of a batch, each encoded when it is asked for."""
+        """The unimodal posteriors of a batch, each encoded when it is asked for; raises ValueError for bad input."""
+        self.check(x, mask)
         return self._experts(*self.open(x, mask), EVERYTHING)
 
     def check(
@@ -162,13 +170,13 @@ class MultimodalVAE(nn.Module):
         batch = Batch.of(x, mask).detached()
         self.check_names(batch)
         batch = self._as_parameters(batch)
-        if not batch.checked:
+        if batch.checked is not self:
             with torch.no_grad():
                 known = self.likelihoods(batch) if likelihoods is None else likelihoods
                 for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
-            batch.checked = True
+            batch.checked = self
         return batch
 
     def likelihoods(self, batch: Batch | None = None) -> dict[str, Distribution]:
@@ -195,9 +203,11 @@ class MultimodalVAE(nn.Module):
                     module.training = mode
 
     def check_names(self, names: Collection[str]) -> None:
-        """Raises ValueError for a name that is no modality of this model, and for one name in place of several."""
+        """Raises ValueError for a name that is no modality of this model, and for what is no collection of names."""
         if isinstance(names, str):
             raise ValueError(f"{names!r} stands where names are asked for; give a list, [{names!r}]")
+        if not isinstance(names, Collection):  # an iterator would be used up here
+            raise ValueError(f"a {type(names).__name__} stands where names are asked for; give a list")
         for name in names:
             if not isinstance(name, str) or name not in self.modalities:
                 raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
@@ -232,11 +242,11 @@ class MultimodalVAE(nn.Module):
 
     def _some(self, few: Batch) -> Experts:
         """The experts of a batch, or, if there are none, those of its zeros: they have the same shapes."""
-        experts = self.experts(few, few.mask)
+        experts = self._experts(*self.open(few, None), EVERYTHING)
         if not experts and not experts.private(None) and few:
             every = {name: torch.ones_like(mask) for name, mask in few.mask.items()}
             batch = Batch(dict(few), every, few.rows, frozenset(few))
-            experts = self.experts(batch, batch.mask)
+            experts = self._experts(*self.open(batch, None), EVERYTHING)
         return experts
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
@@ -263,7 +273,12 @@ def beside(codes: Sequence[Tensor]) -> Tensor:
 def _one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
     """A code for one row, (1, 1, dim); for a prior that cannot do without data a zero, of the size of the experts."""
     if not isinstance(prior, Fusion):
-        return prior(None).expand((1, 1)).sample()
+        p = prior(None)
+        if not p.event_shape:
+            raise ValueError(
+                f"the prior has batch {tuple(p.batch_shape)} and event (); it must have event (dim,): add .to_event(1)"
+            )
+        return p.expand((1, 1)).sample()
     if experts is None or not experts.given:
         return prior(None).sample()  # which says why not
     q = experts.entries(next(iter(experts)))

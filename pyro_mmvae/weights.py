@@ -10,12 +10,12 @@ import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import owners_of, silent
 
 NUMBERS_AT_ONCE = 2**22
 """How many numbers one chunk of draws may take: 16 MB of float32. Smaller ones are slower, larger ones no faster."""
@@ -49,8 +49,9 @@ def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None, given: Collec
 
 def known(vae: Any, names: Collection[str] | None) -> None:
     """Raises ValueError for a name that is no modality of the model, as far as it can be asked."""
-    if names is not None and hasattr(vae, "check_names"):
-        vae.check_names(names)
+    owner: Any = vae if hasattr(vae, "check_names") else getattr(vae.model, "vae", None)
+    if names is not None and hasattr(owner, "check_names"):
+        owner.check_names(names)
 
 
 def nesting(vae: Any, batch: Batch) -> int:
@@ -62,13 +63,14 @@ def nesting(vae: Any, batch: Batch) -> int:
     frames = [
         f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized
     ]
+    if not any(frame.name == "data" for frame in frames):
+        raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")
     return max((-f.dim for f in frames), default=0)
 
 
 def devices(vae: Any, batch: Mapping[str, Tensor]) -> list[torch.device]:
     """Those whose generators a question draws from: of the data, and of the modules behind the two programs."""
-    owners = [getattr(program, "vae", program) for program in (vae.model, vae.guide)]
-    parameters = [p for owner in owners if isinstance(owner, nn.Module) for p in owner.parameters()]
+    parameters = [p for owner in owners_of(vae) for p in owner.parameters()]
     return devices_of([*batch.values(), *parameters])
 
 
@@ -106,9 +108,17 @@ def draw(
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
         log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
+    for site in auxiliary(guide, model):
+        log_weights = log_weights - per_row(site, num_draws, batch.rows)
     names = [n for t in (guide, model) for n in t.stochastic_nodes if row_axis(t.nodes[n])]
     latents = {name: value_of(model.nodes.get(name, guide.nodes.get(name)), num_draws, batch.rows) for name in names}
     return Draws(latents, log_weights, likelihood, model)
+
+
+def auxiliary(guide: Trace, model: Trace) -> list[Any]:
+    """The guide's sites of noise from which it makes its codes, as Pyro marks them; their densities belong to q."""
+    sites = [guide.nodes[name] for name in guide.stochastic_nodes if name not in model.nodes]
+    return [site for site in sites if site["infer"].get("is_auxiliary") and row_axis(site) is not None]
 
 
 def draw_in_parts(

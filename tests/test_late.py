@@ -119,6 +119,6 @@ def test_a_step_in_the_middle_of_a_later_epoch_is_named_and_the_last_good_weight
             mm.fit(vae, x, epochs=9, batch_size=10, lr=1e-2, progress=False)
         said.append(str(error.value))
         weights.append(list(vae.parameters()))
-    assert said[0].startswith("the loss is") and "in epoch 2, step 2," in said[0]
+    assert said[0].startswith("the loss is") and "in epoch 2, step 3," in said[0]
     assert said[1].split(", from")[0] == said[0].split(", from")[0]
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

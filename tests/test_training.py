@@ -126,7 +126,9 @@ def test_a_data_loader_is_walked_once_an_epoch():
     history = mm.fit(three(), loader, epochs=30, lr=1e-2, progress=False)
     assert len(history.loss) == 30 and history.loss[-1] < history.loss[0] - 0.3
     with pytest.raises(ValueError, match="gave none"):
-        mm.fit(three(), iter([]), epochs=1, progress=False)
+        mm.fit(three(), [], epochs=1, progress=False)
+    with pytest.raises(ValueError, match="generator, which cannot be walked once an epoch"):
+        mm.fit(three(), (row for row in rows), epochs=1, progress=False)
 
 
 def test_the_weights_of_the_best_epoch_are_kept_and_patience_stops():
@@ -198,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_modality_and_keeps_the_last_go
     x = three_rows(40)
     vae = three()
     vae.modalities["counts"].decoder.net = Explodes(vae.modalities["counts"].decoder.net, after=11)
-    with pytest.raises(FloatingPointError, match=r"epoch 2, step 2, from modality 'counts'"):
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 3, from modality 'counts'"):
         mm.fit(vae, x, epochs=9, batch_size=10, lr=1e-2, progress=False)
     assert all(p.isfinite().all() for p in vae.parameters())
     assert not vae.training

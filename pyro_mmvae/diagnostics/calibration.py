@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.chance import undisturbed
@@ -130,6 +131,12 @@ def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
         whole = Batch({**x, **_drawn_again(vae, truth, whole)}, masks, rows, frozenset(x))
     batch = whole if like is None else _with_holes(whole, like)
     trace = _trace_at(vae, truth, batch, poutine.condition)
+    for name in trace.stochastic_nodes:
+        if row_axis(trace.nodes[name]) is None and not site_is_subsample(trace.nodes[name]):
+            raise ValueError(
+                f"site {name!r} stands outside the plate 'data', so that rows are not drawn alone;"
+                " condition the model on it"
+            )
     return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
 
 
@@ -139,9 +146,12 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
     for name in given:
         if name not in simulated.log_likelihood:
             raise ValueError(f"no rows of modality {name!r} can be simulated: the model has no likelihood of it")
-    truth, batch = simulated.truth, simulated.batch.only(given)
+    truth = {
+        site: value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for site, value in simulated.truth.items()
+    }
+    batch = simulated.batch.only(given)
     drawn, _, likelihood = draw_in_parts(vae, batch, num_draws)
-    latents = {site: value for site, value in drawn.items() if site in truth}
+    latents = {site: value.reshape(*value.shape[:2], -1) for site, value in drawn.items() if site in truth}
     position = {}
     for site, value in latents.items():
         for d in range(value.shape[-1]):
@@ -158,8 +168,8 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
 
 def rank(draws: Tensor, truth: Tensor) -> Tensor:
     """The position of the truth (row, ...) among draws (draw, row, ...), on (0, 1), ties broken by chance."""
-    below = (draws < truth).sum(0) + torch.rand(truth.shape, device=truth.device) * (draws == truth).sum(0)
-    return (below + torch.rand(truth.shape, device=truth.device)) / (len(draws) + 1)
+    place = torch.rand(truth.shape, device=truth.device) * ((draws == truth).sum(0) + 1)  # among its equals
+    return ((draws < truth).sum(0) + place) / (len(draws) + 1)
 
 
 def _with_holes(whole: Batch, like: Batch) -> Batch:

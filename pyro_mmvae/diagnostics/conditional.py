@@ -60,8 +60,9 @@ def conditional_log_likelihood(
     """
     num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
+    known(vae, given)
+    known(vae, targets)
     both = [*given, *(name for name in targets if name not in given)]
-    known(vae, both)
     depth = nesting(vae, batch)
     for part in parts(batch.only(both), PARTICLES):
         small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)
@@ -119,7 +120,10 @@ def guide_predictive_log_likelihood(
         >>> found.value.shape
         torch.Size([20])
     """
+    num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
+    known(vae, given)
+    known(vae, targets)
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]

@@ -18,7 +18,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, mahalanobis, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
 from pyro_mmvae.psis import Smoothed, resampled, smooth
@@ -53,7 +53,7 @@ def posterior_draws(
       and 1 + chi2 is draws / ESS of the importance weights: certified if k-hat is good and sqrt(draws / ESS - 1) is
       within the tolerance. A good k-hat alone says only that q is a usable proposal.
     - "refined": draws of a normal in real coordinates that was fitted to the posterior of this row; certified likewise,
-      unless the guide has found more of p(x_S) than it.
+      unless the guide has found more of p(x_S) than it, or much of it elsewhere (true of all that follow).
     - "psis": draws of the guide or of the refined normal, whichever proposes better, resampled by Pareto-smoothed
       weights; certified if k-hat is good and 1 / sqrt(ESS) is within the tolerance.
     - "hmc": chains for all rows side by side, in coordinates whitened by the refined normal, half of them started
@@ -157,12 +157,13 @@ class _Ladder:
         """The methods that stand on weights: plain draws of the normal, and resampled ones of the best proposal."""
         z, forced = self.z[:, rows][..., columns], self.method
         best = guide = Smoothed(*(column[..., rows] for column in self.guide))
+        astray = guide.beyond(mahalanobis(z, q.loc, q.covariance_matrix), z.shape[-1])
         for proposal in (q, widened(q)):
             new = proposal.sample((self.num_particles,))
             weights = smooth(target.log_weights(new, proposal))
-            better = weights.beats(best)
+            better = weights.beats(best) & ~astray
             if proposal is q:
-                close = self._close(weights) & ~weights.misses(guide)
+                close = self._close(weights) & ~weights.misses(guide) & ~astray
                 take = (close | better) & ~self.served.certified[rows] | (forced == "refined")
                 self._put(
                     rows, take, "refined", target.latents(new[: self.num_draws]), weights.khat, weights.ess, close
@@ -191,8 +192,10 @@ class _Ladder:
             return
         self.budget.nuts_rows -= len(some) if name == "nuts" else 0
         rhat, ess = mixing(y)
-        mixed = (rhat < MIXED) & (ess >= self.tolerance**-2)
         y = y.flatten(0, 1)
+        guide, z = Smoothed(*(column[..., some] for column in self.guide)), self.z[:, some][..., own]
+        astray = guide.beyond(mahalanobis(path.whitened(z), y.mean(0), _covariance(y)), y.shape[-1])
+        mixed = (rhat < MIXED) & (ess >= self.tolerance**-2) & ~astray
         y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]
         latents, take = target.latents(path.codes(y)), (rhat < USABLE) | (self.method == name)
         self._put(some, take, name, latents, self.served.khat[some], ess, mixed, rhat)
@@ -221,6 +224,14 @@ class _Ladder:
     def _close(self, weights: Smoothed) -> Tensor:
         """Whether plain draws of a proposal are within the tolerance, by its weights."""
         return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
+
+
+def _covariance(y: Tensor) -> Tensor:
+    """Of draws (draw, row, dim), (row, dim, dim), with a little on the diagonal."""
+    away = y - y.mean(0)
+    return torch.einsum("nri,nrj->rij", away, away) / (len(y) - 1) + 1e-6 * torch.eye(
+        y.shape[-1], dtype=y.dtype, device=y.device
+    )
 
 
 def _rows(q: MultivariateNormal, rows: Tensor) -> MultivariateNormal:

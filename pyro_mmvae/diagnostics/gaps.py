@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, mahalanobis, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.psis import Smoothed, smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -112,19 +112,23 @@ def gaps(
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
         refined, wide = (target.log_weights(r.sample((num_draws,)), r) for r in (q, widened(q)))
-        columns.append(_split(target.guide(num_draws)[1], refined, wide))
+        z, guide = target.guide(num_draws)
+        astray = smooth(guide).beyond(mahalanobis(z, q.loc, q.covariance_matrix), z.shape[-1])
+        columns.append(_split(guide, refined, wide, astray))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 
-def _split(guide: Tensor, refined: Tensor, wide: Tensor) -> tuple[Tensor, ...]:
+def _split(guide: Tensor, refined: Tensor, wide: Tensor, astray: Tensor) -> tuple[Tensor, ...]:
     """The fields of `Gaps` from the log weights (draw, row) of the guide, the refined normal, and the widened one.
+
+    Where the normal went astray (row,), the guide having found much of p(x) elsewhere, log p is the guide's.
 
     Errors come from influence functions: of a mean its terms, of log p the weights divided by their mean.
     """
     chosen, best_so_far = refined, smooth(refined)
     for weights in (wide, guide):
         smoothed = smooth(weights)
-        better = smoothed.beats(best_so_far)
+        better = smoothed.beats(best_so_far) | (astray if weights is guide else torch.zeros_like(astray))
         chosen = torch.where(better, weights, chosen)
         best_so_far = Smoothed(*(torch.where(better, new, old) for new, old in zip(smoothed, best_so_far)))
     value = chosen.logsumexp(0) - math.log(len(chosen))

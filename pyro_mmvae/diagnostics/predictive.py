@@ -17,6 +17,8 @@ from pyro_mmvae.diagnostics.ranks import two_sided
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.weights import devices, opened, parts
 
+FEWEST = 5
+
 
 class LeftOut(NamedTuple):
     """One modality, predicted from all others.
@@ -142,12 +144,17 @@ def _left_out(name: str, pit: Tensor) -> LeftOut:
     values = centred[seen]
     tests = [_t_test(centred.nanmean(1)), _t_test((12 * centred**2 - 1).nanmean(1))]
     half, most = (float((values.abs() < width / 2).double().mean()) for width in (0.5, 0.9))
-    p = min(1.0, 2 * min(tests)) if len(pit) > 1 else math.nan
+    p = min(1.0, 2 * min(tests)) if len(pit) >= FEWEST else math.nan
     dispersion = float(12 * (values**2).mean())
     return LeftOut(name, len(pit), int(seen.sum()), float(values.mean()), dispersion, half, most, p, pit)
 
 
 def _t_test(values: Tensor) -> float:
-    """The p-value of mean zero, for many rows."""
-    se = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return two_sided(float(values.mean()) / max(se, 1e-300))
+    """The p-value of mean zero; NaN for fewer rows than `FEWEST`. Student's t as a normal: Wallace, 1959."""
+    if len(values) < FEWEST:
+        return math.nan
+    freedom = len(values) - 1
+    t = float(values.mean()) / max(float(values.std()) / math.sqrt(len(values)), 1e-300)
+    return two_sided(
+        (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(min(t * t, 1e300) / freedom))
+    )

@@ -56,7 +56,7 @@ def c2st(
         seed: of folds, waves and permutations.
 
     Raises:
-        ValueError: samples of different shapes, or fewer draws than folds.
+        ValueError: samples of different shapes, numbers that are not finite, or fewer draws than folds.
 
     Reference:
         Lopez-Paz and Oquab, 2017, Revisiting Classifier Two-Sample Tests, https://arxiv.org/abs/1610.06545; Rahimi and
@@ -73,6 +73,11 @@ def c2st(
             f"draws have shape {tuple(draws.shape)}, the reference {tuple(reference.shape)}; give (draw, dim) or"
             " (draw, row, dim), as many of each"
         )
+    for what, values in (("draws", draws), ("the reference", reference)):
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"{int((~values.isfinite()).sum())} of the numbers in {what} are not finite; leave them out"
+            )
     if len(draws) < folds:
         raise ValueError(f"{len(draws)} draws are too few for {folds} folds; give more draws")
     z = torch.stack([draws, reference])  # (sample, draw, [row,] dim)

@@ -89,7 +89,8 @@ def usage(
         True
     """
     batch = vae.check(x, mask)
-    q, prior = vae.posterior(batch, given=given), vae.prior(vae.experts(batch))
+    levels = hasattr(vae.prior, "guide")  # with the experts it is p(z | a draw from above)
+    q, prior = vae.posterior(batch, given=given), vae.prior(None if levels else vae.experts(batch))
     z = q.sample((num_draws,))
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
     together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - torch.tensor(batch.rows).log()

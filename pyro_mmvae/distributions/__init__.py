@@ -11,6 +11,7 @@ from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
+from pyro_mmvae.distributions.negative_binomial import NegativeBinomial
 from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
@@ -26,6 +27,7 @@ __all__ = [
     "LogPool",
     "Mixture",
     "NaturalNormal",
+    "NegativeBinomial",
     "Normal",
     "ProductMixture",
     "Rows",

@@ -81,6 +81,11 @@ class Columnwise(Frozen):
         """The expected value; for a column of categories the most probable one."""
         return self._stacked([p.probs.argmax(-1) if isinstance(p, dist.Categorical) else p.mean for p in self.parts])
 
+    def categories(self) -> dict[int, Tensor]:
+        """The probabilities (..., category) of the columns of categories, by their number."""
+        every, lead = enumerate(self.parts), self.batch_shape[:-1]
+        return {n: p.expand(lead).probs for n, p in every if isinstance(p, dist.Categorical)}
+
     @property
     def variance(self) -> Tensor:
         """NaN for a column of categories."""

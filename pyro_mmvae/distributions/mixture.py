@@ -97,8 +97,10 @@ class Mixture(Frozen):
 
     @property
     def variance(self) -> Tensor:
-        second = self.components.variance + self.components.mean**2
-        return (self._weights(second) * second).sum(0).expand(self.batch_shape + self.event_shape) - self.mean**2
+        mean = self.components.mean
+        middle = (self._weights(mean) * mean).sum(0)
+        around = self.components.variance + (mean - middle) ** 2
+        return (self._weights(around) * around).sum(0).expand(self.batch_shape + self.event_shape)
 
 
 def _pick(value: Tensor, index: Tensor, inner: int, event_dims: int) -> Tensor:

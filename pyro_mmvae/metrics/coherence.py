@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import generate, predictive_draws
-from pyro_mmvae.weights import opened
+from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
 
@@ -103,6 +103,7 @@ def coherence(
         raise ValueError("no classifier; give at least one, such as {'image': mm.Judge(images, labels)}")
     if right.shape != (batch.rows,):
         raise ValueError(f"labels have shape {tuple(right.shape)} for {batch.rows} rows; give one a row")
+    known(vae, classifiers)
     share = {}
     for size in range(1, (most_given or len(batch) - 1) + 1):
         for given in combinations(batch, size):
@@ -141,6 +142,7 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
     """
     if len(classifiers) < 2:
         raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
+    known(vae, classifiers)
     drawn = generate(vae, num_draws)
     said = torch.stack([torch.as_tensor(see(drawn[name])).cpu() for name, see in classifiers.items()])
     return float((said == said[0]).all(0).double().mean())

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import nesting, opened, parts
+from pyro_mmvae.weights import known, nesting, opened, parts
 
 
 class Retrieval(NamedTuple):
@@ -39,17 +39,24 @@ def retrieval(scores: Tensor, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
     """Recall at k from a table of scores.
 
     Args:
-        scores: (query, candidate), higher = more alike; the partner of query i is candidate i. Ties count half.
+        scores: (query, candidate), higher = more alike; the partner of query i is candidate i. Ties are broken by
+            chance, and this is the mean over that.
         k: how many of the best to look at.
+
+    Raises:
+        ValueError: a score is NaN.
 
     Example:
         >>> import torch
         >>> retrieval(torch.eye(20)).recall[1]
         1.0
     """
+    if bool(scores.isnan().any()):
+        raise ValueError(f"{int(scores.isnan().sum())} of the scores are NaN; mend them, or leave their rows out")
     own = scores.diagonal().unsqueeze(1)
-    rank = 1 + (scores > own).sum(1) + 0.5 * ((scores == own).sum(1) - 1)
-    return Retrieval({n: float((rank <= n).double().mean()) for n in k}, float(rank.quantile(0.5)), scores.shape[1])
+    better, alike = (scores > own).sum(1), (scores == own).sum(1)
+    recall = {n: float(((n - better) / alike).clamp(0, 1).double().mean()) for n in k}
+    return Retrieval(recall, float((better + 0.5 * (alike + 1)).quantile(0.5)), scores.shape[1])
 
 
 @torch.no_grad()
@@ -103,7 +110,9 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         torch.Size([20, 20])
     """
     batch, rows = opened(vae, x), []
-    if not bool(batch.mask[target].all()):
+    known(vae, query)
+    known(vae, [target])
+    if target not in batch or not bool(batch.mask[target].all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
     depth = nesting(vae, batch)
     with silent(), pyro.validation_enabled(False):
@@ -117,6 +126,8 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
                     f"modality {target!r} has no decoder, so that it has no likelihood; give another target"
                 )
             p = model.nodes[target]["fn"]
+            if batch[target].dim() > 1 + len(p.event_shape):
+                raise ValueError(f"modality {target!r} is repeated, so that no entry is the row's; give another target")
             shape = (1, *[1] * (len(p.batch_shape) - 1), *p.event_shape)
             found = [
                 p.log_prob(entry.reshape(shape)).reshape(num_draws, part.rows, -1).sum(-1) for entry in batch[target]

@@ -20,7 +20,7 @@ from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
 from pyro_mmvae.view import EVERYTHING, View
-from pyro_mmvae.weights import per_row, row_axis
+from pyro_mmvae.weights import auxiliary, per_row, row_axis
 
 
 class Objective(Loss):
@@ -110,6 +110,8 @@ class Objective(Loss):
             if self.bound.sticking:
                 site = {**site, "fn": detached(site["fn"])}
             log_w = log_w + beta * (weight(p.nodes[name]) - weight(site))
+        for site in auxiliary(q, p) if beta else ():
+            log_w = log_w - beta * weight(site)
         return log_w.expand(self.num_particles, batch.rows)
 
 

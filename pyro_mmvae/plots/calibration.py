@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
 from pyro_mmvae.diagnostics.patterns import title
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
 from pyro_mmvae.psis import khat_limit
+from pyro_mmvae.weights import opened
 
 
 def plot_khat(
@@ -39,6 +42,8 @@ def plot_khat(
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
         found = log_likelihood(vae, x, mask, num_particles=num_particles, targets=given).khat
+        there = torch.stack([seen_rows(m) for n, m in opened(vae, x, mask, given).mask.items() if n in given]).any(0)
+        found = found[there.to(found.device)]
         value = found[found.isfinite()].cpu().numpy()
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)

@@ -57,6 +57,10 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
     ax, plane = new_axes(ax, (4.6, 4.2)), mean.double().cpu().numpy()
     plane = plane if plane.shape[1] == 2 else np.column_stack([plane[:, 0], np.zeros(len(plane))])
     groups = np.zeros(len(plane)) if labels is None else np.asarray(labels)
+    if groups.shape != (len(plane),):
+        raise ValueError(f"labels have shape {groups.shape} for {len(plane)} rows; give one a row")
+    if groups.dtype == object or groups.dtype.kind == "f":  # None and NaN are labels as well
+        groups = np.array([f"{group:g}" if isinstance(group, float) else f"{group}" for group in groups.tolist()])
     for group in np.unique(groups):
         chosen = plane[groups == group]
         ax.plot(chosen[:, 0], chosen[:, 1], "o", markersize=3, alpha=0.6, label=f"{group}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from pyro_mmvae.dataset import MultimodalDataset
 
 AT_ONCE = 2**23
 """Bytes of data on disk that are read at once, if batches are smaller than that."""
+FIRST = 64
+"""Rows on disk among which each modality is looked for, to see what there is to train."""
 
 
 class Batches(Protocol):
@@ -53,7 +56,7 @@ class InMemory:
             yield self.data.take(index)
 
     def first(self) -> Batch:
-        return self.data.take(torch.arange(min(2, self.rows), device="cpu"))
+        return self.data.few()
 
 
 class Loader:
@@ -62,8 +65,17 @@ class Loader:
     rows = 0
 
     def __init__(self, vae: Any, batches: Iterable[Any]):
+        if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
+            raise ValueError(
+                f"x is a {type(batches).__name__}, which cannot be walked once an epoch; give a dictionary name ->"
+                " array, a list of batches or a DataLoader"
+            )
+        if isinstance(batches, list) and len(batches) == 2 and _masks(batches[1]):
+            raise ValueError("x is a list of arrays and masks, which would be two batches; give them as (x, mask)")
         self.vae, self.batches, self.likelihoods = vae, batches, None
-        self.steps = len(batches) if isinstance(batches, Sized) else 0
+        self.steps = 0
+        with suppress(TypeError):  # a DataLoader has a length, but not where its data have none
+            self.steps = len(batches) if isinstance(batches, Sized) else 0
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         empty = start == 0
@@ -108,7 +120,7 @@ class OnDisk:
                 yield from coming.popleft().result()
 
     def first(self) -> Batch:
-        return self.data.batch(range(min(2, self.rows)), partial(opened, self.vae))
+        return self.data.batch(range(min(FIRST, self.rows)), partial(opened, self.vae)).few()
 
     def _check(self, x: Arrays, mask: Arrays) -> Batch:
         return opened(self.vae, x, mask, self.likelihoods)
@@ -127,7 +139,19 @@ def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batche
 
 def pair(item: Any) -> tuple[Any, Any]:
     """(x, mask) of what a loader gives: a pair, or x alone."""
-    return (item[0], item[1]) if isinstance(item, (tuple, list)) else (item, None)
+    if not isinstance(item, (tuple, list)):
+        return item, None
+    if len(item) != 2:
+        raise ValueError(
+            f"a {type(item).__name__} of {len(item)} stands where x or (x, mask) is asked for; give a pair"
+        )
+    return item[0], item[1]
+
+
+def _masks(item: Any) -> bool:
+    """Whether these are masks, and no data."""
+    kinds = [getattr(v, "dtype", None) for v in item.values()] if isinstance(item, Mapping) else []
+    return bool(kinds) and all(kind in (torch.bool, bool) for kind in kinds)
 
 
 def likelihoods_of(vae: Any, batch: Batch) -> Any:

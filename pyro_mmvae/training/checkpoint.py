@@ -12,6 +12,7 @@ from typing import Any
 from pyro_mmvae.storage import Damaged, compare, read, write
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import constant
+from pyro_mmvae.training.settings import course_of
 
 Settings = dict[str, Any]
 
@@ -121,7 +122,7 @@ class Checkpoint:
     def _check(self, file: Path, record: dict[str, Any], course: Course) -> None:
         for key, here in self.settings.items():
             there = record["settings"].get(key)
-            longer = key == "epochs" and self.settings["schedule"] == constant.__name__ and there <= here
+            longer = key == "epochs" and self.settings["schedule"] == course_of(constant) and there <= here
             if there != here and not longer:
                 raise ValueError(
                     f"checkpoint {file} is of a run with {key} {there}, not {here}; give the same, or another path"

@@ -59,7 +59,7 @@ class Form(NamedTuple):
         x = dict(zip(self.x, tensors))
         masks = dict(zip(self.masks, tensors[len(x) :], strict=True))
         new = Batch(x, {**like.mask, **masks}, like.rows, frozenset(x) - frozenset(masks))
-        new.checked, new.covered, new.filled, new.dense = True, self.covered, self.filled, dense
+        new.checked, new.covered, new.filled, new.dense = None, self.covered, self.filled, dense
         return new
 
 

@@ -37,7 +37,6 @@ class Pace(NamedTuple):
         steps: an epoch has, 0 if that is not known; then both change from epoch to epoch.
     """
 
-    lr: float
     schedule: Schedule
     epochs: int
     warmup: int
@@ -50,10 +49,10 @@ class Pace(NamedTuple):
         return self.epochs * self.steps if self.steps else math.inf
 
     def __call__(self, epoch: int, step: int) -> tuple[float, float]:
-        """The learning rate and the KL's weight at a step."""
+        """The factor of the learning rate and the KL's weight at a step."""
         done = epoch + (step / self.steps if self.steps else 0.0)
         rise = min(1.0, done / self.warmup) if self.warmup else 1.0
-        return self.lr * self.schedule(done / self.epochs), rise * self.beta(done / self.epochs)
+        return self.schedule(done / self.epochs), rise * self.beta(done / self.epochs)
 
 
 @dataclass
@@ -62,7 +61,7 @@ class History:
 
     Attributes:
         loss: mean training loss, nats a row, as weighted in the loss.
-        validation: the same on held-out rows, empty without validation data.
+        validation: the same on held-out rows, with the KL at its own weight; empty without validation data.
         lr: the learning rate at the end of the epoch.
         seconds: wall time since the start.
         best_epoch: the epoch (from 0) whose weights were kept; None without validation data.

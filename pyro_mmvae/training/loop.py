@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,20 +15,21 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.optim import Adam
-from pyro_mmvae.programs import Program, alone
+from pyro_mmvae.programs import alone, owners_of
 from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
+from pyro_mmvae.training.settings import checksums, course_of, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
 
 LONG = 100
@@ -36,6 +38,8 @@ UNREAD = 1000
 """Steps after which losses are read that were left on an accelerator."""
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fit(
     vae: Any,
     x: Arrays | MultimodalDataset | Iterable[Any],
@@ -82,7 +86,8 @@ def fit(
         beta: progress (0 to 1) -> factor of the KL's weight, besides: any course of it, such as
             `lambda progress: min(1.0, 4 * progress % 1 * 2)`, four times from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
-        optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam.
+        optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam. The schedule
+            multiplies the learning rate of each of its groups.
         autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
         compile: for long runs of small models: traces the first step into one graph of tensor operations and runs that
             for every batch of its shape, by a backend of `torch.compile`; "inductor" needs a C++ compiler and a minute
@@ -103,17 +108,18 @@ def fit(
             a warning, or `mm.give_up`, which raises the OSError.
 
     Returns:
-        A `History`. The modules are left in eval mode.
+        A `History`. The modules are left in eval mode; those whose parameters are all frozen are never in another.
 
     Raises:
-        ValueError: bad input, in one line, before anything is changed; or a checkpoint that is damaged, foreign or of
-            another run, which is left as it is.
-        FloatingPointError: the loss is no longer finite; names the epoch, the step and the modality. The weights are
-            those from the start of that epoch.
+        ValueError: bad input, in one line, before anything is changed, or in a later batch, with the weights from the
+            start of the epoch; or a checkpoint that is damaged, foreign or of another run, which is left as it is.
+        FloatingPointError: the loss, or that of the validation data, is no longer finite; names the epoch, the step and
+            the modality. The weights are those from the start of that epoch.
         OSError: no checkpoint could be written, with `mm.give_up`.
 
     Limits of resuming: a loader must give the same batches again, in an order that depends on torch's global generator
-    alone; what a module keeps outside of its parameters and buffers is not in the file.
+    alone; what a module keeps outside of its parameters and buffers is not in the file, nor is what is frozen; of data
+    on disk and of a loader only the numbers of rows and steps are compared.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -124,26 +130,37 @@ def fit(
         (3, False)
     """
     keep_at_hand()
-    epochs, batch_size = whole("epochs", epochs, 0), whole("batch_size", batch_size)
+    epochs, batch_size, seed = whole("epochs", epochs, 0), whole("batch_size", batch_size), whole("seed", seed, 0)
+    warmup, patience = whole("warmup", warmup, 0), None if patience is None else whole("patience", patience)
+    lr, clip = positive("lr", lr, zero=True), None if clip is None else positive("clip", clip)
+    for what, function in (("schedule", schedule), ("beta", beta), ("optimizer", optimizer or Adam)):
+        if not callable(function):
+            raise ValueError(f"{what} is {function!r}; give a function, such as mm.constant of a schedule")
+    if patience is not None and validation is None:
+        raise ValueError(f"patience is {patience}, but there is nothing to be patient about; give validation data too")
+    loss, make = direct(loss), optimizer or Adam
     data = batches_of(vae, x, mask, batch_size)
     held_out = None if validation is None else opened(vae, *pair(validation))
-    loss, make = direct(loss), optimizer or Adam
+    if held_out is not None and all(held_out.lacks(name) for name in held_out):
+        raise ValueError("validation: nothing is observed in it; give rows with data")
     settings = {
-        "epochs": epochs, "batch_size": batch_size, "lr": float(lr), "schedule": _title(schedule), "warmup": warmup,
-        "beta": _title(beta),
-        "loss": f"{_title(loss)} of {getattr(loss, 'num_particles', 1)} draws", "clip": clip, "patience": patience,
-        "optimizer": _title(make), "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
+        "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": course_of(schedule), "warmup": warmup,
+        "beta": course_of(beta), "loss": title_of(loss), "clip": clip, "patience": patience,
+        "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
     with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast, move=make is Adam):
-        parameters = inventory(vae, first, devices)
-        optim = make(list(parameters.values()), lr=float(lr))
+        parameters = inventory(vae, first, devices, modules)
+        optim = make(list(parameters.values()), lr=lr)
+        sums = {} if checkpoint is None else checksums(getattr(data, "data", None), held_out)
+        options = ", ".join(f"{name} {value}" for name, value in optim.defaults.items())
+        settings |= {"optimizer": title_of(make), "options of the optimizer": options}
         rows = getattr(data, "batch_size", None)
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
-        keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first)})
+        keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first), **sums})
         keeper.resume(course)
-        before, pace = course.epoch, Pace(lr, schedule, epochs, warmup, beta, data.steps)
+        before, pace = course.epoch, Pace(schedule, epochs, warmup, beta, data.steps)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)
         _epochs(run, course, data, pace, keeper, patience, validate, progress)
         if course.epoch > before:
@@ -168,8 +185,15 @@ def _epochs(
     """What is left of the run, epoch by epoch."""
     with tqdm(total=pace.epochs, initial=course.epoch, disable=not progress, unit="epoch", mininterval=0.5) as bar:
         while course.epoch < pace.epochs and not course.stale(patience):
-            _epoch(run, course, data, pace, keeper)
-            course.end_epoch(None if validate is None else validate())
+            try:
+                _epoch(run, course, data, pace, keeper)
+            except ValueError:  # of a later batch, or of a step that cannot be compiled after others that needed not be
+                course.set(course.start)
+                raise
+            held_out = None if validate is None else validate()
+            if held_out is not None and not math.isfinite(held_out):
+                raise _stopped(course, course.step, f"the loss is {held_out}", "the validation data")
+            course.end_epoch(held_out)
             bar.set_postfix_str(course.history.summary(), refresh=False)
             bar.update()
 
@@ -182,11 +206,7 @@ def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoi
             with run.aside():
                 warn_of_drowning(run.model, batch)
         rate, beta = pace(course.epoch, course.step)
-        try:
-            course.add(run.step(batch, rate, beta), batch.rows)
-        except ValueError:  # a step that cannot be compiled may come after others that needed not be
-            course.set(course.start)
-            raise
+        course.add(run.step(batch, rate, beta), batch.rows)
         if not late or keeper.due() or len(course.unread) == UNREAD:
             _judge(run, course, data, None if late else batch)
             keeper.offer(course)
@@ -217,10 +237,6 @@ def _stopped(course: Course, step: int, what: str, culprit: str) -> FloatingPoin
     )
 
 
-def _title(thing: Any) -> str:
-    return getattr(thing, "__qualname__", type(thing).__qualname__)
-
-
 def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(value.shape[1:]) for name, value in batch.items()}
 
@@ -231,6 +247,7 @@ def _prepared(vae: Any, data: Batches, seed: int) -> Iterator[tuple[list[nn.Modu
     with alone(), _training(vae) as modules, pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
         with undisturbed():
+            seed_generators((), seed)
             first = data.first()
         devices = devices_of([*first.values(), *(p for module in modules for p in module.parameters())])
         with undisturbed(devices):
@@ -240,11 +257,14 @@ def _prepared(vae: Any, data: Batches, seed: int) -> Iterator[tuple[list[nn.Modu
 
 @contextmanager
 def _training(vae: Any) -> Iterator[list[nn.Module]]:
-    """The modules of both programs in training mode, and in eval mode afterwards."""
-    owners = [p.vae if isinstance(p, Program) else p for p in (vae.model, vae.guide)]
-    found = list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
-    for module in found:
-        module.train()
+    """The modules of both programs in training mode, but for what is frozen; in eval mode afterwards."""
+    found = owners_of(vae)
+    for owner in found:
+        owner.train()
+        for module in owner.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
     try:
         yield found
     finally:

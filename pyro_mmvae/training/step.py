@@ -17,7 +17,7 @@ from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.optim import Adam
-from pyro_mmvae.programs import silent, weighted_kl
+from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
 
 
@@ -42,6 +42,7 @@ class Run:
         rows: int | None = None,
     ):
         self.model, self.guide = vae.model, vae.guide
+        self.rates = [group["lr"] for group in optim.param_groups]
         self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
@@ -70,13 +71,14 @@ class Run:
         """One gradient step; the loss summed over the rows of the batch, a scalar. Takes no step if it is not finite.
 
         Args:
-            rate: the learning rate.
+            rate: factor of the learning rate that each group began with.
             beta: weight of the KL.
         """
-        for group in self.optim.param_groups:
-            group["lr"] = rate
+        for group, first in zip(self.optim.param_groups, self.rates, strict=True):
+            group["lr"] = first * rate
         self.beta = beta
-        self.optim.zero_grad(set_to_none=True)
+        for p in self.parameters:  # of which the optimiser may have a part
+            p.grad = None
         loss, taught = self._teach(batch, beta)
         if not taught:
             return loss
@@ -116,14 +118,9 @@ class Run:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """A look at the model that leaves no trace: in eval mode, with the generators as before."""
-        modes = [(module, module.training) for owner in self.modules for module in owner.modules()]
-        for owner in self.modules:
-            owner.eval()
-        with undisturbed(self.devices), silent():
+        with at_rest(self.modules), undisturbed(self.devices), silent():
             seed_generators(self.devices, 0)
             yield
-        for module, mode in modes:
-            module.training = mode
 
     @torch.no_grad()
     def validate(self, batch: Batch, batch_size: int) -> float:
@@ -154,7 +151,7 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
 
     A gradient that is not finite reaches the decoder that it comes from and every encoder, but no other decoder.
     """
-    real = {name: value.detach() for name, value in values.items() if value.is_floating_point()}
+    real = {name: value.detach() for name, value in values.items() if value.requires_grad}  # and no buffers
     sums = [value.sum() for value in real.values()]  # one pass over the weights, where isfinite takes several
     if all(math.isfinite(s) for s in torch.stack([s.to(sums[0].device, torch.float32) for s in sums]).tolist()):
         return None
@@ -165,9 +162,24 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
     return f"the gradient of modality {part[1]!r}" if part else f"the gradient of {lost[0]!r}"
 
 
-def inventory(vae: Any, batch: Batch, devices: Sequence[torch.device]) -> dict[str, Tensor]:
+@contextmanager
+def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules in eval mode, which changes no buffer of theirs, and in their own modes afterwards."""
+    modes = [(module, module.training) for owner in modules for module in owner.modules()]
+    for owner in modules:
+        owner.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def inventory(
+    vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]
+) -> dict[str, Tensor]:
     """The tensors to train, by name."""
-    with poutine.trace(param_only=True) as capture, undisturbed(devices):
+    with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
         poutine.replay(vae.model, guide)(batch, batch.mask)
     unique: dict[int, tuple[str, Tensor]] = {}

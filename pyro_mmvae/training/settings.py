@@ -1,0 +1,52 @@
+"""What a run is told apart from another by: settings of all kinds as plain values."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyro_mmvae.data import Batch
+
+PYROS = {"max_plate_nesting", "ignore_jit_warnings", "strict_enumeration_warning", "retain_graph"}
+"""What Pyro finds out by itself, or what changes no number."""
+MOST = 2**20
+"""Numbers of a modality that enter its checksum, evenly spaced."""
+
+
+def title_of(thing: Any) -> str:
+    """A function or class by its name; an object by its class, its numbers and switches, and what it is made of."""
+    if hasattr(thing, "__qualname__"):
+        return str(thing.__qualname__)
+    if isinstance(thing, (list, tuple)):
+        return f"{type(thing).__qualname__}({', '.join(map(title_of, thing))})"
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return repr(thing)
+    simple = (bool, int, float, str, list, tuple)
+    inside = getattr(thing, "__dict__", {}).items()
+    parts = {k: v for k, v in inside if isinstance(v, simple) and k not in PYROS}
+    return f"{type(thing).__qualname__}({', '.join(f'{k}={title_of(v)}' for k, v in sorted(parts.items()))})"
+
+
+def course_of(function: Callable[[float], float]) -> str:
+    """A function of progress by its name and a few of its values."""
+    return f"{title_of(function)} {[round(float(function(at)), 6) for at in (0.0, 0.1, 0.35, 0.8)]}"
+
+
+def checksums(data: Any, held_out: Any) -> dict[str, int | None]:
+    """Of the data in memory and of those held out."""
+    return {"checksum of the data": checksum(data), "checksum of the validation data": checksum(held_out)}
+
+
+def checksum(batch: Any) -> int | None:
+    """Of data in memory, values and masks; None of others."""
+    if not isinstance(batch, Batch):
+        return None
+    found = 0
+    for name in batch:
+        for value in (batch[name], batch.mask[name]):
+            some = value.detach().reshape(-1)[:: max(1, value.numel() // MOST)].cpu().contiguous()
+            found = zlib.crc32(some.view(torch.uint8).numpy().tobytes(), found)
+    return found

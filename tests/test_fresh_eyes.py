@@ -1,0 +1,505 @@
+"""What four readers with fresh eyes found wrong: numbers against closed forms, and states that must not change."""
+
+import copy
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import three, three_rows
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.calibration import rank
+from pyro_mmvae.diagnostics.predictive import _t_test
+from pyro_mmvae.distributions import Mixture, NegativeBinomial
+from pyro_mmvae.psis import smooth
+
+
+class From(nn.Module):
+    """A plain function as a decoder's network or an encoder."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def normal(loc, scale):
+    return dist.Normal(loc, torch.full_like(loc, scale)).to_event(1)
+
+
+# numbers
+
+
+@pytest.mark.parametrize("off", [0.0, 1e4, 2e5])
+def test_large_log_weights_do_not_pass_for_equal_ones(off):
+    torch.manual_seed(0)
+    raw = 10 * torch.randn(1000, 3, dtype=torch.float32)
+    torch.testing.assert_close(smooth(raw - off).khat, smooth(raw).khat, rtol=0, atol=0.05)
+
+
+def test_weights_that_rounding_makes_alike_are_not_called_good():
+    raw = torch.full((1000, 2), -2e5, dtype=torch.float32)
+    assert smooth(raw).khat.tolist() == [math.inf] * 2
+    assert smooth(raw.double()).khat.tolist() == [-math.inf] * 2
+
+
+def two_modes():
+    """x given z is N(z^2, 0.3), and the guide is the prior: the posterior has two modes and the guide draws both."""
+    look = From(lambda x: normal(torch.zeros(len(x), 1), 1.0))
+    part = mm.Modality(mm.NormalLikelihood(From(torch.square), scale=0.3), look)
+    vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(1), mm.PoE(prior_expert=False))
+    return vae, {"a": torch.full((60, 1), 4.0)}
+
+
+def test_draws_of_one_mode_are_not_certified_where_the_guide_has_seen_two():
+    vae, x = two_modes()
+    found = mm.posterior_draws(vae, x, progress=False, max_nuts_rows=0)
+    mean = found.latents["z"].mean(0).squeeze(-1)
+    assert not bool((found.certified & (mean.abs() > 0.5)).any())
+
+
+def test_the_gaps_of_such_rows_have_the_whole_likelihood():
+    vae, x = two_modes()
+    z = torch.linspace(-6, 6, 12001).double()
+    exact = (-0.5 * z**2 - 0.5 * ((4 - z**2) / 0.3) ** 2).exp().sum().mul(0.001 / (2 * math.pi * 0.3)).log()
+    error = mm.gaps(vae, x).log_likelihood - exact
+    assert float(error.median().abs()) < 0.1 and float((error < -0.5).double().mean()) < 0.1  # without a mode -0.69
+
+
+def conjugate(x=None, mask=None):
+    batch = mm.Batch.of(x, mask)
+    with pyro.plate("data", batch.rows, dim=-1):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        for name in "ab":
+            p = dist.Normal(z, 1.0).to_event(1)
+            pyro.sample(name, p) if x is None else pyro.sample(name, p, obs=batch[name])
+
+
+def through_noise(x=None, mask=None):
+    """The exact posterior, as Pyro's own guides are written: noise, and a code that is a function of it."""
+    batch = mm.Batch.of(x, mask)
+    loc, scale = (batch["a"] + batch["b"]) / 3, torch.tensor(3**-0.5)
+    with pyro.plate("data", batch.rows, dim=-1):
+        noise = dist.Normal(torch.zeros(batch.rows, 1), 1.0).to_event(1)
+        e = pyro.sample("eps", noise, infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(loc + scale * e, log_density=-scale.log(), event_dim=1))
+
+
+def test_the_density_of_a_guides_noise_is_part_of_the_weights():
+    torch.manual_seed(0)
+    pair, x = mm.Pair(conjugate, through_noise), {name: 1.4 * torch.randn(50, 1) for name in "ab"}
+    covariance = torch.eye(2) + 1
+    exact = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(torch.cat([x["a"], x["b"]], -1))
+    torch.testing.assert_close(mm.log_likelihood(pair, x, num_particles=50).value, exact, rtol=0, atol=1e-4)
+    assert mm.Objective().loss(*pair, x) == pytest.approx(-float(exact.sum()), abs=1e-3)
+
+
+def test_usage_of_a_prior_of_two_levels_is_that_of_z_alone():
+    torch.manual_seed(0)
+    slope = 1 / (1 + 4 / 0.25)  # v ~ N(0, 1), z | v ~ N(2v, 0.5), so z ~ N(0, 4.25), and up is p(v | z)
+    up, down = From(lambda z: normal(slope * 8 * z, slope**0.5)), From(lambda v: normal(2 * v, 0.5))
+    prior = mm.HierarchicalNormal(1, mm.StandardNormal(1), down, up)
+    part = mm.Modality(mm.NormalLikelihood(nn.Linear(1, 1)), From(lambda x: normal(0.5 * x, 0.4)))
+    vae, x = mm.MultimodalVAE({"a": part}, prior, mm.PoE(prior_expert=False)), {"a": torch.randn(500, 1)}
+    exact = torch.distributions.kl_divergence(vae.posterior(x).base_dist, dist.Normal(0.0, 4.25**0.5)).mean()
+    assert mm.usage(vae, x).kl == pytest.approx(float(exact), abs=0.1)
+
+
+@pytest.mark.parametrize("dispersion", [1e-2, 1.0, 29.0, 31.0, 1e4, 1e7])
+@pytest.mark.parametrize("count", [0.0, 3.0, 500.0])
+def test_negative_binomials_have_their_digits_in_single_precision(dispersion, count):
+    logits = math.log(5.0 / dispersion)
+    exact = dist.NegativeBinomial(torch.tensor(dispersion).double(), logits=torch.tensor(logits).double())
+    single = (torch.tensor(number, dtype=torch.float32) for number in (dispersion, logits, count))
+    r, odds, k = single
+    found = NegativeBinomial(r, logits=odds).log_prob(k)
+    exact = float(exact.log_prob(torch.tensor(count).double()))
+    assert float(found) == pytest.approx(exact, rel=2e-5, abs=2e-4)
+
+
+@pytest.mark.parametrize("draws", [1, 4, 19])
+def test_ranks_among_equals_are_uniform(draws):
+    torch.manual_seed(0)
+    found = rank(torch.zeros(draws, 200_000), torch.zeros(200_000))
+    assert 12 * float(found.var()) == pytest.approx(1.0, abs=0.01)
+    assert float(found.mean()) == pytest.approx(0.5, abs=0.005)
+
+
+def test_levels_far_from_the_thresholds_keep_their_log_probability():
+    column, start = mm.OrdinalColumn(5), mm.OrdinalColumn(5).start().to(torch.float32)
+    for out, level, exact in ((-20.0, 1.0, -18.96), (-30.0, 4.0, -31.5), (30.0, 0.0, -31.5)):
+        p = column.distribution(torch.tensor([out], dtype=torch.float32), start)
+        assert float(p.log_prob(torch.tensor(level))) == pytest.approx(exact, abs=0.01)
+    ours = column.distribution(torch.tensor([0.3]), start.double())
+    theirs = dist.OrderedLogistic(torch.tensor([0.3]), start[0].double() + torch.arange(4.0))
+    torch.testing.assert_close(ours.probs.squeeze(), theirs.probs.squeeze())
+
+
+def test_the_variance_of_a_narrow_mixture_far_from_zero():
+    parts = dist.Normal(torch.tensor([[30.0], [30.0]]), 1e-3)
+    assert float(Mixture(parts, torch.full((2, 1), 0.5)).variance) == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_tied_scores_have_the_recall_of_chance():
+    assert mm.retrieval(torch.zeros(2, 2)).recall[1] == 0.5
+    assert mm.retrieval(torch.zeros(20, 20)).recall[5] == 0.25
+    with pytest.raises(ValueError, match="NaN"):
+        mm.retrieval(torch.full((3, 3), math.nan))
+
+
+def test_few_rows_are_judged_by_students_t():
+    scipy = pytest.importorskip("scipy.stats")
+    for rows in (5, 10, 40):
+        values = torch.linspace(-1.0, 2.0, rows).double()
+        assert _t_test(values) == pytest.approx(scipy.ttest_1samp(values.numpy(), 0).pvalue, rel=0.03)
+    assert math.isnan(_t_test(torch.ones(4)))
+
+
+def test_two_samples_with_a_number_that_is_none_are_refused():
+    draws = torch.randn(50, 2)
+    draws[7] = math.nan
+    with pytest.raises(ValueError, match="2 of the numbers in the reference are not finite"):
+        mm.c2st(torch.randn(50, 2), draws)
+
+
+def test_the_category_of_a_table_is_the_most_probable_of_the_averaged_ones():
+    torch.manual_seed(0)
+    columns = [mm.RealColumn(), mm.CategoryColumn(3)]
+    net = nn.Linear(1, mm.outputs_of(columns))
+    with torch.no_grad():  # of z: category 0 on one side, 2 on the other, 1 never
+        net.weight.zero_(), net.bias.zero_()
+        net.weight[-3:, 0], net.bias[-3:] = torch.tensor([-20.0, 0.0, 20.0]), torch.tensor([0.0, -50.0, 0.0])
+    part = mm.Modality(mm.TableLikelihood(net, columns), mm.NormalHead(8, 1), trunk=mm.TableTrunk(columns, 8))
+    vae = mm.MultimodalVAE({"t": part}, mm.StandardNormal(1), mm.PoE())
+    x, mask = {"t": torch.zeros(40, 2)}, {"t": torch.zeros(40, 2, dtype=torch.bool)}
+    assert set(mm.predict(vae, x, mask)["t"][:, 1].tolist()) <= {0.0, 2.0}
+
+
+# data
+
+
+def test_a_constant_column_has_a_scale_of_one():
+    rows = np.c_[np.full(1000, 0.1), np.random.default_rng(0).normal(size=1000)].astype(np.float32)
+    scale = mm.guess_modalities({"lab": rows}, dim=2)["lab"].decoder.net[-1].scale
+    assert scale[0] == 1 and scale[1] == pytest.approx(1, abs=0.1)
+
+
+def test_large_whole_numbers_are_counts_and_short_floats_do_not_overflow():
+    found = mm.guess_modalities({"total": np.array([1_200_000, 900_000, 5])}, dim=2)["total"]
+    assert type(found.decoder) is mm.NegativeBinomialLikelihood
+    tall = np.random.default_rng(0).normal(170, 10, (2000, 2)).astype(np.float16)
+    assert bool(mm.guess_modalities({"h": tall}, dim=2)["h"].decoder.net[-1].loc.isfinite().all())
+    assert type(mm.guess_modalities({"v": 2e7 + np.random.rand(50, 2)}, dim=2)["v"].decoder) is mm.NormalLikelihood
+
+
+def test_a_dataset_reads_masked_arrays_series_and_sparse_matrices_by_position():
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    age = np.ma.masked_equal(np.where(np.arange(1000) % 2 == 0, -999.0, 60.0)[:, None], -999.0)
+    batch = mm.MultimodalDataset({"age": age}).batch(range(1000))
+    assert float(batch.mask["age"].float().mean()) == 0.5 and float(batch["age"].min()) == 0
+    series = pandas.Series([0.0, 10.0, 20.0], index=[2, 1, 0])
+    assert mm.MultimodalDataset({"a": series})[[0, 2]][0]["a"].tolist() == [0.0, 20.0]
+    matrix = sparse.random(30, 4, 0.3, format="coo", random_state=0)
+    found = mm.MultimodalDataset({"rna": matrix})[[4, 1]][0]["rna"]
+    assert np.array_equal(found.numpy(), matrix.toarray()[[4, 1]])
+
+
+def test_a_mask_in_another_order_is_refused():
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame({"u": [10.0, 20.0, 30.0]}, index=["p3", "p2", "p1"])
+    seen = pandas.Series([True, False, False], index=["p1", "p2", "p3"])
+    with pytest.raises(ValueError, match="the mask of 'a' has another index than 'a'"):
+        mm.Batch.of({"a": x}, {"a": seen})
+
+
+def test_a_batch_that_one_model_has_checked_is_checked_by_the_next():
+    def model(head):
+        part = mm.Modality(head(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))
+        return mm.MultimodalVAE({"s": part}, mm.StandardNormal(2), mm.PoE())
+
+    real, yes_no = model(mm.NormalLikelihood), model(mm.BernoulliLikelihood)
+    batch = mm.Batch.of({"s": torch.tensor([[0.5], [3.0]])})
+    mm.log_likelihood(real, batch)
+    with pytest.raises(ValueError, match="off the support"):
+        mm.log_likelihood(yes_no, batch)
+
+
+def test_a_posterior_of_a_label_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="modality 'label' has the value -1"):
+        three().posterior({"label": torch.tensor([-1])})
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda vae, x: vae.posterior(x, given=(name for name in ["label"])),
+        lambda vae, x: mm.log_likelihood(vae, x, targets=filter(None, ["label"])),
+        lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets="label"),
+        lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets=["typo"]),
+        lambda vae, x: mm.predictive_similarity(vae, x, query=["typo"], target="label"),
+        lambda vae, x: mm.predictive_similarity(vae, x, query=["body"], target="typo"),
+        lambda vae, x: mm.log_likelihood(mm.Pair(vae.model, vae.guide), x, targets=["typo"]),
+        lambda vae, x: mm.coherence(vae, x, torch.zeros(4), {"typo": lambda value: value}),
+    ],
+)
+def test_names_that_are_none_are_refused(ask):
+    with pytest.raises(ValueError, match=r"stands where names are asked for|unknown modality 'typo'"):
+        ask(three(), three_rows(4))
+
+
+@pytest.mark.parametrize("name", ["training", "", 5])
+def test_names_that_no_module_can_have_are_refused(name):
+    part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))
+    with pytest.raises(ValueError, match=r"is taken by torch's modules|name it by a string"):
+        mm.MultimodalVAE({name: part}, mm.StandardNormal(2), mm.PoE())
+
+
+def test_a_prior_of_numbers_without_an_event_is_named():
+    part = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))}
+    vae = mm.MultimodalVAE(part, lambda: dist.Normal(torch.zeros(2), 1.0), mm.PoE())
+    with pytest.raises(ValueError, match=r"the prior has batch \(2,\) and event \(\); .* add .to_event\(1\)"):
+        mm.fit(vae, {"a": torch.zeros(4, 1)}, epochs=1, progress=False)
+
+
+def test_a_plate_by_another_name_is_named():
+    def program(x=None, mask=None):
+        with pyro.plate("rows", 3, dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"neither .* has a plate named 'data'"):
+        mm.log_likelihood(mm.Pair(program, program), {"a": torch.zeros(3, 1)})
+
+
+# training
+
+
+def noisy(norm=nn.BatchNorm1d):
+    torch.manual_seed(0)
+    parts = {}
+    for name, size in (("a", 3), ("b", 2)):
+        look = nn.Sequential(nn.Linear(size, 8), norm(8), nn.ReLU(), mm.encoder(8, 8, dim=2))
+        parts[name] = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, size)), look)
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+
+
+def two_rows(rows=40):
+    torch.manual_seed(1)
+    return {"a": torch.randn(rows, 3), "b": torch.randn(rows, 2)}
+
+
+def states(vae):
+    return copy.deepcopy(vae.state_dict())
+
+
+def same(before, vae):
+    return all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_fit_trains_where_gradients_are_switched_off(context):
+    x, vae, other = two_rows(), noisy(), noisy()
+    with context():
+        mm.fit(vae, x, epochs=2, progress=False)
+    mm.fit(other, x, epochs=2, progress=False)
+    assert same(states(other), vae)
+
+
+def test_looking_for_parameters_changes_no_buffer():
+    x, vae = two_rows(), noisy()
+    before = states(vae)
+    mm.fit(vae, x, epochs=0, progress=False)
+    assert same(before, vae)
+    mm.fit(vae, x, epochs=3, batch_size=20, progress=False)
+    assert int(vae.modalities["a"].encoder[1].num_batches_tracked) == 6
+    x["a"][0] = math.nan  # so that of the first two rows one is left, of which there is no variance
+    mm.fit(noisy(), x, epochs=1, progress=False)
+
+
+def test_parameters_that_the_first_rows_do_not_need_are_trained():
+    first, second = nn.Linear(2, 3), nn.Linear(2, 2)
+
+    def model(x=None, mask=None):
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).expand([len(x["a"]), 2]).to_event(1))
+            for name, net in (("a", first), ("b", second)):
+                if mask[name].any():
+                    pyro.module(name, net)
+                    with poutine.mask(mask=mask[name]):
+                        pyro.sample(name, dist.Normal(net(z), 1.0).to_event(1), obs=x[name])
+
+    def guide(x=None, mask=None):
+        with pyro.plate("data", len(x["a"])):
+            loc = pyro.param("loc", torch.zeros(2))
+            pyro.sample("z", dist.Normal(loc, 1.0).expand([len(x["a"]), 2]).to_event(1))
+
+    x = two_rows()
+    x["b"][:2] = math.nan
+    before = second.weight.detach().clone()
+    mm.fit(mm.Pair(model, guide), x, epochs=2, lr=0.1, progress=False)
+    assert not torch.equal(before, second.weight)
+
+
+class Tutorial(nn.Module):
+    """A VAE as Pyro's tutorial writes it: model and guide are methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.enc, self.dec = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)), nn.Linear(2, 3)
+
+    def model(self, x=None, mask=None):
+        pyro.module("dec", self.dec)
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x["a"]), 2), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(self.dec(z), 1.0).to_event(1), obs=x["a"])
+
+    def guide(self, x=None, mask=None):
+        pyro.module("enc", self.enc)
+        with pyro.plate("data", len(x["a"])):
+            loc, log_scale = self.enc(x["a"]).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_module_with_plain_methods_is_trained_and_validated_in_its_modes(paired):
+    vae = Tutorial().eval()
+    x = {"a": two_rows()["a"]}
+    program = mm.Pair(vae.model, vae.guide) if paired else vae
+    mm.fit(program, x, epochs=3, batch_size=20, validation={"a": 100 * x["a"][:10]}, progress=False)
+    assert not vae.training and int(vae.enc[1].num_batches_tracked) <= 6
+    assert float(vae.enc[1].running_mean.abs().max()) < 2  # of the validation data it would be tens
+
+
+def test_what_is_frozen_stays_in_eval_mode():
+    vae, x = noisy(), two_rows()
+    mm.fit(vae, x, epochs=1, progress=False)
+    vae.modalities["a"].encoder.requires_grad_(False)
+    before = copy.deepcopy(vae.modalities["a"].encoder.state_dict())
+    mm.fit(vae, x, epochs=1, progress=False)
+    assert all(torch.equal(before[k], v) for k, v in vae.modalities["a"].encoder.state_dict().items())
+
+
+def test_every_group_keeps_its_own_learning_rate():
+    made = []
+
+    def make(parameters, lr):
+        made.append(torch.optim.AdamW([{"params": parameters[:4], "lr": 0.1 * lr}, {"params": parameters[4:]}], lr=lr))
+        return made[0]
+
+    mm.fit(noisy(), two_rows(), epochs=1, lr=1e-2, schedule=mm.constant, optimizer=make, progress=False)
+    assert [group["lr"] for group in made[0].param_groups] == pytest.approx([1e-3, 1e-2])
+
+
+def test_gradients_outside_of_the_optimiser_do_not_pile_up(monkeypatch):
+    norms, clip = [], nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda p, most: norms.append(float(clip(p, most))))
+
+    def few(parameters, lr):
+        return torch.optim.SGD(parameters[:4], lr=lr)
+
+    mm.fit(noisy(nn.Identity), two_rows(), epochs=30, lr=0.0, clip=1e9, optimizer=few, progress=False)
+    assert max(norms[-5:]) < 3 * max(norms[:5])
+
+
+class Causal(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(size))
+
+    def forward(self, h):
+        return h @ self.mask.softmax(-1)
+
+
+def test_an_infinity_in_a_buffer_is_no_lost_weight():
+    assert len(mm.fit(noisy(Causal), two_rows(), epochs=2, progress=False).loss) == 2
+
+
+def test_bad_input_in_a_later_batch_leaves_the_start_of_the_epoch():
+    x, vae = two_rows(), noisy(nn.Identity)
+    batches = [{k: v[i : i + 10].clone() for k, v in x.items()} for i in range(0, 40, 10)]
+    batches[2]["a"][3] = math.inf
+    before = states(vae)
+    with pytest.raises(ValueError, match="an infinity in row 3"):
+        mm.fit(vae, batches, epochs=1, progress=False)
+    assert same(before, vae)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"clip": -1.0}, "clip is -1.0"),
+        ({"clip": 0.0}, "clip is 0.0"),
+        ({"warmup": -5}, "warmup is -5"),
+        ({"patience": 2}, "patience is 2, but"),
+        ({"lr": -1.0}, "lr is -1.0"),
+        ({"beta": 4.0}, "beta is 4.0; give a function"),
+        ({"schedule": None}, "schedule is None"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'"),
+        ({"seed": None}, "seed is None"),
+        ({"validation": [{}]}, "a list of 1 stands where"),
+        ({"validation": {"a": torch.full((4, 3), math.nan)}}, "validation: nothing is observed"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_before_anything_changes(options, says):
+    vae = noisy()
+    before, mode = states(vae), vae.training
+    with pytest.raises(ValueError, match=says):
+        mm.fit(vae, two_rows(), epochs=1, progress=False, **options)
+    assert same(before, vae) and vae.training == mode
+
+
+def test_numbers_of_numpy_are_settings_as_well(tmp_path):
+    options = {"warmup": np.int64(2), "lr": np.float32(0.1), "seed": np.int64(0), "epochs": np.int64(2)}
+    history = mm.fit(noisy(), two_rows(), checkpoint=tmp_path / "run", progress=False, **options)
+    assert len(history.loss) == 2
+
+
+def test_a_validation_loss_that_is_no_number_stops_training():
+    with pytest.raises(FloatingPointError, match="from the validation data"):
+        mm.fit(noisy(nn.Identity), two_rows(), epochs=3, validation={"a": torch.full((4, 3), 1e300)}, progress=False)
+
+
+def test_a_loader_without_a_length_is_walked():
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return ({k: v[i] for k, v in two_rows().items()} for i in range(40))
+
+    loader = torch.utils.data.DataLoader(Rows(), batch_size=10)
+    assert len(mm.fit(noisy(), loader, epochs=2, progress=False).loss) == 2
+
+
+def test_a_list_of_arrays_and_masks_is_not_two_batches():
+    x = two_rows()
+    with pytest.raises(ValueError, match=r"give them as \(x, mask\)"):
+        mm.fit(noisy(), [x, {name: torch.ones(40, dtype=torch.bool) for name in x}], epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("option", ["maximize", "amsgrad"])
+def test_adam_refuses_options_that_it_lacks(option):
+    weight = nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=option):
+        mm.Adam([{"params": [weight], option: True}], lr=0.1)
+    theirs = torch.optim.Adam([weight], lr=0.1, **{option: True})
+    with pytest.raises(ValueError, match=option):
+        mm.Adam([weight], lr=0.1).load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    "program, elbo",
+    [
+        (lambda vae: (vae.model, poutine.block(vae.guide, hide_types=["param"])), Trace_ELBO()),
+        (lambda vae: (vae.model, vae.guide), Trace_ELBO(num_particles=2, vectorize_particles=True)),
+    ],
+)
+def test_every_parameter_is_trained_from_the_first_step_under_a_block(program, elbo):
+    vae, x = noisy(nn.Identity), two_rows()
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    SVI(*program(vae), pyro.optim.Adam({"lr": 1e-2}), elbo).step(x)
+    assert all(not torch.equal(before[name], p) for name, p in vae.named_parameters())
