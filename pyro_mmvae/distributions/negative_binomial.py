@@ -17,7 +17,8 @@ class NegativeBinomial(dist.NegativeBinomial):
 
     Example:
         >>> p = NegativeBinomial(torch.tensor(1e7), logits=torch.tensor(5.0 / 1e7).log())
-        >>> round(float(p.log_prob(torch.tensor(5.0))), 3), round(float(dist.Poisson(5.0).log_prob(torch.tensor(5.0))), 3)
+        >>> five = torch.tensor(5.0)
+        >>> round(float(p.log_prob(five)), 3), round(float(dist.Poisson(five).log_prob(five)), 3)
         (-1.74, -1.74)
     """
 
