@@ -110,7 +110,9 @@ class TwoLevels(nn.Module):
 
     def _messages(self, own: Experts) -> Experts:
         x, mask = self._means(own)
-        return self.top.experts(Batch(x, mask, own.rows, frozenset()), mask)
+        codes = Batch(x, mask, own.rows, frozenset())
+        codes.checked = self.top  # means of the bottom's own are real numbers of the right shape
+        return self.top.experts(codes, mask)
 
 
 class TwoLevelLoss(Loss):
