@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,15 +43,14 @@ def check_mapping(what: str, value: object) -> None:
 
 def check_index(x: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
     """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
-    values = {f"modality {name!r}": value for name, value in x.items()}
-    values |= {f"the mask of {name!r}": value for name, value in mask.items()}
+    values = {repr(name): value for name, value in x.items()}
+    values |= {f"{name!r} in mask": value for name, value in mask.items()}
     tables = {what: value.index for what, value in values.items() if hasattr(value, "iloc")}
     first, *others = tables or [""]
     for what in others:
         if len(tables[what]) == len(tables[first]) and not tables[what].equals(tables[first]):
             raise ValueError(
-                f"{what} has another index than {first.removeprefix('modality ')};"
-                " reindex one like the other, or give .to_numpy()"
+                f"modality {what} has another index than {first}; reindex one like the other, or give .to_numpy()"
             )
 
 
@@ -101,6 +100,15 @@ def refuse(batch: Mapping[str, Tensor], finite: Tensor, what: str) -> None:
     largest = max(sizes, key=lambda name: sizes[name], default=None)
     whose = "" if largest is None else f"whose largest value is {sizes[largest]:g}, of modality {largest!r}; "
     raise BadRow(f"{what} is not finite", row, f"{whose}standardise the data, or use a model in float64")
+
+
+def refuse_outside(sites: Sequence[str]) -> None:
+    """Refuses sites that all rows share, where rows are simulated one by one."""
+    for name in sites:
+        raise ValueError(
+            f"site {name!r} stands outside the plate 'data', so that rows are not drawn alone;"
+            " condition the model on it"
+        )
 
 
 def seen_rows(mask: Tensor) -> Tensor:

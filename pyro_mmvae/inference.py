@@ -16,7 +16,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 
 
@@ -59,7 +59,7 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
 
 def _is_data(vae: Any, name: str) -> bool:
     """Whether a site of a model that ran without data is a modality; a user's model calls its codes z and *.w."""
-    modalities = getattr(getattr(vae.model, "vae", vae), "modalities", None)
+    modalities = getattr(library_of(vae), "modalities", None)
     return name in modalities if modalities is not None else name != "z" and not name.endswith(".w")
 
 
@@ -235,10 +235,11 @@ def _explain(
 def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
     x = {name: batch[name] for name in batch if only is None or name in only}
-    if hasattr(vae, "likelihoods"):
-        for name, p in vae.likelihoods(batch).items():
+    ours = library_of(vae)
+    if ours is not None:
+        for name, p in ours.likelihoods(batch).items():
             if name not in x and (only is None or name in only):
-                repeat = [1] if vae.modalities[name].repeated else []
+                repeat = [1] if ours.modalities[name].repeated else []
                 x[name] = torch.zeros((), device=batch.device).expand(batch.rows, *repeat, *p.event_shape)
     mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
     return Batch(x, mask, batch.rows, frozenset(x))

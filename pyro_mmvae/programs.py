@@ -92,6 +92,12 @@ class Program(nn.Module):
             _TURN.release()
 
 
+def library_of(vae: Any) -> Any:
+    """The model of ours behind an object with `model` and `guide`, which knows its modalities; None behind another."""
+    found = vae if hasattr(vae, "check_names") else getattr(vae.model, "vae", None)
+    return found if hasattr(found, "check_names") else None
+
+
 def owners_of(vae: Any) -> list[nn.Module]:
     """The modules behind an object with `model` and `guide`, whatever way they are its own; none inside another."""
     programs = (vae.model, vae.guide)

@@ -35,6 +35,14 @@ class Smoothed(NamedTuple):
         """(row,), whether k-hat is below its limit."""
         return self.khat < khat_limit(len(self.log_weights))
 
+    def of(self, rows: Tensor) -> Smoothed:
+        """Those of some of the rows."""
+        return Smoothed(*(column[..., rows] for column in self))
+
+    def where(self, condition: Tensor, other: Smoothed) -> Smoothed:
+        """These where the condition (row,) holds, the other's elsewhere."""
+        return Smoothed(*(torch.where(condition, *pair) for pair in zip(self, other)))
+
     def misses(self, other: Smoothed) -> Tensor:
         """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
 

@@ -139,8 +139,8 @@ class MultimodalVAE(nn.Module):
         Raises:
             ValueError: bad input, a name that is no modality, or a row whose posterior mean is not finite.
         """
-        self.check(x, mask)
         batch, seen = self.open(x, mask)
+        self.check(batch)
         self.check_names(() if given is None else given)
         if self.fusion is None:
             raise ValueError("this model has no shared code z; ask mm.importance for the draws of the private ones")
@@ -151,8 +151,9 @@ class MultimodalVAE(nn.Module):
 
     def experts(self, x: Arrays | None, mask: Arrays | None = None) -> Experts:
         """The unimodal posteriors of a batch, each encoded when it is asked for; raises ValueError for bad input."""
-        self.check(x, mask)
-        return self._experts(*self.open(x, mask), EVERYTHING)
+        batch, seen = self.open(x, mask)
+        self.check(batch)
+        return self._experts(batch, seen, EVERYTHING)
 
     def check(
         self, x: Arrays | None, mask: Arrays | None = None, likelihoods: Mapping[str, Distribution] | None = None

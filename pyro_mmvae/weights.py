@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
-from pyro_mmvae.programs import owners_of, silent
+from pyro_mmvae.programs import library_of, owners_of, silent
 
 NUMBERS_AT_ONCE = 2**22
 """How many numbers one chunk of draws may take: 16 MB of float32. Smaller ones are slower, larger ones no faster."""
@@ -49,9 +49,9 @@ def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None, given: Collec
 
 def known(vae: Any, names: Collection[str] | None) -> None:
     """Raises ValueError for a name that is no modality of the model, as far as it can be asked."""
-    owner: Any = vae if hasattr(vae, "check_names") else getattr(vae.model, "vae", None)
-    if names is not None and hasattr(owner, "check_names"):
-        owner.check_names(names)
+    ours = library_of(vae)
+    if names is not None and ours is not None:
+        ours.check_names(names)
 
 
 def nesting(vae: Any, batch: Batch) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.refine import fit_normal, moments
 from pyro_mmvae.diagnostics.target import Target
@@ -153,11 +154,7 @@ def sandwich(
     depth, found = nesting(vae, batch), []
     for index in torch.arange(rows, device=batch.device).split(next(parts(batch, chains)).rows):
         target = Target(vae, batch.take(index), None, depth)
-        if target.outside:
-            raise ValueError(
-                f"site {target.outside[0]!r} stands outside the plate 'data', so that rows are not drawn alone;"
-                " condition the model on it"
-            )
+        refuse_outside(target.outside)
         way = _Way(target, chains, temperatures, from_prior)
         forward = way.forward()
         back = way.back(target.coordinates({name: truth[name][index].unsqueeze(0) for name in target.sites}))

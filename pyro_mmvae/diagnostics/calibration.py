@@ -24,6 +24,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
@@ -131,12 +132,8 @@ def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
         whole = Batch({**x, **_drawn_again(vae, truth, whole)}, masks, rows, frozenset(x))
     batch = whole if like is None else _with_holes(whole, like)
     trace = _trace_at(vae, truth, batch, poutine.condition)
-    for name in trace.stochastic_nodes:
-        if row_axis(trace.nodes[name]) is None and not site_is_subsample(trace.nodes[name]):
-            raise ValueError(
-                f"site {name!r} stands outside the plate 'data', so that rows are not drawn alone;"
-                " condition the model on it"
-            )
+    sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
+    refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])
     return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
 
 

@@ -156,8 +156,8 @@ class _Ladder:
     def _refined(self, rows: Tensor, target: Target, q: MultivariateNormal, columns: Tensor) -> None:
         """The methods that stand on weights: plain draws of the normal, and resampled ones of the best proposal."""
         z, forced = self.z[:, rows][..., columns], self.method
-        best = guide = Smoothed(*(column[..., rows] for column in self.guide))
-        astray = guide.beyond(mahalanobis(z, q.loc, q.covariance_matrix), z.shape[-1])
+        best = guide = self.guide.of(rows)
+        astray = guide.beyond(mahalanobis(z, q.loc, q.scale_tril), z.shape[-1])
         for proposal in (q, widened(q)):
             new = proposal.sample((self.num_particles,))
             weights = smooth(target.log_weights(new, proposal))
@@ -169,7 +169,7 @@ class _Ladder:
                     rows, take, "refined", target.latents(new[: self.num_draws]), weights.khat, weights.ess, close
                 )
             z = torch.where(better.unsqueeze(-1), new, z)
-            best = Smoothed(*(torch.where(better, *pair) for pair in zip(weights, best)))
+            best = weights.where(better, best)
         enough = best.good & (best.ess >= self.tolerance**-2)
         take = enough & ~self.served.certified[rows] | (forced == "psis")
         index = resampled(best.log_weights, self.num_draws).unsqueeze(-1).expand(-1, -1, z.shape[-1])
@@ -193,8 +193,8 @@ class _Ladder:
         self.budget.nuts_rows -= len(some) if name == "nuts" else 0
         rhat, ess = mixing(y)
         y = y.flatten(0, 1)
-        guide, z = Smoothed(*(column[..., some] for column in self.guide)), self.z[:, some][..., own]
-        astray = guide.beyond(mahalanobis(path.whitened(z), y.mean(0), _covariance(y)), y.shape[-1])
+        guide, z = self.guide.of(some), self.z[:, some][..., own]
+        astray = guide.beyond(mahalanobis(path.whitened(z), y.mean(0), _factor(y)), y.shape[-1])
         mixed = (rhat < MIXED) & (ess >= self.tolerance**-2) & ~astray
         y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]
         latents, take = target.latents(path.codes(y)), (rhat < USABLE) | (self.method == name)
@@ -226,12 +226,11 @@ class _Ladder:
         return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
 
 
-def _covariance(y: Tensor) -> Tensor:
-    """Of draws (draw, row, dim), (row, dim, dim), with a little on the diagonal."""
+def _factor(y: Tensor) -> Tensor:
+    """The Cholesky factor of the covariance of draws (draw, row, dim), with a little on its diagonal."""
     away = y - y.mean(0)
-    return torch.einsum("nri,nrj->rij", away, away) / (len(y) - 1) + 1e-6 * torch.eye(
-        y.shape[-1], dtype=y.dtype, device=y.device
-    )
+    little = 1e-6 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+    return torch.linalg.cholesky(torch.einsum("nri,nrj->rij", away, away) / (len(y) - 1) + little)
 
 
 def _rows(q: MultivariateNormal, rows: Tensor) -> MultivariateNormal:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, mahalanobis, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.psis import Smoothed, smooth
+from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
@@ -113,7 +113,7 @@ def gaps(
         q = fit_normal(target, full_rank=full_rank, steps=steps)
         refined, wide = (target.log_weights(r.sample((num_draws,)), r) for r in (q, widened(q)))
         z, guide = target.guide(num_draws)
-        astray = smooth(guide).beyond(mahalanobis(z, q.loc, q.covariance_matrix), z.shape[-1])
+        astray = smooth(guide).beyond(mahalanobis(z, q.loc, q.scale_tril), z.shape[-1])
         columns.append(_split(guide, refined, wide, astray))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
@@ -128,9 +128,10 @@ def _split(guide: Tensor, refined: Tensor, wide: Tensor, astray: Tensor) -> tupl
     chosen, best_so_far = refined, smooth(refined)
     for weights in (wide, guide):
         smoothed = smooth(weights)
-        better = smoothed.beats(best_so_far) | (astray if weights is guide else torch.zeros_like(astray))
+        better = smoothed.beats(best_so_far)
+        better = better | astray if weights is guide else better
         chosen = torch.where(better, weights, chosen)
-        best_so_far = Smoothed(*(torch.where(better, new, old) for new, old in zip(smoothed, best_so_far)))
+        best_so_far = smoothed.where(better, best_so_far)
     value = chosen.logsumexp(0) - math.log(len(chosen))
     best, elbo = refined.mean(0), guide.mean(0)
     terms = (chosen - value).exp() - refined, refined - guide

@@ -108,8 +108,7 @@ def _better(target: Target, old: MultivariateNormal, new: MultivariateNormal) ->
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
 
 
-def mahalanobis(z: Tensor, loc: Tensor, covariance: Tensor) -> Tensor:
-    """Squared distances (draw, row) of z (draw, row, dim) from loc (row, dim) by covariances (row, dim, dim)."""
-    factor = torch.linalg.cholesky(covariance)
+def mahalanobis(z: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
+    """Squared distances (draw, row) of z (draw, row, dim) from loc (row, dim), by the covariance's Cholesky factor."""
     away = torch.linalg.solve_triangular(factor, (z - loc).movedim(0, -1).nan_to_num(), upper=False)
     return (away**2).sum(1).T

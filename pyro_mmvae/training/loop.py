@@ -29,7 +29,7 @@ from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.settings import checksums, course_of, title_of
+from pyro_mmvae.training.settings import check_functions, checksums, course_of, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
 
 LONG = 100
@@ -133,16 +133,9 @@ def fit(
     epochs, batch_size, seed = whole("epochs", epochs, 0), whole("batch_size", batch_size), whole("seed", seed, 0)
     warmup, patience = whole("warmup", warmup, 0), None if patience is None else whole("patience", patience)
     lr, clip = positive("lr", lr, zero=True), None if clip is None else positive("clip", clip)
-    for what, function in (("schedule", schedule), ("beta", beta), ("optimizer", optimizer or Adam)):
-        if not callable(function):
-            raise ValueError(f"{what} is {function!r}; give a function, such as mm.constant of a schedule")
-    if patience is not None and validation is None:
-        raise ValueError(f"patience is {patience}, but there is nothing to be patient about; give validation data too")
     loss, make = direct(loss), optimizer or Adam
-    data = batches_of(vae, x, mask, batch_size)
-    held_out = None if validation is None else opened(vae, *pair(validation))
-    if held_out is not None and all(held_out.lacks(name) for name in held_out):
-        raise ValueError("validation: nothing is observed in it; give rows with data")
+    check_functions(schedule=schedule, beta=beta, optimizer=make)
+    data, held_out = batches_of(vae, x, mask, batch_size), _held_out(vae, validation, patience)
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": course_of(schedule), "warmup": warmup,
         "beta": course_of(beta), "loss": title_of(loss), "clip": clip, "patience": patience,
@@ -152,13 +145,13 @@ def fit(
     with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast, move=make is Adam):
         parameters = inventory(vae, first, devices, modules)
         optim = make(list(parameters.values()), lr=lr)
-        sums = {} if checkpoint is None else checksums(getattr(data, "data", None), held_out)
-        options = ", ".join(f"{name} {value}" for name, value in optim.defaults.items())
-        settings |= {"optimizer": title_of(make), "options of the optimizer": options}
+        settings |= {**made_by(make, optim), "modalities": _shapes(first)}
+        if checkpoint is not None:
+            settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
-        keeper = Checkpoint(checkpoint, every, if_unwritable, {**settings, "modalities": _shapes(first), **sums})
+        keeper = Checkpoint(checkpoint, every, if_unwritable, settings)
         keeper.resume(course)
         before, pace = course.epoch, Pace(schedule, epochs, warmup, beta, data.steps)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)
@@ -170,6 +163,18 @@ def fit(
         if course.kept is not None:
             course.set(course.kept)
     return course.history
+
+
+def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
+    """The validation data as a checked batch."""
+    if validation is None:
+        if patience is not None:
+            raise ValueError(f"patience is {patience}, but nothing is there to be patient about; give validation data")
+        return None
+    batch = opened(vae, *pair(validation))
+    if all(batch.lacks(name) for name in batch):
+        raise ValueError("validation: nothing is observed in it; give rows with data")
+    return batch
 
 
 def _epochs(

@@ -35,6 +35,19 @@ def course_of(function: Callable[[float], float]) -> str:
     return f"{title_of(function)} {[round(float(function(at)), 6) for at in (0.0, 0.1, 0.35, 0.8)]}"
 
 
+def made_by(make: Callable[..., torch.optim.Optimizer], optim: torch.optim.Optimizer) -> dict[str, str]:
+    """The optimiser by its maker's name, and its options."""
+    options = ", ".join(f"{name} {value}" for name, value in optim.defaults.items())
+    return {"optimizer": title_of(make), "options of the optimizer": options}
+
+
+def check_functions(**functions: object) -> None:
+    """Refuses a setting that should be a function and is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise ValueError(f"{name} is {function!r}; give a function, such as mm.constant of a schedule")
+
+
 def checksums(data: Any, held_out: Any) -> dict[str, int | None]:
     """Of the data in memory and of those held out."""
     return {"checksum of the data": checksum(data), "checksum of the validation data": checksum(held_out)}
