@@ -116,7 +116,7 @@ def _measurements(x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, 
     count, x = shown.sum(0).clamp(min=1), x.double()  # sums of float16 overflow
     loc = (x * shown).sum(0) / count
     scale = ((((x - loc) * shown) ** 2).sum(0) / count).sqrt()
-    constant = scale <= torch.finfo(kind).eps * loc.abs()  # which rounding hides in `scale > 0`
+    constant = scale <= (torch.finfo(kind).eps + 1e-14) * loc.abs()  # which rounding hides in `scale > 0`
     loc, scale = loc.to(kind), torch.where(constant, 1.0, scale).to(kind)
     learnt = LearnedScale(*x.shape[1:])
     learnt.log.data = scale.log()

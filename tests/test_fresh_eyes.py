@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_rows
+from matplotlib.figure import Figure
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
@@ -148,6 +149,43 @@ def test_the_variance_of_a_narrow_mixture_far_from_zero():
     assert float(Mixture(parts, torch.full((2, 1), 0.5)).variance) == pytest.approx(1e-6, rel=1e-3)
 
 
+def test_one_particle_has_no_standard_error():
+    assert bool(mm.log_likelihood(three(), three_rows(4), num_particles=1).se.isnan().all())
+
+
+def test_rows_without_the_subset_are_not_counted_as_good():
+    torch.manual_seed(0)
+    x = {"a": 5 * torch.randn(100, 3), "b": torch.randn(100, 2)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE())
+    shares = []
+    for hidden in (0, 90):
+        torch.manual_seed(0)
+        mask = {"a": torch.arange(100) >= hidden}
+        ax = mm.plot_khat(vae, x, mask, subsets=[["a"]], num_particles=200, ax=Figure().subplots())
+        shares.append(float(ax.texts[0].get_text().split("%")[0]))
+    assert abs(shares[1] - shares[0]) < 40 and shares[1] < 90
+
+
+@pytest.mark.parametrize("labels", [[1.0] * 20 + [math.nan] * 10, ["a"] * 20 + [None] * 10])
+def test_every_row_is_drawn_whatever_its_label(labels):
+    vae = three()
+    ax = mm.plot_latent(vae, three_rows(30), labels=labels, ax=Figure().subplots())
+    assert sum(len(line.get_xdata()) for line in ax.lines) == 30
+    with pytest.raises(ValueError, match="labels have shape"):
+        mm.plot_latent(vae, three_rows(30), labels="a", ax=Figure().subplots())
+
+
+def test_seeds_and_names_that_cannot_be():
+    vae, x = three(), three_rows(4)
+    with pytest.raises(ValueError, match=r"seed is 1.5"):
+        mm.leave_one_out(vae, x, seed=1.5)
+    with pytest.raises(ValueError, match="num_draws is 0"):
+        mm.to_arviz(vae, x, num_draws=0)
+    draw = mm.MultimodalVAE({"draw": vae.modalities["body"]}, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="modality 'draw' has the name of an axis"):
+        mm.to_arviz(draw, {"draw": x["body"]})
+
+
 def test_tied_scores_have_the_recall_of_chance():
     assert mm.retrieval(torch.zeros(2, 2)).recall[1] == 0.5
     assert mm.retrieval(torch.zeros(20, 20)).recall[5] == 0.25
@@ -191,6 +229,8 @@ def test_a_constant_column_has_a_scale_of_one():
     rows = np.c_[np.full(1000, 0.1), np.random.default_rng(0).normal(size=1000)].astype(np.float32)
     scale = mm.guess_modalities({"lab": rows}, dim=2)["lab"].decoder.net[-1].scale
     assert scale[0] == 1 and scale[1] == pytest.approx(1, abs=0.1)
+    rows = np.c_[np.full(1000, 0.1), np.full(1000, 1.7e9 + 0.1)]  # whose means are rounded
+    assert mm.guess_modalities({"lab": rows}, dim=2)["lab"].decoder.net[-1].scale.tolist() == [1, 1]
 
 
 def test_large_whole_numbers_are_counts_and_short_floats_do_not_overflow():
@@ -206,11 +246,21 @@ def test_a_dataset_reads_masked_arrays_series_and_sparse_matrices_by_position():
     age = np.ma.masked_equal(np.where(np.arange(1000) % 2 == 0, -999.0, 60.0)[:, None], -999.0)
     batch = mm.MultimodalDataset({"age": age}).batch(range(1000))
     assert float(batch.mask["age"].float().mean()) == 0.5 and float(batch["age"].min()) == 0
+    assert mm.from_nan({"age": list(age[:4])})[1]["age"].tolist() == [False, True, False, True]
     series = pandas.Series([0.0, 10.0, 20.0], index=[2, 1, 0])
     assert mm.MultimodalDataset({"a": series})[[0, 2]][0]["a"].tolist() == [0.0, 20.0]
     matrix = sparse.random(30, 4, 0.3, format="coo", random_state=0)
     found = mm.MultimodalDataset({"rna": matrix})[[4, 1]][0]["rna"]
     assert np.array_equal(found.numpy(), matrix.toarray()[[4, 1]])
+
+
+def test_parameters_of_data_on_disk_are_looked_for_in_more_than_the_first_row():
+    x, seen = two_rows(), []
+    x["b"][:5] = math.nan
+    vae = noisy(nn.Identity)
+    vae.modalities["b"].encoder.register_forward_pre_hook(lambda *_: seen.append(vae.training))
+    mm.fit(vae, mm.MultimodalDataset(x), epochs=0, progress=False)
+    assert seen  # b was looked at, though nothing was trained
 
 
 def test_a_mask_in_another_order_is_refused():
@@ -373,8 +423,9 @@ def test_a_module_with_plain_methods_is_trained_and_validated_in_its_modes(paire
     vae = Tutorial().eval()
     x = {"a": two_rows()["a"]}
     program = mm.Pair(vae.model, vae.guide) if paired else vae
-    mm.fit(program, x, epochs=3, batch_size=20, validation={"a": 100 * x["a"][:10]}, progress=False)
-    assert not vae.training and int(vae.enc[1].num_batches_tracked) <= 6
+    held_out = {"a": 100 * x["a"][:10]}
+    history = mm.fit(program, x, epochs=3, batch_size=20, validation=held_out, progress=False)
+    assert not vae.training and int(vae.enc[1].num_batches_tracked) == 2 * (history.best_epoch + 1)
     assert float(vae.enc[1].running_mean.abs().max()) < 2  # of the validation data it would be tens
 
 
@@ -454,6 +505,25 @@ def test_settings_that_make_no_sense_are_refused_before_anything_changes(options
     with pytest.raises(ValueError, match=says):
         mm.fit(vae, two_rows(), epochs=1, progress=False, **options)
     assert same(before, vae) and vae.training == mode
+
+
+def test_a_run_on_shuffled_batches_of_varying_modalities_is_found_again(tmp_path):
+    x = two_rows()
+    rows = [{"a": x["a"][:8]}, {name: value[8:16] for name, value in x.items()}, {"b": x["b"][16:24]}]
+    found = []
+    for seed in range(6):  # of the generator that the loader would draw its first batch from
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True)
+        found.append(mm.fit(noisy(), loader, epochs=1, checkpoint=tmp_path / "run", progress=False).loss)
+    assert found == found[:1] * 6
+
+
+def test_a_run_on_the_same_values_with_another_mask_is_another_run(tmp_path):
+    x, mask = {"a": torch.zeros(8, 3)}, torch.ones(8, dtype=torch.bool)
+    vae = mm.MultimodalVAE(mm.guess_modalities({"a": torch.randn(8, 3)}, dim=2), mm.StandardNormal(2), mm.PoE())
+    mm.fit(vae, x, {"a": mask}, epochs=1, checkpoint=tmp_path / "run", progress=False)
+    with pytest.raises(ValueError, match="of a run with checksum of the data"):
+        mm.fit(vae, x, {"a": mask & (torch.arange(8) > 0)}, epochs=1, checkpoint=tmp_path / "run", progress=False)
 
 
 def test_numbers_of_numpy_are_settings_as_well(tmp_path):

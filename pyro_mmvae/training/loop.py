@@ -38,8 +38,7 @@ UNREAD = 1000
 """Steps after which losses are read that were left on an accelerator."""
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
+@torch.inference_mode(False)  # which switches gradients on as well
 def fit(
     vae: Any,
     x: Arrays | MultimodalDataset | Iterable[Any],
