@@ -512,9 +512,9 @@ def test_a_run_on_shuffled_batches_of_varying_modalities_is_found_again(tmp_path
     rows = [{"a": x["a"][:8]}, {name: value[8:16] for name, value in x.items()}, {"b": x["b"][16:24]}]
     found = []
     for seed in range(6):  # of the generator that the loader would draw its first batch from
+        loader, vae = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True), noisy()
         torch.manual_seed(seed)
-        loader = torch.utils.data.DataLoader(rows, batch_size=None, shuffle=True)
-        found.append(mm.fit(noisy(), loader, epochs=1, checkpoint=tmp_path / "run", progress=False).loss)
+        found.append(mm.fit(vae, loader, epochs=1, checkpoint=tmp_path / "run", progress=False).loss)
     assert found == found[:1] * 6
 
 
