@@ -16,7 +16,9 @@ from torch import nn
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import rank
+from pyro_mmvae.diagnostics.escalation import _Budget, _Ladder
 from pyro_mmvae.diagnostics.predictive import _t_test
+from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import Mixture, NegativeBinomial
 from pyro_mmvae.psis import smooth
 
@@ -65,6 +67,16 @@ def test_draws_of_one_mode_are_not_certified_where_the_guide_has_seen_two():
     found = mm.posterior_draws(vae, x, progress=False, max_nuts_rows=0)
     mean = found.latents["z"].mean(0).squeeze(-1)
     assert not bool((found.certified & (mean.abs() > 0.5)).any())
+
+
+def test_the_guides_draws_are_what_they_were_after_other_methods_served_the_row():
+    """Else half of the chains start at the refined normal's draws instead, and all of them in one mode."""
+    vae, x = two_modes()
+    target = Target(vae, vae.check(x), None, 2)
+    ladder = _Ladder(target, "refined", 1000, 0.1, _Budget(0, math.inf))
+    before = ladder.z.clone()
+    assert "refined" in ladder.climb(lambda _: None).method
+    assert torch.equal(ladder.z, before)
 
 
 def test_the_gaps_of_such_rows_have_the_whole_likelihood():

@@ -127,7 +127,8 @@ class _Ladder:
         self.num_particles = max(1000, num_draws)
         self.z, raw = target.guide(self.num_particles)
         self.guide = smooth(raw)
-        latents, nan = target.latents(self.z[:num_draws]), torch.full_like(self.guide.khat, torch.nan)
+        latents = {site: value.clone() for site, value in target.latents(self.z[:num_draws]).items()}  # written over
+        nan = torch.full_like(self.guide.khat, torch.nan)
         names = ["guide"] * target.batch.rows
         khat, ess = self.guide.khat.clone(), self.guide.ess
         self.served = PosteriorDraws(latents, names, khat, ess, nan, self._close(self.guide))
