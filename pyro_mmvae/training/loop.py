@@ -22,12 +22,13 @@ from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.optim import Adam
-from pyro_mmvae.programs import alone, owners_of
+from pyro_mmvae.programs import alone
 from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
+from pyro_mmvae.training.modes import in_training
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import check_functions, checksums, course_of, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
@@ -248,7 +249,7 @@ def _shapes(batch: Batch) -> dict[str, list[int]]:
 @contextmanager
 def _prepared(vae: Any, data: Batches, seed: int) -> Iterator[tuple[list[nn.Module], Batch, list[torch.device]]]:
     """The modules in training mode, a small batch, and the devices, whose generators are seeded and put back."""
-    with alone(), _training(vae) as modules, pyro.validation_enabled(False), warnings.catch_warnings():
+    with alone(), in_training(vae) as modules, pyro.validation_enabled(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Encountered")  # Pyro warns of a loss that fit is about to refuse
         with undisturbed():
             seed_generators((), seed)
@@ -257,20 +258,3 @@ def _prepared(vae: Any, data: Batches, seed: int) -> Iterator[tuple[list[nn.Modu
         with undisturbed(devices):
             seed_generators(devices, seed)
             yield modules, first, devices
-
-
-@contextmanager
-def _training(vae: Any) -> Iterator[list[nn.Module]]:
-    """The modules of both programs in training mode, but for what is frozen; in eval mode afterwards."""
-    found = owners_of(vae)
-    for owner in found:
-        owner.train()
-        for module in owner.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
-    try:
-        yield found
-    finally:
-        for module in found:
-            module.eval()

@@ -19,6 +19,7 @@ from pyro_mmvae.memory import laid_like
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
+from pyro_mmvae.training.modes import at_rest
 
 
 class Run:
@@ -160,19 +161,6 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
         return None
     part = re.search(r"modalities\.([^.]+)\.", next((name for name in lost if ".decoder." in name), lost[0]))
     return f"the gradient of modality {part[1]!r}" if part else f"the gradient of {lost[0]!r}"
-
-
-@contextmanager
-def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Modules in eval mode, which changes no buffer of theirs, and in their own modes afterwards."""
-    modes = [(module, module.training) for owner in modules for module in owner.modules()]
-    for owner in modules:
-        owner.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def inventory(

@@ -1,0 +1,41 @@
+"""Training and eval mode of the modules behind a model and a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from pyro_mmvae.programs import owners_of
+
+
+@contextmanager
+def in_training(vae: Any) -> Iterator[list[nn.Module]]:
+    """The modules of both programs in training mode, but for what is frozen; in eval mode afterwards."""
+    found = owners_of(vae)
+    for owner in found:
+        owner.train()
+        for module in owner.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+    try:
+        yield found
+    finally:
+        for module in found:
+            module.eval()
+
+
+@contextmanager
+def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules in eval mode, which changes no buffer of theirs, and in their own modes afterwards."""
+    modes = [(module, module.training) for owner in modules for module in owner.modules()]
+    for owner in modules:
+        owner.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
