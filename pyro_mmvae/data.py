@@ -154,6 +154,11 @@ class Batch(Mapping[str, Tensor]):
         seen = [seen_rows(mask).to(torch.uint8).argmax() for mask in self.mask.values()]
         return self.take(torch.stack(seen).unique()) if seen else self
 
+    def as_if_seen(self) -> Batch:
+        """The same rows as if all of them had been observed, hidden entries as the zeros that they are filled with."""
+        every = {name: torch.ones_like(mask) for name, mask in self.mask.items()}
+        return Batch(dict(self), every, self.rows, frozenset(self))
+
     def to(self, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Batch:
         """On another device; real-valued tensors in another precision.
 

@@ -245,9 +245,7 @@ class MultimodalVAE(nn.Module):
         """The experts of a batch, or, if there are none, those of its zeros: they have the same shapes."""
         experts = self._experts(*self.open(few, None), EVERYTHING)
         if not experts and not experts.private(None) and few:
-            every = {name: torch.ones_like(mask) for name, mask in few.mask.items()}
-            batch = Batch(dict(few), every, few.rows, frozenset(few))
-            experts = self._experts(*self.open(batch, None), EVERYTHING)
+            experts = self._experts(*self.open(few.as_if_seen(), None), EVERYTHING)
         return experts
 
     def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:

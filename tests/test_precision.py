@@ -69,7 +69,8 @@ def pictures():
     return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
 
 
-def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_before_afterwards(monkeypatch):
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_before_afterwards(autocast):
     vae, layouts = pictures(), []
     weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     weights[0].data = torch.randn(*weights[0].shape[:3], 8)[..., ::2]  # whatever it was
@@ -80,13 +81,53 @@ def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_befor
 
     x = {"picture": torch.randn(20, 3, 8, 8)}
     vae.modalities["picture"].decoder.register_forward_hook(look)
-    mm.fit(vae, x, epochs=1, autocast=torch.bfloat16, progress=False)
+    mm.fit(vae, x, epochs=1, autocast=autocast, progress=False)
     assert layouts[-4:] == [True] * 4
     assert [(p.data_ptr(), p.stride()) for p in weights] == [(place, stride) for place, stride, _ in before]
     assert all(0 < (p - old).abs().max() < 0.1 for p, (_, _, old) in zip(weights, before))
     with pytest.raises(FloatingPointError):
-        mm.fit(vae, x, epochs=1, lr=1e38, autocast=torch.bfloat16, progress=False)
+        mm.fit(vae, x, epochs=1, lr=1e38, autocast=autocast, progress=False)
     assert [p.data_ptr() for p in weights] == [place for place, _, _ in before]
+
+
+class Lasso(mm.objectives.Loss):
+    """A loss of a user's, which looks at the weights as they lie."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        penalty = nn.utils.parameters_to_vector(self.vae.parameters()).abs().sum()
+        return Trace_ELBO().differentiable_loss(model, guide, *args, **kwargs) + penalty
+
+
+class Tied(nn.Module):
+    """Looks at the weight of a convolution as it lies."""
+
+    def __init__(self, conv, net):
+        super().__init__()
+        self.weight, self.net = conv.weight, net
+
+    def forward(self, z):
+        return self.net(z) + self.weight.view(-1).sum()
+
+
+def test_whoever_looks_at_weights_as_they_lie_finds_them_there():
+    x, vae = {"picture": torch.randn(20, 3, 8, 8)}, pictures()
+    mm.fit(vae, x, epochs=1, loss=Lasso(vae), progress=False)
+    net = vae.modalities["picture"].decoder.net
+    vae.modalities["picture"].decoder.net = Tied(next(m for m in net.modules() if type(m) is nn.ConvTranspose2d), net)
+    mm.fit(vae, x, epochs=1, progress=False)
+
+
+def test_convolutions_in_double_precision_stay_where_they_are():
+    """Kernels of another kind compute those."""
+    vae, layouts = pictures().double(), []
+    vae.modalities["picture"].decoder.register_forward_hook(
+        lambda *_: layouts.extend(p.is_contiguous() for p in vae.parameters())
+    )
+    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, progress=False)
+    assert layouts and all(layouts)
 
 
 class Standardised(nn.Conv2d):

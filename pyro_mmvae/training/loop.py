@@ -20,7 +20,7 @@ from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
-from pyro_mmvae.memory import keep_at_hand
+from pyro_mmvae.memory import channels_last, keep_at_hand
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone
 from pyro_mmvae.training.balance import warn_of_drowning
@@ -29,9 +29,10 @@ from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.modes import in_training
-from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.settings import check_functions, checksums, course_of, made_by, title_of
+from pyro_mmvae.training.precision import lowered, networks_of
+from pyro_mmvae.training.settings import check_functions, checksums, course_of, familiar, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
+from pyro_mmvae.training.threads import as_many_as_pay
 
 LONG = 100
 """Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
@@ -142,7 +143,8 @@ def fit(
         "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast, move=make is Adam):
+    movable = make is Adam and (autocast is not None or familiar(loss))
+    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, movable):
         parameters = inventory(vae, first, devices, modules)
         optim = make(list(parameters.values()), lr=lr)
         settings |= {**made_by(make, optim), "modalities": _shapes(first)}
@@ -155,7 +157,9 @@ def fit(
         keeper.resume(course)
         before, pace = course.epoch, Pace(schedule, epochs, warmup, beta, data.steps)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)
-        _epochs(run, course, data, pace, keeper, patience, validate, progress)
+        look = partial(run.validate, first.as_if_seen(), first.rows) if familiar(loss) and not devices else None
+        with as_many_as_pay(look, (rows or first.rows) / first.rows):
+            _epochs(run, course, data, pace, keeper, patience, validate, progress)
         if course.epoch > before:
             keeper.write(course)
             if run.compiled is not None and run.compiled.graph is None:
@@ -244,6 +248,14 @@ def _stopped(course: Course, step: int, what: str, culprit: str) -> FloatingPoin
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(value.shape[1:]) for name, value in batch.items()}
+
+
+@contextmanager
+def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None, movable: bool) -> Iterator[None]:
+    """The networks in the precision that was asked for, and convolutions, if they may be moved, where they are fastest:
+    not under an optimiser of the user's, which may go by places in memory (see `laid_like`) and know the old ones."""
+    with lowered(modules, autocast), channels_last(networks_of(modules) if movable else [], gpu=autocast is not None):
+        yield
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,15 +15,11 @@ from pyro_mmvae.modality import Modality
 
 
 @contextmanager
-def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None, move: bool = False) -> Iterator[None]:
+def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator[None]:
     """Inside, the networks of the modalities compute in `dtype`, and what they hand on is float32 again.
 
     Not `torch.autocast` around the whole loss: it would also take the products of a fusion and, by way of the
     parameters that networks give, the sums of a likelihood, in which 8 bits are lost.
-
-    Args:
-        move: whether the weights of convolutions are laid with their channels last meanwhile, which takes an eighth
-            less time on a CPU; not under optimisers that go by places in memory, see `laid_like`.
 
     Raises:
         ValueError: another dtype than bfloat16, or a model that is not in float32.
@@ -31,40 +27,22 @@ def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None, move: bool 
     if dtype is None:
         yield
         return
-    networks = [net for module in modules for part in module.modules() for net in _networks(part)]
+    networks = networks_of(modules)
     _check(networks, dtype)
     with ExitStack() as stack:
-        for net in {id(net): net for net in networks}.values():
+        for net in networks:
             open_ones: list[torch.autocast] = []
             enter, leave = _hooks(open_ones, dtype)
             stack.callback(net.register_forward_pre_hook(enter).remove)
             stack.callback(net.register_forward_hook(leave, always_call=True).remove)
-        stack.enter_context(_channels_last(networks if move else []))
         yield
 
 
-@contextmanager
-def _channels_last(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Moves the weights of convolutions of pictures, and back to where they were.
-
-    Not those of other classes, which may look at their weights as they lie, nor what other processes share.
-    """
-    layers = [m for net in networks for m in net.modules() if type(m) in (nn.Conv2d, nn.ConvTranspose2d)]
-    found = [m._parameters.get("weight") for m in layers]  # none if it is computed
-    weights = {p: p.data for p in found if p is not None and not (p.device.type == "cpu" and p.is_shared())}
-    for p, old in weights.items():
-        p.data = old.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for p, old in weights.items():
-            old.copy_(p.data)
-            p.data = old
-
-
-def _networks(part: nn.Module) -> list[nn.Module]:
-    parts = (part.trunk, part.encoder, part.private, part.decoder) if isinstance(part, Modality) else ()
-    return [net for net in parts if net is not None]
+def networks_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The networks of the modalities."""
+    owners = [part for module in modules for part in module.modules() if isinstance(part, Modality)]
+    parts = [net for m in owners for net in (m.trunk, m.encoder, m.private, m.decoder) if net is not None]
+    return list(dict.fromkeys(parts))
 
 
 def _check(networks: Sequence[nn.Module], dtype: torch.dtype) -> None:
