@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened
 
@@ -39,6 +40,7 @@ class LogLikelihood(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def log_likelihood(
     vae: Any,
     x: Arrays,

@@ -14,6 +14,7 @@ from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import joint_draws, predictive_draws
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import draw_in_parts, opened
 
@@ -21,6 +22,7 @@ DRAWS = ("chain", "draw")
 
 
 @torch.no_grad()
+@tool
 def to_arviz(
     vae: Any,
     x: Arrays,

@@ -16,11 +16,13 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 
 
 @torch.no_grad()
+@tool
 def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
     """New rows from the model's own prior.
 
@@ -71,6 +73,7 @@ def nesting_of_model(vae: Any) -> int:
 
 
 @torch.no_grad()
+@tool
 def impute(
     vae: Any,
     x: Arrays,
@@ -129,6 +132,7 @@ def predictive_draws(
 
 
 @torch.no_grad()
+@tool
 def predict(
     vae: Any,
     x: Arrays,
@@ -157,6 +161,7 @@ def predict(
 
 
 @torch.no_grad()
+@tool
 def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_draws: int = 1) -> Tensor:
     """Draws of one modality given others: sound in, picture out.
 

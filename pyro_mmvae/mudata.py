@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import as_tensor
 from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import opened
 
 ROWS_AT_ONCE = 4096
@@ -54,6 +55,7 @@ def from_mudata(data: Any, slots: Mapping[str, str] | None = None) -> tuple[dict
 
 
 @torch.no_grad()
+@tool
 def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, key: str = "X_mmvae") -> None:
     """Writes the posterior of every cell into the data: its mean to `.obsm[key]`, its sd to `.obsm[key + "_sd"]`.
 

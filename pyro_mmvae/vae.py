@@ -18,6 +18,7 @@ from pyro_mmvae.distributions import mapped, part_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, Seen, counted
+from pyro_mmvae.modes import at_rest
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.priors.plain import of_experts
@@ -186,22 +187,16 @@ class MultimodalVAE(nn.Module):
         Args:
             batch: what a prior that depends on data may look at.
         """
-        with alone(), undisturbed(devices_of(self.parameters())), torch.no_grad():
-            modes = [(module, module.training) for module in self.modules()]
-            self.eval()
-            try:
-                experts = None if batch is None else self._some(batch.few())
-                own = None if experts is None else experts.private(None)
-                z = [] if self.prior is None else [_one_code(self.prior, experts)]
-                found = {}
-                for name, modality in self.modalities.items():
-                    if modality.decoder is not None:
-                        w = [] if modality.private is None else [_one_code(self.private_prior[name], own)]
-                        found[name] = decode(name, modality, beside([*z, *w]))
-                return found
-            finally:
-                for module, mode in modes:
-                    module.training = mode
+        with alone(), at_rest([self]), undisturbed(devices_of(self.parameters())), torch.no_grad():
+            experts = None if batch is None else self._some(batch.few())
+            own = None if experts is None else experts.private(None)
+            z = [] if self.prior is None else [_one_code(self.prior, experts)]
+            found = {}
+            for name, modality in self.modalities.items():
+                if modality.decoder is not None:
+                    w = [] if modality.private is None else [_one_code(self.private_prior[name], own)]
+                    found[name] = decode(name, modality, beside([*z, *w]))
+            return found
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises ValueError for a name that is no modality of this model, and for what is no collection of names."""

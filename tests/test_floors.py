@@ -23,6 +23,7 @@ FLOORS = [
         "storage",
         "plates",
     },
+    {"modes"},
     {
         "modality",
         "likelihoods",

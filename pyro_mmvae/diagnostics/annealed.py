@@ -17,10 +17,12 @@ from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
 from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.inference import joint_draws
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
+@tool
 def annealed_log_likelihood(
     vae: Any,
     x: Arrays,
@@ -111,6 +113,7 @@ class Sandwich:
         )
 
 
+@tool
 def sandwich(
     vae: Any,
     *,

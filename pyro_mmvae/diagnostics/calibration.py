@@ -28,6 +28,7 @@ from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
+from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import devices, draw_in_parts, per_row, row_axis, value_of
 
@@ -89,6 +90,7 @@ class Simulated(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def sbc(
     vae: Any, given: Sequence[str], like: Batch | None = None, *, rows: int = 500, num_draws: int = 199
 ) -> Calibration:

@@ -17,6 +17,7 @@ from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertifi
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
+from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import alone
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
@@ -25,6 +26,7 @@ FEWEST = 100
 """Simulated rows below which no verdict is given."""
 
 
+@tool
 def certify(
     vae: Any,
     x: Arrays,

@@ -15,11 +15,13 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.evidence import LogLikelihood
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened, parts
 
 
 @torch.no_grad()
+@tool
 def conditional_log_likelihood(
     vae: Any,
     x: Arrays,
@@ -98,6 +100,7 @@ def _halves(first: MultivariateNormal, second: MultivariateNormal) -> MixtureSam
 
 
 @torch.no_grad()
+@tool
 def guide_predictive_log_likelihood(
     vae: Any,
     x: Arrays,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import chunks, draw, nesting, opened
 
 
@@ -36,6 +37,7 @@ class IWAECurve(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def iwae_curve(
     vae: Any,
     x: Arrays,

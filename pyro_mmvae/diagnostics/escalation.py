@@ -21,6 +21,7 @@ from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, mahalanobis, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import Smoothed, resampled, smooth
 from pyro_mmvae.weights import joined, nesting, opened, parts
 
@@ -31,6 +32,7 @@ MIXED, USABLE = 1.01, 1.1  # R-hat of chains that are certified, and of chains t
 
 
 @torch.no_grad()
+@tool
 def posterior_draws(
     vae: Any,
     x: Arrays,

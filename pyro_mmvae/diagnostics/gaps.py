@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, mahalanobis, widened
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
@@ -62,6 +63,7 @@ class Gaps:
 
 
 @torch.no_grad()
+@tool
 def gaps(
     vae: Any,
     x: Arrays,

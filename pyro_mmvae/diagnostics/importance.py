@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import resampled, smooth
 from pyro_mmvae.weights import draw_in_parts, opened
 
@@ -68,6 +69,7 @@ class Importance(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def importance(
     vae: Any,
     x: Arrays,

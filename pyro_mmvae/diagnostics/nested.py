@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import opened
 
 
@@ -46,6 +47,7 @@ class Nested(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def consistency(
     vae: Any,
     x: Arrays,

@@ -15,6 +15,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import rank
 from pyro_mmvae.diagnostics.ranks import two_sided
 from pyro_mmvae.inference import predictive_draws
+from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import devices, opened, parts
 
 FEWEST = 5
@@ -83,6 +84,7 @@ class PredictiveCheck:
 
 
 @torch.no_grad()
+@tool
 def leave_one_out(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, num_draws: int = 199, seed: int = 0
 ) -> PredictiveCheck:

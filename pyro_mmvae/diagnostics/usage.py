@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
+from pyro_mmvae.modes import tool
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 
@@ -58,6 +59,7 @@ class Usage:
 
 
 @torch.no_grad()
+@tool
 def usage(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, given: Collection[str] | None = None, num_draws: int = 20
 ) -> Usage:

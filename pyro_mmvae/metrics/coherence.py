@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import generate, predictive_draws
+from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
@@ -59,6 +60,7 @@ class Coherence:
 
 
 @torch.no_grad()
+@tool
 def coherence(
     vae: Any,
     x: Arrays,
@@ -119,6 +121,7 @@ def coherence(
 
 
 @torch.no_grad()
+@tool
 def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000) -> float:
     """How often all modalities of a row drawn from the model's own prior show the same label.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import predict
+from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import chunks, nesting, opened, per_row
 
@@ -46,6 +47,7 @@ class ImputationError(NamedTuple):
 
 
 @torch.no_grad()
+@tool
 def imputation_error(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, visible: Arrays, num_draws: int = 100
 ) -> dict[str, ImputationError]:

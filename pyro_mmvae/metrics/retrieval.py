@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import known, nesting, opened, parts
 
@@ -60,6 +61,7 @@ def retrieval(scores: Tensor, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
 
 
 @torch.no_grad()
+@tool
 def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequence[str]) -> Tensor:
     """Cosine between posterior means given the query modalities and given the target ones, (row, row).
 
@@ -86,6 +88,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
 
 
 @torch.no_grad()
+@tool
 def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: str, num_draws: int = 30) -> Tensor:
     """log p(x_target of row j | x_query of row i), (i, j), in nats: each candidate's likelihood under each query.
 

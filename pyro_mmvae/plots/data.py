@@ -10,6 +10,7 @@ import torch
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import new_axes
 
 
@@ -37,6 +38,7 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
 
 
 @torch.no_grad()
+@tool
 def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = None, ax: Any = None) -> Any:
     """Posterior means in the plane of their two leading principal axes (or of z itself if it has two).
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import predict
+from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import BLUE, GREY, RED, cells, new_axes
 from pyro_mmvae.weights import opened
 
@@ -51,6 +52,7 @@ def plot_entry(value: Tensor, ax: Any = None, *, show: Show | None = None) -> An
 
 
 @torch.no_grad()
+@tool
 def plot_reconstructions(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, show: Mapping[str, Show] | None = None, ax: Any = None
 ) -> Any:
@@ -90,6 +92,7 @@ def plot_reconstructions(
 
 
 @torch.no_grad()
+@tool
 def plot_cross_modal(
     vae: Any, x: Mapping[str, Tensor], ax: Any = None, *, show: Mapping[str, Show] | None = None
 ) -> Any:

@@ -21,6 +21,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
 from pyro_mmvae.memory import channels_last, keep_at_hand
+from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone
 from pyro_mmvae.training.balance import warn_of_drowning
@@ -28,7 +29,6 @@ from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
-from pyro_mmvae.training.modes import in_training
 from pyro_mmvae.training.precision import lowered, networks_of
 from pyro_mmvae.training.settings import check_functions, checksums, course_of, familiar, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory, not_finite

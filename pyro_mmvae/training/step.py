@@ -16,10 +16,10 @@ from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
+from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
-from pyro_mmvae.training.modes import at_rest
 
 
 class Run:

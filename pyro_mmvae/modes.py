@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import nn
 
-from pyro_mmvae.programs import owners_of
+from pyro_mmvae.programs import alone, owners_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextmanager
@@ -39,3 +43,18 @@ def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Makes a function whose first argument is a model one that finds its modules in eval mode, and leaves no trace.
+
+    In training mode, in which a model is until `fit` or its user says otherwise, dropout would act in every answer, and
+    each question would move the statistics of batch normalisation.
+    """
+
+    @wraps(function)
+    def ask(vae: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        with alone(), at_rest(owners_of(vae)):
+            return function(vae, *args, **kwargs)
+
+    return ask

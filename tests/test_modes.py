@@ -1,0 +1,108 @@
+"""Tools ask a model in eval mode, whatever mode it is in, and leave it in that one."""
+
+import pytest
+import torch
+from cases import three, three_rows
+from torch import nn
+
+import pyro_mmvae as mm
+
+NAMES = ["label", "counts", "body"]
+
+
+class Watch(nn.Module):
+    """Passes on what it gets, and notes whether that happened in training."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x):
+        self.seen.append(self.training)
+        return x
+
+
+def moody():
+    """A model with dropout and batch norm in both directions; one of its networks is in eval mode, as if frozen."""
+    vae, seen = three().train(), []
+    for part in vae.modalities.values():
+        part.decoder.net = nn.Sequential(part.decoder.net, Watch(seen), nn.Dropout(0.5))
+    body = vae.modalities["body"]
+    body.trunk = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), Watch(seen), nn.Dropout(0.5))
+    vae.modalities["label"].decoder.eval()
+    return vae, seen
+
+
+TOOLS = {
+    "annealed": lambda vae, x: mm.annealed_log_likelihood(vae, x, chains=2, temperatures=3),
+    "certify": lambda vae, x: mm.certify(vae, x, subsets=[["body"]], rows=20, num_particles=20),
+    "coherence": lambda vae, x: mm.coherence(vae, x, [0] * 6, dict.fromkeys(NAMES, first_sign)),
+    "conditional": lambda vae, x: mm.conditional_log_likelihood(vae, x, given=["body"], targets=NAMES[:1]),
+    "consistency": lambda vae, x: mm.consistency(vae, x, given=["body"], more=["body", "label"], num_draws=20),
+    "gaps": lambda vae, x: mm.gaps(vae, x, num_draws=20, steps=2),
+    "generate": lambda vae, x: mm.generate(vae, 3),
+    "guide_predictive": lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets=NAMES[:1]),
+    "importance": lambda vae, x: mm.importance(vae, x, num_draws=20),
+    "imputation_error": lambda vae, x: mm.imputation_error(vae, x, visible={"body": torch.arange(6) < 3}, num_draws=5),
+    "impute": lambda vae, x: mm.impute(vae, {"body": x["body"]}, num_draws=2),
+    "iwae_curve": lambda vae, x: mm.iwae_curve(vae, x, num_particles=(1, 10)),
+    "joint_coherence": lambda vae, x: mm.joint_coherence(vae, dict.fromkeys(NAMES, first_sign), num_draws=10),
+    "latent_similarity": lambda vae, x: mm.latent_similarity(vae, x, query=["body"], target=NAMES[:1]),
+    "leave_one_out": lambda vae, x: mm.leave_one_out(vae, x, num_draws=19),
+    "log_likelihood": lambda vae, x: mm.log_likelihood(vae, x, num_particles=20),
+    "plot_khat": lambda vae, x: mm.plots.plot_khat(vae, x, subsets=[["body"]], num_particles=20),
+    "plot_latent": lambda vae, x: mm.plots.plot_latent(vae, x),
+    "posterior_draws": lambda vae, x: mm.posterior_draws(vae, x, method="psis", num_draws=20, progress=False),
+    "predict": lambda vae, x: mm.predict(vae, {"body": x["body"]}, num_draws=3),
+    "predictive_similarity": lambda vae, x: mm.predictive_similarity(vae, x, query=["body"], target="counts"),
+    "sandwich": lambda vae, x: mm.sandwich(vae, given=["body"], rows=2, chains=2, temperatures=3),
+    "sbc": lambda vae, x: mm.sbc(vae, ["body"], rows=10, num_draws=9),
+    "to_arviz": lambda vae, x: mm.to_arviz(vae, x, num_draws=5),
+    "translate": lambda vae, x: mm.translate(vae, {"body": x["body"]}, to=NAMES[0]),
+    "usage": lambda vae, x: mm.usage(vae, x, num_draws=5),
+}
+
+
+def first_sign(value):
+    return (value.reshape(len(value), -1)[:, 0] > 0).long()
+
+
+def state(vae):
+    return [module.training for module in vae.modules()], [b.clone() for b in vae.buffers()]
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_a_tool_asks_in_eval_mode_and_leaves_no_trace(name):
+    vae, seen = moody()
+    modes, buffers = state(vae)
+    TOOLS[name](vae, three_rows(6))
+    assert seen and not any(seen)
+    assert state(vae)[0] == modes
+    assert all(torch.equal(a, b) for a, b in zip(state(vae)[1], buffers))
+
+
+def test_modes_are_back_after_an_error():
+    vae, _ = moody()
+    modes, _ = state(vae)
+    with pytest.raises(ValueError, match="nose"):
+        mm.log_likelihood(vae, {"nose": torch.zeros(3, 1)})
+    assert state(vae)[0] == modes
+    vae.modalities["body"].decoder.net.append(Broken())
+    modes, _ = state(vae)
+    with pytest.raises(ValueError, match="broken"):
+        mm.log_likelihood(vae, three_rows(3))
+    assert state(vae)[0] == modes
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("broken")
+
+
+def test_a_pair_too():
+    vae, seen = moody()
+    mm.log_likelihood(mm.Pair(vae.model, vae.guide), three_rows(6), num_particles=5)
+    assert seen and not any(seen) and vae.training
+    seen.clear()
+    vae.posterior(three_rows(6))
+    assert any(seen)  # a method of the module itself, which is in the mode that the user chose
