@@ -131,7 +131,7 @@ class MultimodalVAE(nn.Module):
     def posterior(
         self, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None
     ) -> Distribution:
-        """q(z | x_S), batch (row,), event (dim,).
+        """q(z | x_S), batch (row,), event (dim,), from the networks in the mode that they are in (see `eval`).
 
         Args:
             x, mask: as in `model`.

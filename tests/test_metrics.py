@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from exact import LinearGaussian
+from matplotlib.figure import Figure
 from torch import nn
 
 import pyro_mmvae as mm
@@ -162,3 +163,48 @@ def test_single_hidden_entries_and_categories():
     assert found.log_score == pytest.approx((2 * log[2] + log[1]).item() / 3)
     with pytest.raises(ValueError, match="no entry is hidden"):
         mm.imputation_error(vae, {"label": labels}, visible={})
+
+
+def test_categories_in_a_table_are_counted_and_its_numbers_measured():
+    """The network says 1.5 and category 2 whatever z; categories as far from the truth as can be are no distance."""
+
+    class Sure(nn.Module):
+        def forward(self, z):
+            return torch.tensor([1.5, 0.0, 1.0, 5.0]).expand(*z.shape[:-1], 4)
+
+    columns = [mm.RealColumn(), mm.CategoryColumn(3)]
+    part = mm.Modality(mm.TableLikelihood(Sure(), columns), mm.NormalHead(8, 2), trunk=mm.TableTrunk(columns, 8))
+    vae = mm.MultimodalVAE({"table": part}, mm.StandardNormal(2), mm.PoE())
+    table = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0], [0.5, 2.0], [1.0, 0.0]])
+    seen = torch.tensor([[True, True], [True, True], [True, True], [False, False], [False, False]])
+    found = mm.imputation_error(vae, {"table": table}, visible={"table": seen})["table"]
+    assert found.rmse == pytest.approx(math.sqrt((1.0**2 + 0.5**2) / 2), rel=1e-6)
+    assert found.baseline_rmse == pytest.approx(math.sqrt((1.5**2 + 1.0**2) / 2), rel=1e-6)
+    assert (found.accuracy, found.baseline_accuracy) == (0.5, 0.5)  # 2 and 0 of 2, 0
+    seen[:, 0] = True
+    found = mm.imputation_error(vae, {"table": table}, visible={"table": seen})["table"]
+    assert math.isnan(found.rmse) and math.isnan(found.baseline_rmse) and found.accuracy == 0.5
+
+
+def test_metrics_and_plots_take_arrays():
+    """The same answer as for tensors."""
+    x, labels = torch.randn(60, 3), torch.arange(60) % 2
+    x[:, 0] += 4.0 * labels
+    few, right = x.numpy(), labels.numpy()
+    assert mm.frechet_distance(few, few + 2) == mm.frechet_distance(x, x + 2)
+    assert torch.equal(mm.Judge(few, right)(x), mm.Judge(x, labels)(x))
+    halves = [
+        (x[:30], labels[:30], x[30:], labels[30:]),
+        (few[:30], right[:30].tolist(), few[30:].tolist(), right[30:]),
+    ]
+    assert mm.linear_probe(*halves[0]) == mm.linear_probe(*halves[1])
+    data = {"a": few, "b": few[:, :2]}
+    vae = mm.MultimodalVAE(mm.guess_modalities(data, dim=2), mm.StandardNormal(2), mm.PoE())
+    ax = mm.plots.plot_cross_modal(vae, {name: value[:4] for name, value in data.items()}, Figure().subplots())
+    assert "Held-out" in ax.get_title()
+    with pytest.raises(ValueError, match="no modality"):
+        mm.plots.plot_missingness(None)
+    with pytest.raises(ValueError, match="give rows with two modalities"):
+        mm.coherence(vae, {"a": few}, labels, {"a": positive})
+    with pytest.raises(ValueError, match="x has 1 row"):
+        mm.latent_similarity(vae, {name: value[:1] for name, value in data.items()}, query=["a"], target=["b"])

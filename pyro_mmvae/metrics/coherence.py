@@ -85,7 +85,7 @@ def coherence(
         `Coherence`.
 
     Raises:
-        ValueError: no classifier, or labels of another number than the rows.
+        ValueError: no classifier, labels of another number than the rows, or nothing to draw from.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
@@ -117,6 +117,11 @@ def coherence(
                 for name in targets:
                     said = torch.as_tensor(classifiers[name](drawn[name][0]))
                     share[given, name] = float((said.cpu() == right[there.cpu()]).double().mean())
+    if not share:
+        raise ValueError(
+            f"no row of x has another modality to draw {', '.join(classifiers)} from, which the classifiers are of;"
+            " give rows with two modalities"
+        )
     return Coherence(share, batch.rows)
 
 

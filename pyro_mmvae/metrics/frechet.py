@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import tensor_of
 
-def frechet_distance(features: Tensor, others: Tensor) -> float:
+
+def frechet_distance(features: Any, others: Any) -> float:
     """The squared Fréchet distance between normals with the means and covariances of two samples.
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2), in double precision, the root by eigenvalues of a symmetric
@@ -30,7 +34,7 @@ def frechet_distance(features: Tensor, others: Tensor) -> float:
         >>> round(frechet_distance(a, a + 2), 6)
         12.0
     """
-    a, b = features.detach().double(), others.detach().double()
+    a, b = (tensor_of(name, x).detach().double() for name, x in (("features", features), ("others", others)))
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(
             f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; give (row, feature) of both, two rows or more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,9 +12,10 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import chunks, nesting, opened, per_row
 
 
@@ -22,10 +24,11 @@ class ImputationError(NamedTuple):
 
     Attributes:
         entries: how many were hidden.
-        rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; NaN for
-            categories.
+        rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; of a table
+            without its columns of categories, NaN where nothing else is hidden.
         baseline_rmse: the same of the mean of the visible entries of the same column.
-        accuracy: how often the most probable category is the true one; NaN for numbers.
+        accuracy: how often the most probable category is the true one, of a table in its columns of categories; NaN
+            for numbers.
         baseline_accuracy: the same of the most frequent visible category of the same column.
         log_score: log p(hidden entries of a row | visible ones), z from the guide, nats an entry; higher is better.
 
@@ -84,27 +87,52 @@ def imputation_error(
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
     means = predict(vae, seen, seen.mask, num_draws=num_draws)
+    columns = _columns_of_categories(vae, batch)
     scores = _log_scores(vae, seen, Batch.of(dict(batch), hidden), names, num_draws)
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(batch[name], means[name], hidden[name], seen.mask[name]),
+            *_errors(batch[name], means[name], hidden[name], seen.mask[name], columns.get(name, ())),
             scores[name] / int(hidden[name].sum()),
         )
         for name in names
     }
 
 
-def _errors(truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor) -> tuple[float, float, float, float]:
-    """rmse, that of the baseline, accuracy, that of the baseline."""
+def _errors(
+    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int]
+) -> tuple[float, float, float, float]:
+    """rmse, that of the baseline, accuracy, that of the baseline; `columns` of a table are categories."""
     if mean.dim() > truth.dim():  # probabilities of categories
-        votes = torch.nn.functional.one_hot(truth.long(), mean.shape[-1]) * visible.unsqueeze(-1)
-        frequent = votes.sum(0).argmax(-1).expand_as(truth)
-        right = (mean.argmax(-1) == truth)[hidden].double().mean()
-        return math.nan, math.nan, float(right), float((frequent == truth)[hidden].double().mean())
-    middle = torch.where(visible, truth, 0).sum(0) / visible.sum(0).clamp(min=1)
-    missed, guessed = ((truth - guess)[hidden].double() for guess in (mean, middle))
-    return float((missed**2).mean().sqrt()), float((guessed**2).mean().sqrt()), math.nan, math.nan
+        frequent = _most_frequent(truth, visible, mean.shape[-1]).expand_as(truth)
+        return math.nan, math.nan, _mean((mean.argmax(-1) == truth)[hidden]), _mean((frequent == truth)[hidden])
+    middle, named = torch.where(visible, truth, 0).sum(0) / visible.sum(0).clamp(min=1), torch.zeros_like(hidden)
+    for column in columns:
+        column_of = truth[..., column]
+        named[..., column] = True
+        middle[..., column] = _most_frequent(column_of, visible[..., column], int(column_of.max()) + 1).to(truth.dtype)
+    squares = [_mean((truth - guess)[hidden & ~named].double() ** 2) for guess in (mean, middle)]
+    shares = [_mean((truth == guess)[hidden & named]) for guess in (mean, middle)]
+    return math.sqrt(squares[0]), math.sqrt(squares[1]), shares[0], shares[1]
+
+
+def _most_frequent(truth: Tensor, visible: Tensor, categories: int) -> Tensor:
+    """The most frequent visible category of each entry."""
+    votes = torch.nn.functional.one_hot(truth.long(), categories) * visible.unsqueeze(-1)
+    return votes.sum(0).argmax(-1)
+
+
+def _mean(values: Tensor) -> float:
+    """The mean; NaN of nothing."""
+    return float(values.double().mean())
+
+
+def _columns_of_categories(vae: Any, batch: Batch) -> dict[str, list[int]]:
+    """name -> the columns of a table that are categories."""
+    ours = library_of(vae)
+    found = {} if ours is None else ours.likelihoods(batch)
+    bases = {name: getattr(p, "base_dist", p) for name, p in found.items()}
+    return {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
 
 
 def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int) -> dict[str, float]:

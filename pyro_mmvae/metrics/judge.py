@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import tensor_of
 from pyro_mmvae.chance import seeded
 
 
@@ -39,7 +40,7 @@ class Judge(nn.Module):
 
     def __init__(
         self,
-        x: Tensor,
+        x: Any,
         labels: Any,
         *,
         hidden: tuple[int, ...] = (64,),
@@ -48,12 +49,12 @@ class Judge(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        labels = torch.as_tensor(labels)
+        x, labels = tensor_of("x", x).detach(), tensor_of("labels", labels)
         if labels.is_floating_point() or labels.shape != (len(x),):
             raise ValueError(
                 f"labels are {labels.dtype} {tuple(labels.shape)} for {len(x)} rows; give one whole number a row"
             )
-        flat = x.detach().flatten(1) if x.dim() > 1 else x.detach().unsqueeze(1)
+        flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
         flat = flat.to(torch.get_default_dtype())
         self.register_buffer("loc", flat.mean(0))
         self.register_buffer("scale", flat.std(0).clamp(min=0.1 * float(flat.std()) + 1e-12))
@@ -95,7 +96,7 @@ class Judge(nn.Module):
 
 
 def linear_probe(
-    codes: Tensor, labels: Any, test_codes: Tensor, test_labels: Any, *, ridge: float = 1e-3
+    codes: Any, labels: Any, test_codes: Any, test_labels: Any, *, ridge: float = 1e-3
 ) -> tuple[float, float]:
     """How much of a label a linear classifier finds in the codes.
 
@@ -118,9 +119,10 @@ def linear_probe(
         >>> accuracy
         1.0
     """
-    loc, scale = codes.detach().mean(0), codes.detach().std(0).clamp(min=1e-12)
-    scaled, asked = ((z.detach() - loc) / scale for z in (codes, test_codes))
-    probe, right = Judge(scaled, labels, hidden=(), ridge=ridge), torch.as_tensor(test_labels)
+    train, test = tensor_of("codes", codes).detach(), tensor_of("test_codes", test_codes).detach()
+    loc, scale = train.mean(0), train.std(0).clamp(min=1e-12)
+    scaled, asked = (train - loc) / scale, (test - loc) / scale
+    probe, right = Judge(scaled, labels, hidden=(), ridge=ridge), tensor_of("test_labels", test_labels)
     column = (right.unsqueeze(1) == probe.classes).double()  # a class never seen in training has probability zero
     score = torch.where(column.sum(1) > 0, (probe.log_probabilities(asked) * column).sum(1), -torch.inf)
     return float((probe(asked) == right).double().mean()), float(score.mean())

@@ -71,6 +71,9 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         x: rows with all modalities named.
         query, target: names.
 
+    Raises:
+        ValueError: bad input, or one row, which is as far from the others as it likes.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
@@ -82,6 +85,8 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     sides = []
     for given in (query, target):
         mean, _ = moments_of(vae.posterior(x, given=list(given)))
+        if len(mean) < 2:
+            raise ValueError(f"x has {len(mean)} row, and similarities are relative to other rows; give more of them")
         mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
         sides.append(mean / mean.norm(dim=-1, keepdim=True).clamp(min=1e-12))
     return sides[0] @ sides[1].T

@@ -25,6 +25,8 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
         ['75%', '25%']
     """
     batch = Batch.of(x, mask)
+    if not batch:
+        raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
     seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)

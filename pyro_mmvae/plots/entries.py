@@ -93,9 +93,7 @@ def plot_reconstructions(
 
 @torch.no_grad()
 @tool
-def plot_cross_modal(
-    vae: Any, x: Mapping[str, Tensor], ax: Any = None, *, show: Mapping[str, Show] | None = None
-) -> Any:
+def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Mapping[str, Show] | None = None) -> Any:
     """Every modality predicted from every other: a block for each given modality, as observed in its first line.
 
     Args:
@@ -110,16 +108,17 @@ def plot_cross_modal(
         >>> few = {name: value[:4] for name, value in x.items()}
         >>> ax = plot_cross_modal(vae, few, Figure().subplots())
     """
-    columns = len(next(iter(x.values())))
-    predicted = {given: predict(vae, {given: x[given]}, num_draws=1) for given in x}
-    height = len(x) + sum(name in found and name != given for given, found in predicted.items() for name in x)
+    batch = opened(vae, x)
+    columns = batch.rows
+    predicted = {given: predict(vae, batch.only([given]), num_draws=1) for given in batch}
+    height = len(batch) + sum(name in found and name != given for given, found in predicted.items() for name in batch)
     ax = new_axes(ax, (columns + 1.6, 1.05 * height + 0.3))
     lines = iter(cells(ax, height, columns))
     for given, found in predicted.items():
-        for name in [given, *(other for other in x if other != given and other in found)]:
+        for name in [given, *(other for other in batch if other != given and other in found)]:
             own, line = name == given, next(lines)
             _label(line[0], f"{given}\n(given)" if own else f"{name}\nfrom {given}")
-            for cell, value in zip(line, x[name] if own else found[name]):
+            for cell, value in zip(line, batch[name] if own else found[name]):
                 plot_entry(value, cell, show=None if show is None else show.get(name))
                 _frame(cell, own)
     ax.set_title("Held-out rows: what is given (red frame), and what the model predicts from it", fontsize=11)
