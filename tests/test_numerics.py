@@ -137,15 +137,15 @@ def test_tables_in_like_units_and_a_weight_that_makes_up_for_them_are_no_warning
 def test_the_look_at_the_balance_leaves_no_trace(monkeypatch):
     """The same losses and weights to the bit, dropout included; and only runs of a hundred steps are looked at."""
     looked, outcomes = [], []
-    real = mm.training.loop.warn_of_drowning
+    real = mm.training.epochs.warn_of_drowning
     for look in (lambda *a: looked.append(real(*a)), lambda *a: None):
-        monkeypatch.setattr("pyro_mmvae.training.loop.warn_of_drowning", look)
+        monkeypatch.setattr("pyro_mmvae.training.epochs.warn_of_drowning", look)
         torch.manual_seed(3)
         vae, x = two_tables(1.0)
         vae.modalities["a"].trunk = nn.Dropout(0.5)
         history = mm.fit(vae, x, epochs=34, batch_size=70, lr=1e-2, progress=False)
         outcomes.append([history.loss, *(p.tolist() for p in vae.parameters())])
     assert looked == [None] and outcomes[0] == outcomes[1]
-    monkeypatch.setattr("pyro_mmvae.training.loop.warn_of_drowning", lambda *a: looked.append(a))
+    monkeypatch.setattr("pyro_mmvae.training.epochs.warn_of_drowning", lambda *a: looked.append(a))
     mm.fit(vae, x, epochs=33, batch_size=70, progress=False)
     assert looked == [None]

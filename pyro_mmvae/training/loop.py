@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,6 @@ from typing import Any
 import pyro
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
@@ -24,20 +22,15 @@ from pyro_mmvae.memory import channels_last, keep_at_hand
 from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone
-from pyro_mmvae.training.balance import warn_of_drowning
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
+from pyro_mmvae.training.epochs import run_epochs
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered, networks_of
 from pyro_mmvae.training.settings import check_functions, checksums, course_of, familiar, made_by, title_of
-from pyro_mmvae.training.step import Run, distinct, inventory, not_finite
+from pyro_mmvae.training.step import Run, distinct, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
-
-LONG = 100
-"""Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
-UNREAD = 1000
-"""Steps after which losses are read that were left on an accelerator."""
 
 
 @torch.inference_mode(False)  # which switches gradients on as well
@@ -159,7 +152,7 @@ def fit(
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)
         look = partial(run.validate, first.as_if_seen(), first.rows) if familiar(loss) and not devices else None
         with as_many_as_pay(look, (rows or first.rows) / first.rows):
-            _epochs(run, course, data, pace, keeper, patience, validate, progress)
+            run_epochs(run, course, data, pace, keeper, patience, validate, progress)
         if course.epoch > before:
             keeper.write(course)
             if run.compiled is not None and run.compiled.graph is None:
@@ -179,71 +172,6 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
     if all(batch.lacks(name) for name in batch):
         raise ValueError("validation: nothing is observed in it; give rows with data")
     return batch
-
-
-def _epochs(
-    run: Run,
-    course: Course,
-    data: Batches,
-    pace: Pace,
-    keeper: Checkpoint,
-    patience: int | None,
-    validate: Callable[[], float] | None,
-    progress: bool,
-) -> None:
-    """What is left of the run, epoch by epoch."""
-    with tqdm(total=pace.epochs, initial=course.epoch, disable=not progress, unit="epoch", mininterval=0.5) as bar:
-        while course.epoch < pace.epochs and not course.stale(patience):
-            try:
-                _epoch(run, course, data, pace, keeper)
-            except ValueError:  # of a later batch, or of a step that cannot be compiled after others that needed not be
-                course.set(course.start)
-                raise
-            held_out = None if validate is None else validate()
-            if held_out is not None and not math.isfinite(held_out):
-                raise _stopped(course, course.step, f"the loss is {held_out}", "the validation data")
-            course.end_epoch(held_out)
-            bar.set_postfix_str(course.history.summary(), refresh=False)
-            bar.update()
-
-
-def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:
-    """What is left of an epoch, step by step."""
-    late = run.late and data.rows > 0  # an iterable of the user's may not give the same batches twice
-    for batch in course.rest(data):
-        if course.epoch == course.step == 0 and pace.total >= LONG:
-            with run.aside():
-                warn_of_drowning(run.model, batch)
-        rate, beta = pace(course.epoch, course.step)
-        course.add(run.step(batch, rate, beta), batch.rows)
-        if not late or keeper.due() or len(course.unread) == UNREAD:
-            _judge(run, course, data, None if late else batch)
-            keeper.offer(course)
-    _judge(run, course, data)
-    lost = not_finite(course.live)
-    if lost is not None:  # else the last step of an epoch would put it into the history as a good one
-        raise _stopped(course, course.step, "the weights are no longer finite", lost)
-
-
-def _judge(run: Run, course: Course, data: Batches, last: Batch | None = None) -> None:
-    """Reads the losses of the last steps, and stops at one that is not finite.
-
-    Args:
-        last: the batch, if no more than the last step is unread.
-    """
-    bad = course.read()
-    if bad is not None:
-        batch = next(course.since(data, bad[0])) if last is None else last
-        culprit = not_finite(course.live) or run.culprit(batch)
-        raise _stopped(course, bad[0], f"the loss is {bad[1]}", culprit)
-
-
-def _stopped(course: Course, step: int, what: str, culprit: str) -> FloatingPointError:
-    course.set(course.start)
-    return FloatingPointError(
-        f"{what} in epoch {course.epoch}, step {step}, from {culprit}; the weights of its start are back:"
-        " lower lr, clip the gradient, or rescale the data"
-    )
 
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:
