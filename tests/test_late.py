@@ -9,7 +9,7 @@ from torch import nn
 
 import pyro_mmvae as mm
 from pyro_mmvae import data
-from pyro_mmvae.training import loop
+from pyro_mmvae.training import epochs
 from pyro_mmvae.training import step as training_step
 
 
@@ -21,7 +21,7 @@ def late(request, monkeypatch):
         monkeypatch.setattr(data, "on_gpu", lambda device: True)
         monkeypatch.setattr(training_step, "on_gpu", lambda device: True)
         if request.param == "often":
-            monkeypatch.setattr(loop, "UNREAD", 2)
+            monkeypatch.setattr(epochs, "UNREAD", 2)
 
     return play
 
