@@ -1,8 +1,10 @@
 """How many threads `fit` computes with: one where every operation is small, which shapes decide and nothing else."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 import pyro_mmvae as mm
@@ -94,6 +96,27 @@ def test_rows_that_nobody_looked_at_together():
     """Each modality is seen in all rows but one, and in one of the two that are looked at."""
     mask = {"a": torch.arange(256) != 1, "b": torch.arange(256) != 0}
     assert threads_of(model(170), data(256), mask) == {2}  # 7.4 million operations for 128 rows
+
+
+class Strict(nn.Module):
+    """A decoder that refuses zeros, with which hidden entries are filled."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mm.mlp(4, 6)
+
+    def forward(self, z):
+        return dist.LogNormal(self.net(z), 1.0, validate_args=True).to_event(1)
+
+
+def test_a_look_that_fails_leaves_the_threads_as_they_are():
+    parts = {
+        "a": mm.Modality(Strict(), mm.encoder(6, 8, dim=4)),
+        "b": mm.Modality(mm.NormalLikelihood(mm.mlp(4, 6)), mm.encoder(6, 8, dim=4)),
+    }
+    vae, mask = mm.MultimodalVAE(parts, mm.StandardNormal(4), mm.PoE()), {"a": torch.arange(64) > 9}
+    x = {"a": data(64)["a"].exp() * mask["a"].unsqueeze(-1), "b": data(64)["b"]}
+    assert threads_of(vae, x, mask) == {2}
 
 
 class Counting(Trace_ELBO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,8 +43,11 @@ def as_many_as_pay(look: Callable[[], object] | None, scale: float) -> Iterator[
 
 
 def _largest(look: Callable[[], object]) -> float:
-    with Largest() as found:
-        look()
+    try:
+        with Largest() as found:
+            look()
+    except Exception:  # of rows as no step has them; what is wrong with the data a step says better
+        return math.inf
     return found.share
 
 
