@@ -98,8 +98,16 @@ def library_of(vae: Any) -> Any:
     return found if hasattr(found, "check_names") else None
 
 
+def check_model(vae: Any) -> None:
+    """Raises ValueError for what is no object with `model` and `guide`."""
+    if isinstance(vae, type) or not (hasattr(vae, "model") and hasattr(vae, "guide")):
+        found = f"the class {vae.__name__}" if isinstance(vae, type) else f"a {type(vae).__name__}"
+        raise ValueError(f"{found} stands where a model is asked for; give a MultimodalVAE, or mm.Pair(model, guide)")
+
+
 def owners_of(vae: Any) -> list[nn.Module]:
     """The modules behind an object with `model` and `guide`, whatever way they are its own; none inside another."""
+    check_model(vae)
     programs = (vae.model, vae.guide)
     behind = [vae, *(p.vae if isinstance(p, Program) else getattr(p, "__self__", p) for p in programs)]
     found = list({id(owner): owner for owner in behind if isinstance(owner, nn.Module)}.values())

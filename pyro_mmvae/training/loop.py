@@ -21,7 +21,7 @@ from pyro_mmvae.direct import direct
 from pyro_mmvae.memory import channels_last, keep_at_hand
 from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
-from pyro_mmvae.programs import alone
+from pyro_mmvae.programs import alone, check_model
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
@@ -124,6 +124,7 @@ def fit(
         (3, False)
     """
     keep_at_hand()
+    check_model(vae)
     epochs, batch_size, seed = whole("epochs", epochs, 0), whole("batch_size", batch_size), whole("seed", seed, 0)
     warmup, patience = whole("warmup", warmup, 0), None if patience is None else whole("patience", patience)
     lr, clip = positive("lr", lr, zero=True), None if clip is None else positive("clip", clip)
