@@ -1,5 +1,8 @@
 """Tools ask a model in eval mode, whatever mode it is in, and leave it in that one."""
 
+import inspect
+from types import SimpleNamespace
+
 import pytest
 import torch
 from cases import three, three_rows
@@ -8,6 +11,7 @@ from torch import nn
 import pyro_mmvae as mm
 
 NAMES = ["label", "counts", "body"]
+ASKED = {"given": ["body"], "targets": ["label"]}
 
 
 class Watch(nn.Module):
@@ -34,14 +38,14 @@ def moody():
 
 
 TOOLS = {
-    "annealed": lambda vae, x: mm.annealed_log_likelihood(vae, x, chains=2, temperatures=3),
+    "annealed_log_likelihood": lambda vae, x: mm.annealed_log_likelihood(vae, x, chains=2, temperatures=3),
     "certify": lambda vae, x: mm.certify(vae, x, subsets=[["body"]], rows=20, num_particles=20),
     "coherence": lambda vae, x: mm.coherence(vae, x, [0] * 6, dict.fromkeys(NAMES, first_sign)),
-    "conditional": lambda vae, x: mm.conditional_log_likelihood(vae, x, given=["body"], targets=NAMES[:1]),
+    "conditional_log_likelihood": lambda vae, x: mm.conditional_log_likelihood(vae, x, **ASKED),
     "consistency": lambda vae, x: mm.consistency(vae, x, given=["body"], more=["body", "label"], num_draws=20),
     "gaps": lambda vae, x: mm.gaps(vae, x, num_draws=20, steps=2),
     "generate": lambda vae, x: mm.generate(vae, 3),
-    "guide_predictive": lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets=NAMES[:1]),
+    "guide_predictive_log_likelihood": lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, **ASKED),
     "importance": lambda vae, x: mm.importance(vae, x, num_draws=20),
     "imputation_error": lambda vae, x: mm.imputation_error(vae, x, visible={"body": torch.arange(6) < 3}, num_draws=5),
     "impute": lambda vae, x: mm.impute(vae, {"body": x["body"]}, num_draws=2),
@@ -50,17 +54,25 @@ TOOLS = {
     "latent_similarity": lambda vae, x: mm.latent_similarity(vae, x, query=["body"], target=NAMES[:1]),
     "leave_one_out": lambda vae, x: mm.leave_one_out(vae, x, num_draws=19),
     "log_likelihood": lambda vae, x: mm.log_likelihood(vae, x, num_particles=20),
+    "plot_cross_modal": lambda vae, x: mm.plots.plot_cross_modal(vae, x),
     "plot_khat": lambda vae, x: mm.plots.plot_khat(vae, x, subsets=[["body"]], num_particles=20),
     "plot_latent": lambda vae, x: mm.plots.plot_latent(vae, x),
+    "plot_reconstructions": lambda vae, x: mm.plots.plot_reconstructions(vae, x),
     "posterior_draws": lambda vae, x: mm.posterior_draws(vae, x, method="psis", num_draws=20, progress=False),
     "predict": lambda vae, x: mm.predict(vae, {"body": x["body"]}, num_draws=3),
     "predictive_similarity": lambda vae, x: mm.predictive_similarity(vae, x, query=["body"], target="counts"),
     "sandwich": lambda vae, x: mm.sandwich(vae, given=["body"], rows=2, chains=2, temperatures=3),
     "sbc": lambda vae, x: mm.sbc(vae, ["body"], rows=10, num_draws=9),
     "to_arviz": lambda vae, x: mm.to_arviz(vae, x, num_draws=5),
+    "to_mudata": lambda vae, x: mm.to_mudata(vae, annotated(x["body"]), {"body": "X"}),
     "translate": lambda vae, x: mm.translate(vae, {"body": x["body"]}, to=NAMES[0]),
     "usage": lambda vae, x: mm.usage(vae, x, num_draws=5),
 }
+
+
+def annotated(values):
+    """What AnnData is to `to_mudata`."""
+    return SimpleNamespace(obs_names=[str(i) for i in range(len(values))], X=values.numpy(), layers={}, obsm={})
 
 
 def first_sign(value):
@@ -69,6 +81,14 @@ def first_sign(value):
 
 def state(vae):
     return [module.training for module in vae.modules()], [b.clone() for b in vae.buffers()]
+
+
+def test_every_tool_is_asked_here():
+    """Whatever is public and takes a model first."""
+    public = {**vars(mm), **vars(mm.plots)}
+    functions = {name: thing for name, thing in public.items() if inspect.isfunction(thing) and name[0] != "_"}
+    first = {name: next(iter(inspect.signature(thing).parameters), "") for name, thing in functions.items()}
+    assert {name for name in functions if first[name] == "vae"} == {"fit", *TOOLS}
 
 
 @pytest.mark.parametrize("name", TOOLS)

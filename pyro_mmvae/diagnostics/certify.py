@@ -18,7 +18,6 @@ from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import alone
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
 
@@ -75,7 +74,7 @@ def certify(
     """
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []
-    with alone(), seeded(seed, devices(vae, batch)):
+    with seeded(seed, devices(vae, batch)):
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
         simulated = simulate(vae, rows, batch)
