@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import pyro_mmvae as mm
 
@@ -26,23 +27,24 @@ def torchs(parameters, **options):
     return torch.optim.Adam(parameters, fused=True, **options)
 
 
-def walk(make, parameters, steps=range(6), optim=None, **options):
+def walk(make, parameters, steps=range(6), optim=None, how="step", **options):
     """Trains, where the third step does not reach the second parameter and the fifth none at all."""
     optim = optim or make(parameters, **options)
     for step in steps:
         teach(parameters, step, {2: (1,), 4: range(4)}.get(step, ()))
-        optim.step()
+        getattr(optim, how)()
         optim.zero_grad()
         assert all(p.grad is None for p in parameters)
     return optim
 
 
+@pytest.mark.parametrize("how", ["step", "quick_step"])
 @pytest.mark.parametrize(
     "options", [{"lr": 0.1}, {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.2}], ids=["plain", "all"]
 )
-def test_steps_are_those_of_torch(options):
+def test_steps_are_those_of_torch(options, how):
     ours, theirs = weights(), weights()
-    first, second = walk(mm.Adam, ours, **options), walk(torchs, theirs, **options)
+    first, second = walk(mm.Adam, ours, how=how, **options), walk(torchs, theirs, **options)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
     assert first.state_dict().keys() == second.state_dict().keys()
     for k, state in second.state_dict()["state"].items():
@@ -136,6 +138,61 @@ def test_a_closure_and_hooks_are_run_once():
     assert optim.step(closure).item() == pytest.approx(before)
     assert calls == ["closure", "hook"]
     assert float(p.detach().square().sum()) < before
+
+
+def test_a_quick_step_runs_hooks_and_has_its_label_where_somebody_looks():
+    (p, *_), calls = weights(), []
+    p.grad = torch.ones_like(p)
+    own, every = mm.Adam([p], lr=0.1), mm.Adam([p], lr=0.1)
+    handle = register_optimizer_step_pre_hook(lambda *_: calls.append("every"))
+    every.quick_step()
+    handle.remove()
+    own.register_step_post_hook(lambda *_: calls.append("own"))
+    own.quick_step()
+    every.quick_step()
+    assert calls == ["every", "own"]
+    with torch.profiler.profile() as seen:
+        every.quick_step()
+    assert "Optimizer.step#Adam.step" in {event.key for event in seen.key_averages()}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_schedule_of_torch_sees_the_steps_of_optim():
+    p = torch.nn.Parameter(torch.ones(3))
+    optim = mm.optim({"lr": 0.1})
+    p.grad = torch.ones(3)
+    optim([p])
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optim.single, 0.5)
+    p.grad = torch.ones(3)
+    optim([p])
+    schedule.step()  # warns of no step before its own
+    assert schedule.get_last_lr() == [0.05]
+
+
+def test_parameters_of_two_precisions_and_a_learning_rate_in_a_tensor():
+    ours, theirs = ([p if k % 2 else torch.nn.Parameter(p.float()) for k, p in enumerate(weights())] for _ in range(2))
+    for make, some in ((mm.Adam, ours), (torchs, theirs)):
+        optim = make(some, lr=0.1)
+        for step in range(4):
+            for p, gradient in zip(some, weights()):
+                p.grad = gradient.detach().to(p.dtype) * (step + 1)
+            optim.step()
+            optim.param_groups[0]["lr"] = torch.tensor(0.05)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+@pytest.mark.parametrize("forget", [lambda optim: optim.state.clear(), lambda optim: optim.state.pop(optim.first)])
+def test_moments_that_somebody_took_away_begin_anew(forget):
+    ours, theirs = weights(), weights()
+    for make, some in ((mm.Adam, ours), (torchs, theirs)):
+        optim = make(some, lr=0.1)
+        optim.first = some[0]
+        for step in range(4):
+            teach(some, step)
+            optim.step()
+            if step == 1:
+                forget(optim)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
 def test_gradients_can_be_set_to_zero_instead():

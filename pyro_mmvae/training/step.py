@@ -17,7 +17,7 @@ from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
-from pyro_mmvae.optim import Adam
+from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
 
@@ -45,6 +45,7 @@ class Run:
         self.model, self.guide = vae.model, vae.guide
         self.rates = [group["lr"] for group in optim.param_groups]
         self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
+        self.advance = step_of(optim)
         self.devices, self.modules = devices, modules
         self.differentiable = hasattr(loss, "differentiable_loss")
         places = {p.device for p in parameters}
@@ -88,7 +89,7 @@ class Run:
             self.optim.found_inf = self.doubt.isnan().float()  # type: ignore[attr-defined]
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        self.optim.step()
+        self.advance()
         return loss
 
     def _teach(self, batch: Batch, beta: float) -> tuple[Tensor, bool]:
