@@ -56,6 +56,7 @@ class Batch(Mapping[str, Tensor]):
         self.filled: frozenset[str] | None = None
         self.dense = False
         self.known: dict[str, Tensor] = {}
+        self._masks: dict[tuple[str, int], Tensor] = {}
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked: Any = None  # and itself, once it has looked at the values
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
@@ -139,15 +140,21 @@ class Batch(Mapping[str, Tensor]):
     def take(self, index: Tensor) -> Batch:
         """The rows that `index` (entry,) names, in that order."""
         known = {name: value.index_select(0, index.cpu()) for name, value in self.known.items()}
-        index = moved(index, self.device)
+        index, rows = moved(index, self.device), len(index)
         x = {name: value.index_select(0, index) for name, value in self._x.items()}
         mask = {}
-        for name, value in self.mask.items():  # where all is observed any rows of the mask will do
-            whole = name in self.complete and len(index) <= self.rows
-            mask[name] = value[: len(index)] if whole else value.index_select(0, index)
-        new = self._derived(x, mask, len(index), self.complete)
+        for name, value in self.mask.items():
+            alike = name in self.complete and rows <= self.rows
+            mask[name] = self._alike(name, rows) if alike else value.index_select(0, index)
+        new = self._derived(x, mask, rows, self.complete)
         new.known = known
         return new
+
+    def _alike(self, name: str, rows: int) -> Tensor:
+        """The mask of so many rows where all is observed: of any of them, the same for every batch of that size."""
+        if (name, rows) not in self._masks:
+            self._masks[name, rows] = self.mask[name][:rows]
+        return self._masks[name, rows]
 
     def few(self) -> Batch:
         """The first rows in which each modality was seen: enough to look at shapes."""

@@ -58,9 +58,10 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
 
 def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
     """p(x_m | z, w_m) at the codes latent (..., row, 1, dim), checked."""
-    assert modality.decoder is not None, name
+    decoder = modality.decoder
+    assert decoder is not None, name
     try:
-        p = modality.decoder(latent)
+        p = decoder(latent)
     except (ValueError, RuntimeError, IndexError) as error:
         raise failure("decoder", name, latent, error) from error
     if not isinstance(p, Distribution):

@@ -99,13 +99,12 @@ class MultimodalVAE(nn.Module):
         """
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
-        own = experts.private(view.given if view.private is None else view.private)
         with shared_plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
             data = counted(seen, view.rows)
             for name, modality in self.explained(x, data, view):
                 has = modality.private is not None
-                w = [pyro.sample(f"{name}.w", self._prior_of(name, view, own))] if has else []
+                w = [pyro.sample(f"{name}.w", self._prior_of(name, view, experts))] if has else []
                 observe(name, modality, beside([*z, *w]), data.get(name))
         return z[0] if z else None
 
@@ -117,7 +116,6 @@ class MultimodalVAE(nn.Module):
         """
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
-        own = experts.private(view.given if view.private is None else view.private)
         with plate("data", batch.rows, dim=-2):
             z = None if self.fusion is None else pyro.sample("z", part_of(self.fusion(experts), view.stratum))
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
@@ -125,7 +123,8 @@ class MultimodalVAE(nn.Module):
                 above(z)
             for name, modality in self.explained(x, seen, view):
                 if modality.private is not None:
-                    pyro.sample(f"{name}.w", own.where_seen(name, self._prior_of(name, view, own)))
+                    prior = self._prior_of(name, view, experts)
+                    pyro.sample(f"{name}.w", own_of(experts, view).where_seen(name, prior))
         return z
 
     def posterior(
@@ -216,7 +215,8 @@ class MultimodalVAE(nn.Module):
         """The checked batch, and of each modality with anything observed in it what was seen."""
         batch = x if isinstance(x, Batch) else once_a_step(self, x, mask, lambda: self._opened(x, mask))
         if batch.seen is None or batch.seen[0] is not self:
-            self.check_names(batch)
+            if batch.checked is not self:
+                self.check_names(batch)
             parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
             batch.seen = self, {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
         return batch, batch.seen[1]
@@ -243,10 +243,10 @@ class MultimodalVAE(nn.Module):
             experts = self._experts(*self.open(few.as_if_seen(), None), EVERYTHING)
         return experts
 
-    def _prior_of(self, name: str, view: View, own: Experts) -> Distribution:
+    def _prior_of(self, name: str, view: View, experts: Experts) -> Distribution:
         """What the private code of a modality is held against: the auxiliary prior where it is not inferred."""
         borrowed = view.private is not None and name not in view.private and name in self.auxiliary_prior
-        return (self.auxiliary_prior if borrowed else self.private_prior)[name](own)
+        return (self.auxiliary_prior if borrowed else self.private_prior)[name](own_of(experts, view))
 
     def explained(self, x: Arrays | None, seen: Mapping[str, Seen], view: View) -> list[tuple[str, Modality]]:
         """The modalities that are scored, or drawn if there is no data."""
@@ -254,6 +254,11 @@ class MultimodalVAE(nn.Module):
         wanted = names if view.targets is None else view.targets
         every = self.modalities.items()
         return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
+
+
+def own_of(experts: Experts, view: View) -> Experts:
+    """The unimodal posteriors of the private codes, beside those of z."""
+    return experts.private(view.given if view.private is None else view.private)
 
 
 def beside(codes: Sequence[Tensor]) -> Tensor:

@@ -100,8 +100,9 @@ class Normal(Entrywise, dist.Normal):
 
     def expand(self, batch_shape: Sequence[int], _instance: Normal | None = None) -> Normal:
         new = self._get_checked_instance(Normal, _instance)
-        new.narrow = self.narrow
-        return super().expand(torch.Size(batch_shape), new)
+        new.narrow, new.loc, new.scale = self.narrow, self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        new._batch_shape, new._event_shape, new._validate_args = new.loc.shape, self._event_shape, self._validate_args
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
