@@ -142,20 +142,16 @@ class Seen:
             value = full.index_copy(0, self.flat, value)
         return value.reshape(*self.entries.shape, *value.shape[1:])
 
-    def summed(self, value: Tensor, total: Tensor | None = None) -> Tensor:
-        """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen.
-
-        Args:
-            total: what it is added to, of the shape of the result.
-        """
+    def summed(self, value: Tensor) -> Tensor:
+        """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen."""
         rows, repeats = self.entries.shape
         value = value.unsqueeze(1)
         if self.flat is None and not self.whole:
             value = torch.where(self.entries.reshape(-1, *[1] * (value.dim() - 1)), value, 0)
         if self.flat is None and repeats == 1:
-            return value if total is None else total + value
+            return value
         entry = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat
-        total = value.new_zeros(rows, *value.shape[1:]) if total is None else total
+        total = value.new_zeros(rows, *value.shape[1:])
         return total.index_add(0, entry if repeats == 1 else entry // repeats, value)
 
 

@@ -58,6 +58,10 @@ def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
     """Precision and precision-weighted mean of the experts, (expert, row, 1, dim), zero where not given, and the
     experts that they are of."""
     stack = experts.stack()
+    if stack.gathered:
+        loc, scale = stack.entries()
+        precision = scale**-2
+        return stack.laid_out(precision), stack.laid_out(precision * loc), stack
     precision = stack.scale**-2
     if not stack.whole:
         precision = torch.where(stack.given.unsqueeze(-1), precision, 0)
@@ -66,16 +70,8 @@ def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
 
 def together(experts: Experts) -> tuple[Tensor, Tensor]:
     """Precision and precision-weighted mean of the product of what is given, (row, 1, dim), zero where nothing is."""
-    if all(experts.seen[name].whole for name in experts):
-        factors, shifts, _ = natural(experts)
-        return factors.sum(0), shifts.sum(0)
-    precision, shift = None, None
-    for name, q in experts.normals().items():
-        own = q.scale**-2
-        precision = experts.seen[name].summed(own, precision)
-        shift = experts.seen[name].summed(own * q.loc, shift)
-    assert precision is not None and shift is not None
-    return precision, shift
+    precision, shift, _ = natural(experts)
+    return precision.sum(0), shift.sum(0)
 
 
 def prior_normal(experts: Experts) -> dist.Normal:
