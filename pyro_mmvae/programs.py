@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+
+from pyro_mmvae.warn import warn
 
 _TURN = threading.RLock()
 PATIENCE = 10.0
@@ -35,11 +36,10 @@ def alone() -> Iterator[None]:
     generator meanwhile are missing here: let it draw them from a `torch.Generator` of its own.
     """
     if not _TURN.acquire(timeout=PATIENCE):
-        warnings.warn(
+        warn(
             f"waited {PATIENCE:g} s for another thread that trains or asks a model, and go on waiting: Pyro runs one"
             " program at a time in a process; use processes",
             RuntimeWarning,
-            stacklevel=3,
         )
         _TURN.acquire()
     try:

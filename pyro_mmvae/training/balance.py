@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.warn import warn
 
 DROWNS = 300.0
 """How many times as hard one modality must pull as another for a warning.
@@ -74,9 +74,8 @@ def warn_of_drowning(model: Any, batch: Batch) -> None:
         return
     loud, quiet = max(found, key=found.__getitem__), min(found, key=found.__getitem__)
     if found[loud] > DROWNS * found[quiet]:
-        warnings.warn(
+        warn(
             f"modality {loud!r} pulls at the shared code {found[loud] / found[quiet]:,.0f} times as hard as {quiet!r},"
             f" which will hardly be learnt; measure {loud!r} in units of its own spread, or give it a smaller"
-            " mm.Modality(weight=...)",
-            stacklevel=5,
+            " mm.Modality(weight=...)"
         )

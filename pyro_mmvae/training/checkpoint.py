@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from pyro_mmvae.storage import Damaged, compare, read, write
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import constant
 from pyro_mmvae.training.settings import course_of
+from pyro_mmvae.warn import warn
 
 Settings = dict[str, Any]
 
@@ -28,7 +28,7 @@ def carry_on(error: OSError) -> None:
         >>> path = tempfile.mkdtemp() + "/run"
         >>> history = mm.fit(vae, x, epochs=2, checkpoint=path, if_unwritable=carry_on, progress=False)
     """
-    warnings.warn(f"no checkpoint could be written ({error}); training goes on in memory", stacklevel=2)
+    warn(f"no checkpoint could be written ({error}); training goes on in memory")
 
 
 def give_up(error: OSError) -> None:
@@ -116,7 +116,7 @@ class Checkpoint:
                 raise
             record = read(files[1], "checkpoint")
             self.old = self.path.with_name(self.path.name + ".damaged")  # the first record to be written moves it there
-            warnings.warn(f"{error}; the run goes on from {files[1]} and leaves it as {self.old}", stacklevel=4)
+            warn(f"{error}; the run goes on from {files[1]} and leaves it as {self.old}")
             return record
 
     def _check(self, file: Path, record: dict[str, Any], course: Course) -> None:

@@ -112,6 +112,11 @@ class Course:
                 self.best, self.kept, history.best_epoch = validation, self.values(self.kept), self.epoch
         self.epoch, self.step, self.total, self.rows = self.epoch + 1, 0, 0.0, 0
 
+    def take_best(self) -> None:
+        """Makes the live values those of the best epoch, if one was measured."""
+        if self.kept is not None:
+            self.set(self.kept)
+
     def stale(self, patience: int | None) -> bool:
         """Whether so many epochs passed without a better validation loss."""
         if patience is None or not self.history.validation:

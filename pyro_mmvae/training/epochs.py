@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -13,7 +14,9 @@ from pyro_mmvae.training.batches import Batches
 from pyro_mmvae.training.checkpoint import Checkpoint
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import Pace
+from pyro_mmvae.training.interrupt import Stopped, between_steps
 from pyro_mmvae.training.step import Run, not_finite
+from pyro_mmvae.warn import warn
 
 LONG = 100
 """Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
@@ -21,66 +24,98 @@ UNREAD = 1000
 """Steps after which losses are read that were left on an accelerator."""
 
 
-def run_epochs(
-    run: Run,
-    course: Course,
-    data: Batches,
-    pace: Pace,
-    keeper: Checkpoint,
-    patience: int | None,
-    validate: Callable[[], float] | None,
-    progress: bool,
-) -> None:
-    """What is left of the run, epoch by epoch."""
-    with tqdm(total=pace.epochs, initial=course.epoch, disable=not progress, unit="epoch", mininterval=0.5) as bar:
-        while course.epoch < pace.epochs and not course.stale(patience):
-            try:
-                _epoch(run, course, data, pace, keeper)
-            except ValueError:  # of a later batch, or of a step that cannot be compiled after others that needed not be
-                course.set(course.start)
-                raise
-            held_out = None if validate is None else validate()
-            if held_out is not None and not math.isfinite(held_out):
-                raise _stopped(course, course.step, f"the loss is {held_out}", "the validation data")
-            course.end_epoch(held_out)
-            bar.set_postfix_str(course.history.summary(), refresh=False)
-            bar.update()
+@dataclass
+class Loop:
+    """A run and what it goes over.
 
-
-def _epoch(run: Run, course: Course, data: Batches, pace: Pace, keeper: Checkpoint) -> None:
-    """What is left of an epoch, step by step."""
-    late = run.late and data.rows > 0  # an iterable of the user's may not give the same batches twice
-    for batch in course.rest(data):
-        if course.epoch == course.step == 0 and pace.total >= LONG:
-            with run.aside():
-                warn_of_drowning(run.model, batch)
-        rate, beta = pace(course.epoch, course.step)
-        course.add(run.step(batch, rate, beta), batch.rows)
-        if not late or keeper.due() or len(course.unread) == UNREAD:
-            _judge(run, course, data, None if late else batch)
-            keeper.offer(course)
-    _judge(run, course, data)
-    lost = not_finite(course.live)
-    if lost is not None:  # else the last step of an epoch would put it into the history as a good one
-        raise _stopped(course, course.step, "the weights are no longer finite", lost)
-
-
-def _judge(run: Run, course: Course, data: Batches, last: Batch | None = None) -> None:
-    """Reads the losses of the last steps, and stops at one that is not finite.
-
-    Args:
-        last: the batch, if no more than the last step is unread.
+    Attributes:
+        validate: the loss of the held-out rows, if there are any.
+        patience: epochs without a better one after which it stops.
+        progress: whether to show a bar.
     """
-    bad = course.read()
-    if bad is not None:
-        batch = next(course.since(data, bad[0])) if last is None else last
-        culprit = not_finite(course.live) or run.culprit(batch)
-        raise _stopped(course, bad[0], f"the loss is {bad[1]}", culprit)
 
+    run: Run
+    course: Course
+    data: Batches
+    pace: Pace
+    keeper: Checkpoint
+    validate: Callable[[], float] | None
+    patience: int | None
+    progress: bool
 
-def _stopped(course: Course, step: int, what: str, culprit: str) -> FloatingPointError:
-    course.set(course.start)
-    return FloatingPointError(
-        f"{what} in epoch {course.epoch}, step {step}, from {culprit}; the weights of its start are back:"
-        " lower lr, clip the gradient, or rescale the data"
-    )
+    def finish(self) -> None:
+        """Takes the run up where its file says that it stood, does what is left of it, and leaves the best weights.
+
+        Ctrl-C ends it as well, after the step that is under way, with a record of where it stands.
+        """
+        self.keeper.resume(self.course)
+        before = self.course.epoch
+        try:
+            with between_steps() as stop_if_told:
+                self._epochs(stop_if_told)
+        except KeyboardInterrupt as told:
+            if isinstance(told, Stopped):
+                self._judge()
+                self.keeper.write(self.course)
+            self.course.take_best()
+            raise
+        if self.course.epoch > before:
+            self.keeper.write(self.course)
+            if self.run.compiled is not None and self.run.compiled.graph is None:
+                warn("compile: every batch lacked a modality, so every step ran as without")
+        self.course.take_best()
+
+    def _epochs(self, stop_if_told: Callable[[], None]) -> None:
+        course, epochs = self.course, self.pace.epochs
+        with tqdm(total=epochs, initial=course.epoch, disable=not self.progress, unit="epoch", mininterval=0.5) as bar:
+            while course.epoch < epochs and not course.stale(self.patience):
+                try:
+                    self._epoch(stop_if_told)
+                except ValueError:  # of a later batch, or of a step that cannot be compiled after some that need not be
+                    course.set(course.start)
+                    raise
+                held_out = None if self.validate is None else self.validate()
+                if held_out is not None and not math.isfinite(held_out):
+                    raise self._failed(course.step, f"the loss is {held_out}", "the validation data")
+                course.end_epoch(held_out)
+                bar.set_postfix_str(course.history.summary(), refresh=False)
+                bar.update()
+                stop_if_told()  # of while the held-out rows were looked at
+
+    def _epoch(self, stop_if_told: Callable[[], None]) -> None:
+        """What is left of an epoch, step by step."""
+        run, course, keeper = self.run, self.course, self.keeper
+        late = run.late and self.data.rows > 0  # an iterable of the user's may not give the same batches twice
+        for batch in course.rest(self.data):
+            if course.epoch == course.step == 0 and self.pace.total >= LONG:
+                with run.aside():
+                    warn_of_drowning(run.model, batch)
+            rate, beta = self.pace(course.epoch, course.step)
+            course.add(run.step(batch, rate, beta), batch.rows)
+            if not late or keeper.due() or len(course.unread) == UNREAD:
+                self._judge(None if late else batch)
+                keeper.offer(course)
+            stop_if_told()
+        self._judge()
+        lost = not_finite(course.live)
+        if lost is not None:  # else the last step of an epoch would put it into the history as a good one
+            raise self._failed(course.step, "the weights are no longer finite", lost)
+
+    def _judge(self, last: Batch | None = None) -> None:
+        """Reads the losses of the last steps, and stops at one that is not finite.
+
+        Args:
+            last: the batch, if no more than the last step is unread.
+        """
+        bad = self.course.read()
+        if bad is not None:
+            batch = next(self.course.since(self.data, bad[0])) if last is None else last
+            culprit = not_finite(self.course.live) or self.run.culprit(batch)
+            raise self._failed(bad[0], f"the loss is {bad[1]}", culprit)
+
+    def _failed(self, step: int, what: str, culprit: str) -> FloatingPointError:
+        self.course.set(self.course.start)
+        return FloatingPointError(
+            f"{what} in epoch {self.course.epoch}, step {step}, from {culprit}; the weights of its start are back:"
+            " lower lr, clip the gradient, or rescale the data"
+        )

@@ -25,7 +25,7 @@ from pyro_mmvae.programs import alone, check_model
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
-from pyro_mmvae.training.epochs import run_epochs
+from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered, networks_of
 from pyro_mmvae.training.settings import check_functions, checksums, course_of, familiar, made_by, title_of
@@ -104,6 +104,9 @@ def fit(
     Returns:
         A `History`. The modules are left in eval mode; those whose parameters are all frozen are never in another.
 
+    Ctrl-C stops it after the step that is under way, a second one at once. The weights are those of that moment, or of
+    the best epoch if there are validation data, and the checkpoint has the run as far as it got.
+
     Raises:
         ValueError: bad input, in one line, before anything is changed, or in a later batch, with the weights from the
             start of the epoch; or a checkpoint that is damaged, foreign or of another run, which is left as it is.
@@ -147,19 +150,12 @@ def fit(
         rows = getattr(data, "batch_size", None)
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
         course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
+        pace = Pace(schedule, epochs, warmup, beta, data.steps)
         keeper = Checkpoint(checkpoint, every, if_unwritable, settings)
-        keeper.resume(course)
-        before, pace = course.epoch, Pace(schedule, epochs, warmup, beta, data.steps)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)
         look = partial(run.validate, first.as_if_seen(), first.rows) if familiar(loss) and not devices else None
         with as_many_as_pay(look, (rows or first.rows) / first.rows):
-            run_epochs(run, course, data, pace, keeper, patience, validate, progress)
-        if course.epoch > before:
-            keeper.write(course)
-            if run.compiled is not None and run.compiled.graph is None:
-                warnings.warn("compile: every batch lacked a modality, so every step ran as without", stacklevel=2)
-        if course.kept is not None:
-            course.set(course.kept)
+            Loop(run, course, data, pace, keeper, validate, patience, progress).finish()
     return course.history
 
 

@@ -1,0 +1,41 @@
+"""Ctrl-C, told between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C after a whole step: all that belongs to a run is of one moment."""
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], None]]:
+    """Inside, Ctrl-C waits until the function that this gives is called, which raises `Stopped`; a second one does not.
+
+    Only where Python's own handler stands, and in the main thread, as no other hears signals.
+    """
+    told: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if told:
+            signal.default_int_handler(number, frame)
+        told.append(number)
+
+    def stop_if_told() -> None:
+        if told:
+            raise Stopped
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield stop_if_told
+        return
+    signal.signal(signal.SIGINT, hear)
+    try:
+        yield stop_if_told
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

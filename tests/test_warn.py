@@ -1,0 +1,59 @@
+"""Every warning points at the line of the user's that led to it, however many lines of ours lie between."""
+
+import inspect
+import warnings
+
+import pytest
+import torch
+
+import pyro_mmvae as mm
+
+
+def build(scale=1.0):
+    torch.manual_seed(0)
+    x = {"a": scale * torch.randn(400, 6), "b": torch.randn(400, 1)}
+    parts = {
+        k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, v.shape[1]), 1.0), mm.encoder(v.shape[1], 8, dim=2))
+        for k, v in x.items()
+    }
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), x
+
+
+def drowned(tmp_path):
+    vae, x = build(1e4)
+    return "pulls", lambda: mm.fit(vae, x, epochs=1, batch_size=4, lr=0.0, progress=False)
+
+
+def full(tmp_path):
+    vae, x = build()
+    (tmp_path / "run.partial").mkdir()  # where a record is written before it gets its name
+    path = tmp_path / "run"
+    return "no checkpoint", lambda: mm.fit(vae, x, epochs=1, lr=0.0, progress=False, checkpoint=path)
+
+
+def damaged(tmp_path):
+    vae, x = build()
+    for _ in range(2):
+        mm.fit(vae, x, epochs=1, lr=0.0, progress=False, checkpoint=tmp_path / "run", every=0)
+    (tmp_path / "run").write_bytes((tmp_path / "run").read_bytes()[:-100])
+    return "goes on from", lambda: mm.fit(vae, x, epochs=1, lr=0.0, progress=False, checkpoint=tmp_path / "run")
+
+
+def never_compiled(tmp_path):
+    vae, x = build()
+    mask = {"b": torch.zeros(400, dtype=torch.bool)}
+    return "every batch lacked", lambda: mm.fit(vae, x, mask, epochs=1, lr=0.0, progress=False, compile="eager")
+
+
+@pytest.mark.parametrize("make", [drowned, full, damaged, never_compiled], ids=lambda make: make.__name__)
+def test_it_points_here(make, tmp_path):
+    part, call = make(tmp_path)
+    lines, first = inspect.getsourcelines(call)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert caught
+    for found in caught:
+        assert part in str(found.message)
+        assert found.filename == __file__
+        assert first <= found.lineno < first + len(lines)
