@@ -11,6 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import as_tensor
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
+from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.weights import opened
 
 ROWS_AT_ONCE = 4096
@@ -31,7 +32,8 @@ def from_mudata(data: Any, slots: Mapping[str, str] | None = None) -> tuple[dict
         x: name -> (row, *event), zero where missing; mask: name -> bool, (row,), or (row, *event) if there are NaN.
 
     Raises:
-        ValueError: in one line, a slot that there is not, or cells without names of their own.
+        ValueError: in one line, slots that are no dictionary, a slot that there is not, or cells without names of
+            their own.
 
     Example:
         >>> from types import SimpleNamespace as Fake
@@ -42,6 +44,8 @@ def from_mudata(data: Any, slots: Mapping[str, str] | None = None) -> tuple[dict
         ([[3.0, 4.0], [0.0, 0.0], [1.0, 2.0]], [True, False, True])
     """
     slots = slots or {}
+    if not isinstance(slots, Mapping):
+        raise ValueError(f"slots is {slots!r}; give a dictionary, such as {{'rna': 'X'}}")
     for name in slots if hasattr(data, "mod") else ():
         if name not in data.mod:
             raise ValueError(f"slots names {name!r}, which is no modality of this data: it has {', '.join(data.mod)}")
@@ -79,6 +83,7 @@ def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, ke
         >>> cells.obsm["X_mmvae"].shape, cells.obsm["X_mmvae_sd"].shape
         ((2, 3), (2, 3))
     """
+    vae = with_posterior(vae)
     batch, means, sds = opened(vae, *from_mudata(data, slots)), [], []
     for index in torch.arange(batch.rows, device=next(iter(batch.values())).device).split(ROWS_AT_ONCE):
         mean, sd = moments_of(vae.posterior(batch.take(index)))

@@ -98,6 +98,21 @@ def library_of(vae: Any) -> Any:
     return found if hasattr(found, "check_names") else None
 
 
+def with_posterior(vae: Any) -> Any:
+    """The model of ours behind an object with `model` and `guide`, for what asks for q(z | x) as a distribution.
+
+    Raises:
+        ValueError: programs of the user's, which draw from it and know no more of it.
+    """
+    found = library_of(vae)
+    if found is None:
+        raise ValueError(
+            f"a {type(vae).__name__} can only be drawn from, and this asks for q(z | x) as a distribution; give a"
+            " MultimodalVAE, or look at mm.posterior_draws"
+        )
+    return found
+
+
 def check_model(vae: Any) -> None:
     """Raises ValueError for what is no object with `model` and `guide`."""
     if isinstance(vae, type) or not (hasattr(vae, "model") and hasattr(vae, "guide")):

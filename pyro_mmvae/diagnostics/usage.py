@@ -14,6 +14,7 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.modes import tool
+from pyro_mmvae.programs import with_posterior
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 
@@ -90,6 +91,7 @@ def usage(
         >>> abs(found.kl - found.information - found.marginal) < 1e-4
         True
     """
+    vae = with_posterior(vae)
     batch = vae.check(x, mask)
     levels = hasattr(vae.prior, "guide")  # with the experts it is p(z | a draw from above)
     q, prior = vae.posterior(batch, given=given), vae.prior(None if levels else vae.experts(batch))

@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import silent, with_posterior
 from pyro_mmvae.weights import known, nesting, opened, parts
 
 
@@ -82,7 +82,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         >>> scores.shape
         torch.Size([20, 20])
     """
-    sides = []
+    vae, sides = with_posterior(vae), []
     for given in (query, target):
         mean, _ = moments_of(vae.posterior(x, given=list(given)))
         if len(mean) < 2:
