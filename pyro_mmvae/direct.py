@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import Trace_ELBO
+from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import log_prob_sum
+
+TRACED = JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO
 
 
 class DirectELBO(Trace_ELBO):
@@ -45,7 +47,16 @@ class DirectELBO(Trace_ELBO):
 
 
 def direct(loss: Any) -> Any:
-    """The loss that `fit` runs for the one that was named: a `DirectELBO` for none and for a plain `Trace_ELBO()`."""
+    """The loss that `fit` runs for the one that was named: a `DirectELBO` for none and for a plain `Trace_ELBO()`.
+
+    Raises:
+        ValueError: one of Pyro's that trace the programs, which take no batches.
+    """
+    if isinstance(loss, TRACED):
+        raise ValueError(
+            f"loss is a {type(loss).__name__}, which traces programs of tensors, not of batches; give"
+            f" {type(loss).__name__.removeprefix('Jit')}(), and compile='eager' to fit for a traced step"
+        )
     plain = type(loss) is Trace_ELBO and vars(loss) == vars(Trace_ELBO())
     return DirectELBO() if loss is None or plain else loss
 

@@ -1,4 +1,4 @@
-"""Tools that ask for q(z | x) as a distribution take a pair of a model's programs, and say so of other programs."""
+"""Pairs of programs: what tools ask of them, and guides and losses of Pyro's that go over no batches."""
 
 from types import SimpleNamespace
 
@@ -8,6 +8,8 @@ import pytest
 import torch
 from cases import three, three_rows
 from matplotlib.figure import Figure
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 
 import pyro_mmvae as mm
 
@@ -51,3 +53,34 @@ def test_a_pair(ask):
 def test_slots_in_another_form():
     with pytest.raises(ValueError, match="slots is 'X'; give a dictionary"):
         mm.from_mudata(SimpleNamespace(obs_names=["a"], X=[[1.0]], layers={}, obsm={}), "X")
+
+
+def test_an_autoguide_of_rows_is_refused_and_left_as_it_was():
+    vae = three()
+    guide = AutoNormal(vae.model)
+    with pytest.raises(ValueError, match="the guide is an AutoNormal, which keeps parameters of 'z' for the rows"):
+        mm.fit(mm.Pair(vae.model, guide), X, progress=False)
+    assert guide.prototype_trace is None
+    SVI(vae.model, guide, mm.optim({"lr": 1e-2}), Trace_ELBO()).step(X)
+    assert guide.locs.z.shape == (12, 1, 2)
+
+
+def test_an_autoguide_of_what_all_rows_share_goes_over_batches():
+    def model(x, mask=None):
+        loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 10.0).to_event(1))
+        with pyro.plate("data", len(x["body"]), dim=-2), pyro.plate("body_plate", 1, dim=-1):
+            pyro.sample("body", dist.Normal(loc, 1.0).to_event(1), obs=x["body"].unsqueeze(1))
+
+    torch.manual_seed(0)
+    x = {"body": torch.randn(400, 3) + torch.tensor([1.0, -2.0, 5.0])}
+    guide = AutoNormal(model)
+    history = mm.fit(mm.Pair(model, guide), x, epochs=100, batch_size=100, lr=0.1, progress=False)
+    assert history.loss[-1] < history.loss[0]
+    assert torch.allclose(guide.median()["loc"], x["body"].mean(0), atol=0.05)
+
+
+def test_a_loss_that_traces_tensors_is_refused():
+    with pytest.raises(
+        ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"
+    ):
+        mm.fit(three(), X, loss=JitTrace_ELBO(), progress=False)

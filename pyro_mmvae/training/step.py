@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
@@ -168,6 +170,7 @@ def inventory(
     vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]
 ) -> dict[str, Tensor]:
     """The tensors to train, by name."""
+    _check_guide(vae, batch, devices, modules)
     with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
         poutine.replay(vae.model, guide)(batch, batch.mask)
@@ -178,6 +181,20 @@ def inventory(
     if not unique:
         raise ValueError("there is nothing to train: no parameter of the model or the guide takes gradients")
     return distinct(unique.values())
+
+
+def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> None:
+    """Raises ValueError for a guide of Pyro's that would keep parameters for the rows of the first batch."""
+    if not isinstance(vae.guide, AutoGuide):
+        return
+    with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
+        sites = poutine.trace(vae.model).get_trace(batch, batch.mask)
+    for name, site in sites.iter_stochastic_nodes():
+        if site["cond_indep_stack"] and not site_is_subsample(site):
+            raise ValueError(
+                f"the guide is an {type(vae.guide).__name__}, which keeps parameters of {name!r} for the rows of one"
+                " batch; give fit a guide that looks at the rows, or train this one with SVI on all of them"
+            )
 
 
 def distinct(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
