@@ -1,4 +1,4 @@
-"""Pyro programs as modules: how parameters are announced, how sites are weighted, and pairs of programs."""
+"""Pyro programs as modules, one thread at a time; how sites are weighted, and pairs of programs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.replay_messenger import ReplayMessenger
-from pyro.poutine.runtime import _PYRO_STACK, effectful
-from pyro.poutine.trace_messenger import TraceMessenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_mmvae.announce import announce
 from pyro_mmvae.warn import warn
 
 _TURN = threading.RLock()
@@ -139,84 +137,6 @@ class program:
 
     def __get__(self, vae: nn.Module | None, owner: type | None = None) -> Any:
         return self if vae is None else Program(vae, self.function)
-
-
-@effectful(type="param")
-def _parameter(value: Tensor, constraint: object = None) -> Tensor:
-    return value
-
-
-def once_a_step(owner: object, x: object, mask: object, make: Callable[[], Any]) -> Any:
-    """What `make` gives; in a step of stock SVI made once, as its guide and its model get the same x and mask."""
-    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
-    if not steps or x is None:
-        return make()
-    kept = vars(steps[-1]).setdefault("made", {})
-    key = id(owner), id(x), id(mask)
-    if key not in kept:
-        kept[key] = x, mask, make()  # with x and mask, so that no other object gets their ids meanwhile
-    return kept[key][-1]
-
-
-_INDIFFERENT = (TraceMessenger, ReplayMessenger)
-"""Handlers that leave a parameter as it is."""
-
-
-class _Alias:
-    """What stands in a trace for a parameter: SVI asks it for the tensor to train."""
-
-    def __init__(self, parameter: Tensor):
-        self.parameter = parameter
-
-    def unconstrained(self) -> Tensor:
-        return self.parameter
-
-
-def named_parameters(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """`module.named_parameters()`, walked in one function, as it is every step: names in the same order, each tensor
-    once."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    visited = set()
-    ahead = [("", module)]
-    while ahead:
-        prefix, part = ahead.pop()
-        if part in visited:
-            continue
-        visited.add(part)
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                found.setdefault(id(parameter), (prefix + name, parameter))
-        ahead += [(f"{prefix}{name}.", child) for name, child in reversed(part._modules.items()) if child is not None]
-    return list(found.values())
-
-
-def announce(module: nn.Module) -> None:
-    """One "param" site for every parameter of the module that takes gradients.
-
-    In a step of stock SVI, where no handler stands in between that could have a say, they are written down in the
-    trace of the whole step and one is announced, which tells the loss that there is something to train.
-    """
-    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
-    told = [vars(trace).setdefault("announced", {}) for trace in steps]
-    if told and all(id(module) in names for names in told):
-        _announce(*told[-1][id(module)])
-        return
-    direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
-    sites = [(f"vae{id(module):x}.{name}", p) for name, p in named_parameters(module) if p.requires_grad]
-    for site, parameter in sites[:1] if direct else sites:
-        _announce(site, parameter)
-    for trace in steps if direct else ():
-        for site, parameter in sites[1:]:
-            trace.add_node(site, type="param", name=site, value=_Alias(parameter))
-    for trace, names in zip(steps, told):
-        if sites and sites[-1][0] in trace.nodes:  # a `block` may have kept them from it
-            names[id(module)] = sites[0]
-
-
-def _announce(site: str, parameter: Tensor) -> None:
-    alias = parameter.view_as(parameter)
-    alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
-    _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
 
 
 _silences = 0  # how many `silent` are open, in the one thread that has its turn

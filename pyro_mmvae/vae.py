@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.announce import once_a_step
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
@@ -22,7 +23,7 @@ from pyro_mmvae.modes import at_rest
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.priors.plain import of_experts
-from pyro_mmvae.programs import alone, once_a_step, program
+from pyro_mmvae.programs import alone, program
 from pyro_mmvae.storage import save
 from pyro_mmvae.view import EVERYTHING, View
 

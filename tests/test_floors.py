@@ -11,7 +11,7 @@ ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"arrays", "chance", "warn"},
     {"distributions"},
-    {"heads", "memory", "accelerator", "checks", "view"},
+    {"heads", "memory", "accelerator", "checks", "view", "announce"},
     {
         "networks",
         "data",

@@ -80,7 +80,5 @@ def test_an_autoguide_of_what_all_rows_share_goes_over_batches():
 
 
 def test_a_loss_that_traces_tensors_is_refused():
-    with pytest.raises(
-        ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"
-    ):
+    with pytest.raises(ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"):
         mm.fit(three(), X, loss=JitTrace_ELBO(), progress=False)
