@@ -70,7 +70,9 @@ def test_the_step_under_way_is_done_and_the_run_goes_on_from_it(tmp_path, step):
 
 def test_the_weights_are_those_of_the_moment():
     stopped, shorter = build(10), build()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        KeyboardInterrupt, match="in epoch 1, after 5 steps of it; the weights are those of that moment"
+    ):
         train(stopped, schedule=mm.constant)
     mm.fit(shorter, X, epochs=2, batch_size=8, lr=1e-2, progress=False, schedule=mm.constant)
     assert torch.equal(values(stopped), values(shorter))
@@ -78,7 +80,7 @@ def test_the_weights_are_those_of_the_moment():
 
 def test_with_validation_data_they_are_those_of_the_best_epoch(tmp_path):
     stopped, shorter = build(8), build()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"in epoch 1, after 3 steps of it; .* of epoch 0, the best"):
         train(stopped, schedule=mm.constant, validation=HELD_OUT, checkpoint=tmp_path / "run")
     mm.fit(shorter, X, epochs=1, batch_size=8, lr=1e-2, progress=False, schedule=mm.constant)
     assert torch.equal(values(stopped), values(shorter))

@@ -53,10 +53,12 @@ class Loop:
         try:
             with between_steps() as stop_if_told:
                 self._epochs(stop_if_told)
-        except KeyboardInterrupt as told:
-            if isinstance(told, Stopped):
-                self._judge()
-                self.keeper.write(self.course)
+        except Stopped:
+            self._judge()
+            self.keeper.write(self.course)
+            self.course.take_best()
+            raise KeyboardInterrupt(self._where()) from None
+        except KeyboardInterrupt:  # at any moment, of which no record can be made
             self.course.take_best()
             raise
         if self.course.epoch > before:
@@ -112,6 +114,13 @@ class Loop:
             batch = next(self.course.since(self.data, bad[0])) if last is None else last
             culprit = not_finite(self.course.live) or self.run.culprit(batch)
             raise self._failed(bad[0], f"the loss is {bad[1]}", culprit)
+
+    def _where(self) -> str:
+        course = self.course
+        weights = "that moment" if course.kept is None else f"epoch {course.history.best_epoch}, the best"
+        return (
+            f"fit stopped in epoch {course.epoch}, after {course.step} steps of it; the weights are those of {weights}"
+        )
 
     def _failed(self, step: int, what: str, culprit: str) -> FloatingPointError:
         self.course.set(self.course.start)
