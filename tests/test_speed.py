@@ -14,6 +14,7 @@ import pytest
 import torch
 from cases import RECIPES, SIZES, three, three_holes, three_rows
 from pyro.infer import Trace_ELBO
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_mmvae as mm
 from pyro_mmvae.direct import DirectELBO, direct
@@ -316,3 +317,19 @@ def test_a_chain_drawn_without_gradients_is_scored_with_them():
         value = q.rsample((5,))
     q.log_prob(value).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in prior.parameters())
+
+
+@pytest.mark.parametrize("fusion", ["PoE", "GeometricMean"])
+def test_experts_with_holes_are_laid_out_once_for_all_modalities(fusion):
+    class Written(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    torch.manual_seed(0)
+    vae, names = three(fusion=fusion), []
+    experts = vae.experts(three_rows(20), three_holes(20))
+    experts.normals()  # the networks have run
+    with Written():
+        vae.fusion(experts)
+    assert sum(name in ("index_copy", "index_add", "scatter", "index_put") for name in names) == 2  # precision, shift
