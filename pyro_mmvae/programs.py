@@ -97,12 +97,12 @@ def library_of(vae: Any) -> Any:
 
 
 def with_posterior(vae: Any) -> Any:
-    """The model of ours behind an object with `model` and `guide`, for what asks for q(z | x) as a distribution.
+    """What gives q(z | x) as a distribution: the object itself, or the model of ours behind its programs.
 
     Raises:
         ValueError: programs of the user's, which draw from it and know no more of it.
     """
-    found = library_of(vae)
+    found = vae if hasattr(vae, "posterior") else library_of(vae)
     if found is None:
         raise ValueError(
             f"a {type(vae).__name__} can only be drawn from, and this asks for q(z | x) as a distribution; give a"

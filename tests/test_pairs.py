@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoNormal
 import pyro_mmvae as mm
 
 torch.manual_seed(0)
-X = three_rows(12)
+X, PLANE = three_rows(12), torch.randn(12, 2, dtype=torch.float64)
 
 
 def cells(vae):
@@ -65,9 +65,23 @@ def test_an_autoguide_of_rows_is_refused_and_left_as_it_was():
     assert guide.locs.z.shape == (12, 1, 2)
 
 
-def test_an_autoguide_of_what_all_rows_share_goes_over_batches():
+def test_a_model_of_the_users_that_has_a_posterior_is_asked_for_it():
+    vae = three().eval()
+    own = SimpleNamespace(model=vae.model, guide=vae.guide, posterior=lambda x, mask=None: dist.Normal(PLANE, 1.0))
+    drawn = mm.plot_latent(own, X, ax=Figure().subplots()).lines[0].get_xydata()
+    assert torch.allclose(torch.as_tensor(drawn), PLANE - PLANE.mean(0))
+
+
+@pytest.mark.parametrize("features", [False, True], ids=["alone", "in a plate of features"])
+def test_an_autoguide_of_what_all_rows_share_goes_over_batches(features):
+    def shared():
+        if not features:
+            return pyro.sample("loc", dist.Normal(torch.zeros(3), 10.0).to_event(1))
+        with pyro.plate("features", 3, dim=-1):
+            return pyro.sample("loc", dist.Normal(0.0, 10.0))
+
     def model(x, mask=None):
-        loc = pyro.sample("loc", dist.Normal(torch.zeros(3), 10.0).to_event(1))
+        loc = shared()
         with pyro.plate("data", len(x["body"]), dim=-2), pyro.plate("body_plate", 1, dim=-1):
             pyro.sample("body", dist.Normal(loc, 1.0).to_event(1), obs=x["body"].unsqueeze(1))
 

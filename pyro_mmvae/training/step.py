@@ -190,7 +190,7 @@ def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], module
     with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
         sites = poutine.trace(vae.model).get_trace(batch, batch.mask)
     for name, site in sites.iter_stochastic_nodes():
-        if site["cond_indep_stack"] and not site_is_subsample(site):
+        if any(frame.name == "data" for frame in site["cond_indep_stack"]) and not site_is_subsample(site):
             raise ValueError(
                 f"the guide is an {type(vae.guide).__name__}, which keeps parameters of {name!r} for the rows of one"
                 " batch; give fit a guide that looks at the rows, or train this one with SVI on all of them"
