@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MOST = 2**25 - 2**16
 """Bytes: a little less than the largest block that glibc adapts itself to."""
@@ -56,31 +55,3 @@ def laid_like(value: Tensor, like: Tensor) -> Tensor:
     word on a CPU: a parameter that is a slice of another tensor, or a gradient that nobody accumulated.
     """
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
-
-
-@contextmanager
-def channels_last(networks: Iterable[nn.Module], gpu: bool) -> Iterator[None]:
-    """Inside, the float32 weights of convolutions of pictures lie with their channels last; afterwards as before.
-
-    On a CPU a step takes a twentieth less time then, and in bfloat16 an eighth. Not those that a module of another
-    class has as well, which may look at its weights as they lie, nor what other processes share.
-
-    Args:
-        gpu: whether to move what lies on another device than the CPU.
-    """
-    parts = {module for net in networks for module in net.modules()}
-    convolutions = {module for module in parts if type(module) in (nn.Conv2d, nn.ConvTranspose2d)}
-    others = {p for module in parts - convolutions for p in module._parameters.values()}
-    found = [m._parameters.get("weight") for m in convolutions]  # none if it is computed
-    on_cpu = {
-        p: p.device.type == "cpu" for p in found if p is not None and p not in others and p.dtype == torch.float32
-    }
-    weights = {p: p.data for p, cpu in on_cpu.items() if (not p.is_shared() if cpu else gpu)}
-    for p, old in weights.items():
-        p.data = old.contiguous(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for p, old in weights.items():
-            old.copy_(p.data)
-            p.data = old

@@ -306,3 +306,12 @@ RECIPES = {
     "wasserstein": lambda: R.wasserstein(of_tables(), DIM),
     "code": lambda: R.code(of_tables(), DIM),
 }
+
+
+def pictures():
+    parts = {
+        "picture": mm.Modality(
+            mm.NormalLikelihood(mm.conv_decoder(2, (3, 8, 8), (4, 4))), mm.conv_encoder((3, 8, 8), (4, 4), dim=2)
+        )
+    }
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())

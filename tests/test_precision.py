@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from cases import LIKELIHOODS, RECIPES, SIZES, data, modality, three, three_rows
+from cases import LIKELIHOODS, RECIPES, SIZES, data, modality, pictures, three, three_rows
 from exact import LinearGaussian
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -58,110 +58,6 @@ def test_networks_are_lowered_and_sums_are_not():
     inside.clear()
     vae.train().posterior(three_rows(4))
     assert inside == {torch.float32}  # it is over
-
-
-def pictures():
-    parts = {
-        "picture": mm.Modality(
-            mm.NormalLikelihood(mm.conv_decoder(2, (3, 8, 8), (4, 4))), mm.conv_encoder((3, 8, 8), (4, 4), dim=2)
-        )
-    }
-    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
-
-
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_before_afterwards(autocast):
-    vae, layouts = pictures(), []
-    weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    weights[0].data = torch.randn(*weights[0].shape[:3], 8)[..., ::2]  # whatever it was
-    before = [(p.data_ptr(), p.stride(), p.detach().clone()) for p in weights]
-
-    def look(*_):
-        layouts.extend(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
-
-    x = {"picture": torch.randn(20, 3, 8, 8)}
-    vae.modalities["picture"].decoder.register_forward_hook(look)
-    mm.fit(vae, x, epochs=1, autocast=autocast, progress=False)
-    assert layouts[-4:] == [True] * 4
-    assert [(p.data_ptr(), p.stride()) for p in weights] == [(place, stride) for place, stride, _ in before]
-    assert all(0 < (p - old).abs().max() < 0.1 for p, (_, _, old) in zip(weights, before))
-    with pytest.raises(FloatingPointError):
-        mm.fit(vae, x, epochs=1, lr=1e38, autocast=autocast, progress=False)
-    assert [p.data_ptr() for p in weights] == [place for place, _, _ in before]
-
-
-class Lasso(mm.objectives.Loss):
-    """A loss of a user's, which looks at the weights as they lie."""
-
-    def __init__(self, vae):
-        self.vae = vae
-
-    def differentiable_loss(self, model, guide, *args, **kwargs):
-        penalty = nn.utils.parameters_to_vector(self.vae.parameters()).abs().sum()
-        return Trace_ELBO().differentiable_loss(model, guide, *args, **kwargs) + penalty
-
-
-class Tied(nn.Module):
-    """Looks at the weight of a convolution as it lies."""
-
-    def __init__(self, conv, net):
-        super().__init__()
-        self.weight, self.net = conv.weight, net
-
-    def forward(self, z):
-        return self.net(z) + self.weight.view(-1).sum()
-
-
-def test_whoever_looks_at_weights_as_they_lie_finds_them_there():
-    x, vae = {"picture": torch.randn(20, 3, 8, 8)}, pictures()
-    mm.fit(vae, x, epochs=1, loss=Lasso(vae), progress=False)
-    net = vae.modalities["picture"].decoder.net
-    vae.modalities["picture"].decoder.net = Tied(next(m for m in net.modules() if type(m) is nn.ConvTranspose2d), net)
-    mm.fit(vae, x, epochs=1, progress=False)
-
-
-def test_convolutions_in_double_precision_stay_where_they_are():
-    """Kernels of another kind compute those."""
-    vae, layouts = pictures().double(), []
-    vae.modalities["picture"].decoder.register_forward_hook(
-        lambda *_: layouts.extend(p.is_contiguous() for p in vae.parameters())
-    )
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, progress=False)
-    assert layouts and all(layouts)
-
-
-class Standardised(nn.Conv2d):
-    """Looks at its weight as it lies."""
-
-    def forward(self, x):
-        spread = self.weight.view(len(self.weight), -1).std(1)
-        return nn.functional.conv2d(x, self.weight / spread.view(-1, 1, 1, 1), self.bias, padding=1)
-
-
-def test_layers_of_other_classes_and_other_optimisers_keep_their_weights_where_they_are():
-    """torch's fused optimisers go by places in memory, and one may be kept from an earlier run."""
-    x, found = {"picture": torch.randn(20, 3, 8, 8)}, []
-    for fused in (True, False):
-        torch.manual_seed(0)
-        vae = pictures()
-        vae.modalities["picture"].encoder.insert(0, Standardised(3, 3, 3))
-        kept = torch.optim.AdamW(vae.parameters(), lr=1e-2, fused=fused)
-        for autocast in (torch.bfloat16, None):
-            mm.fit(
-                vae, x, epochs=2, lr=1e-2, optimizer=lambda p, lr, kept=kept: kept, autocast=autocast, progress=False
-            )
-        mm.fit(vae, x, epochs=1, autocast=torch.bfloat16, progress=False)
-        found.append([p.detach().clone() for p in vae.parameters()])
-    assert all(torch.allclose(a, b, atol=5e-3) for a, b in zip(*found))
-
-
-def test_what_processes_share_stays_shared():
-    vae, shared = pictures().share_memory(), []
-    vae.modalities["picture"].decoder.register_forward_hook(
-        lambda *_: shared.append(all(p.is_shared() for p in vae.parameters()))
-    )
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, autocast=torch.bfloat16, progress=False)
-    assert shared and all(shared)
 
 
 @pytest.mark.parametrize("missing", [False, True])

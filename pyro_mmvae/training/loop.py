@@ -18,12 +18,13 @@ from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
-from pyro_mmvae.memory import channels_last, keep_at_hand
+from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone, check_model
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
+from pyro_mmvae.training.convolutions import channels_last
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
