@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def hide(
         >>> bool((mask["a"] | mask["b"]).all())
         True
     """
-    if not 0 <= share <= 1:
+    if not isinstance(share, (Real, Tensor)) or not 0 <= share <= 1:
         raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
     batch = Batch.of(x, mask)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))

@@ -22,6 +22,7 @@ from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone, check_model
+from pyro_mmvae.training.arguments import check_arguments, optimizer_of
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.convolutions import channels_last
@@ -29,7 +30,7 @@ from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered, networks_of
-from pyro_mmvae.training.settings import check_functions, checksums, course_of, familiar, made_by, title_of
+from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
 
@@ -133,7 +134,7 @@ def fit(
     warmup, patience = whole("warmup", warmup, 0), None if patience is None else whole("patience", patience)
     lr, clip = positive("lr", lr, zero=True), None if clip is None else positive("clip", clip)
     loss, make = direct(loss), optimizer or Adam
-    check_functions(schedule=schedule, beta=beta, optimizer=make)
+    check_arguments(loss, make, every, schedule=schedule, beta=beta)
     data, held_out = batches_of(vae, x, mask, batch_size), _held_out(vae, validation, patience)
     settings = {
         "epochs": epochs, "batch_size": batch_size, "lr": lr, "schedule": course_of(schedule), "warmup": warmup,
@@ -144,7 +145,7 @@ def fit(
     movable = make is Adam and (autocast is not None or familiar(loss))
     with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, movable):
         parameters = inventory(vae, first, devices, modules)
-        optim = make(list(parameters.values()), lr=lr)
+        optim = optimizer_of(make, parameters.values(), lr)
         settings |= {**made_by(make, optim), "modalities": _shapes(first)}
         if checkpoint is not None:
             settings |= checksums(getattr(data, "data", None), held_out)
@@ -166,7 +167,10 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
         if patience is not None:
             raise ValueError(f"patience is {patience}, but nothing is there to be patient about; give validation data")
         return None
-    batch = opened(vae, *pair(validation))
+    try:
+        batch = opened(vae, *pair(validation))
+    except ValueError as error:
+        raise ValueError(f"validation: {error}") from None
     if all(batch.lacks(name) for name in batch):
         raise ValueError("validation: nothing is observed in it; give rows with data")
     return batch

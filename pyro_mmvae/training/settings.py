@@ -46,13 +46,6 @@ def made_by(make: Callable[..., torch.optim.Optimizer], optim: torch.optim.Optim
     return {"optimizer": title_of(make), "options of the optimizer": options}
 
 
-def check_functions(**functions: object) -> None:
-    """Refuses a setting that should be a function and is none."""
-    for name, function in functions.items():
-        if not callable(function):
-            raise ValueError(f"{name} is {function!r}; give a function, such as mm.constant of a schedule")
-
-
 def checksums(data: Any, held_out: Any) -> dict[str, int | None]:
     """Of the data in memory and of those held out."""
     return {"checksum of the data": checksum(data), "checksum of the validation data": checksum(held_out)}

@@ -1,0 +1,77 @@
+"""What `fit` is given besides the data, and one line for what is none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from pyro.optim import PyroOptim
+
+BY_HAND = "give a function (parameters, lr) -> torch optimiser, such as torch.optim.AdamW"
+
+
+def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: Any) -> None:
+    """Refuses what `fit` could only fail with.
+
+    Raises:
+        ValueError: a loss, optimizer, time or function that is none.
+    """
+    check_loss(loss)
+    check_maker(optimizer)
+    check_seconds(every)
+    check_functions(**functions)
+
+
+def check_loss(loss: Any) -> None:
+    """Refuses what is neither a Pyro ELBO nor an object like one.
+
+    Raises:
+        ValueError: it is a class, or has no `differentiable_loss` and no `loss_and_grads`.
+    """
+    if isinstance(loss, type):
+        raise ValueError(f"loss is the class {loss.__name__}; give an object of it, such as {loss.__name__}()")
+    if not any(hasattr(loss, name) for name in ("differentiable_loss", "loss_and_grads")):
+        raise ValueError(f"loss is {shown(loss)}; give a Pyro ELBO, such as Trace_ELBO(), or an objective of ours")
+
+
+def check_functions(**functions: object) -> None:
+    """Refuses a setting that should be a function and is none."""
+    for name, function in functions.items():
+        if not callable(function):
+            raise ValueError(f"{name} is {shown(function)}; give a function, such as mm.constant of a schedule")
+
+
+def check_seconds(every: Any) -> None:
+    """Refuses what is no time between two records."""
+    if isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0:
+        raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
+
+
+def check_maker(optimizer: Any) -> None:
+    """Refuses what makes no optimiser, such as one that was made already."""
+    if isinstance(optimizer, (PyroOptim, torch.optim.Optimizer)) or not callable(optimizer):
+        raise ValueError(f"optimizer is {shown(optimizer)}; {BY_HAND}")
+
+
+def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> torch.optim.Optimizer:
+    """The torch optimiser that `make` gives.
+
+    Raises:
+        ValueError: it gives none, or one whose step asks for the loss several times.
+    """
+    optim = make(list(parameters), lr=lr)
+    if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
+        raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
+    return optim
+
+
+def kind(thing: object) -> str:
+    """Its class with the package that it comes from."""
+    return f"{type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
+
+
+def shown(thing: object) -> str:
+    """What Python writes for it if that is short, or what it is."""
+    text = repr(thing)
+    return text if len(text) < 60 and "\n" not in text and not text.startswith("<") else f"an object of {kind(thing)}"
