@@ -8,7 +8,8 @@ from cases import three, three_rows
 from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
-from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, masked, moments_of, stacked
+import pyro_mmvae as mm
+from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, mapped, masked, moments_of, stacked
 
 
 def normals(*batch, dim=2):
@@ -132,6 +133,66 @@ def test_columns_are_scored_each_by_its_own_family():
     draws = table.to_event(1).expand((20_000, 5)).sample()
     assert ((draws[..., 1].mean(0) - parts[1].mean).abs() < 5 * (parts[1].mean / 20_000).sqrt()).all()
     assert table.expand((2, 5, 3)).batch_shape == (2, 5, 3)
+
+
+FAMILIES = {  # of two positive parameters, of which many are kept in a distribution inside or in a transform
+    "Beta": dist.Beta,
+    "Gamma": dist.Gamma,
+    "Gumbel": dist.Gumbel,
+    "HalfNormal": lambda a, b: dist.HalfNormal(a),
+    "InverseGamma": dist.InverseGamma,
+    "Kumaraswamy": dist.Kumaraswamy,
+    "LogNormal": dist.LogNormal,
+    "LogisticNormal": dist.LogisticNormal,
+    "StudentT": lambda a, b: dist.StudentT(3 * a, a, b),
+    "Weibull": dist.Weibull,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_rebuilt_from_its_parameters_row_by_row(family):
+    """Also where the number of rows stays as it was, so that a parameter left behind would not be noticed."""
+    a, b = torch.rand(5, 2) + 0.5, torch.rand(5, 2) + 0.5
+    q, order = FAMILIES[family](a, b), torch.tensor([3, 0, 4, 2, 1])
+    q = q.to_event(1 - len(q.event_shape))
+    value = q.sample()
+    found = mapped(q, lambda parameter, event_dims: parameter[order])
+    assert found.event_shape == q.event_shape and (found.batch_shape, q.batch_shape) == ((5,), (5,))
+    torch.testing.assert_close(found.log_prob(value[order]), q.log_prob(value)[order])
+    assert (found.log_prob(value) - q.log_prob(value)).abs().min() > 1e-6
+    last = mapped(q, lambda parameter, event_dims: parameter.unsqueeze(parameter.dim() - 1 - event_dims))
+    torch.testing.assert_close(last.log_prob(value.unsqueeze(0)), q.log_prob(value).unsqueeze(0))
+    both = stacked([q, found])
+    torch.testing.assert_close(
+        both.log_prob(value.unsqueeze(0)), torch.stack([q.log_prob(value), found.log_prob(value)])
+    )
+
+
+class BetaHead(torch.nn.Linear):
+    def forward(self, x):
+        return dist.Beta(*super().forward(x).exp().chunk(2, -1)).to_event(1)
+
+
+class Unit(torch.nn.Module):
+    """A prior of codes between 0 and 1."""
+
+    def forward(self, *_):
+        return dist.Uniform(torch.zeros(2), torch.ones(2)).to_event(1)
+
+
+def test_a_mixture_of_betas_with_holes_is_the_mean_of_what_each_row_has():
+    parts = {k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 4, 3)), BetaHead(3, 4)) for k in "ab"}
+    vae = mm.MultimodalVAE(parts, Unit(), mm.MoE())
+    x = {k: torch.randn(6, 3) for k in "ab"}
+    x["a"][:2], x["b"][2:4] = torch.nan, torch.nan
+    mm.fit(vae, x, epochs=2, lr=1e-2, progress=False)
+    z = torch.rand(6, 2)
+    with torch.no_grad():
+        a, b = (vae.modalities[k].encoder(x[k].nan_to_num()).log_prob(z) for k in "ab")
+        got = vae.posterior(x).log_prob(z)
+    torch.testing.assert_close(got[:2], b[:2])
+    torch.testing.assert_close(got[2:4], a[2:4])
+    torch.testing.assert_close(got[4:], torch.logaddexp(a, b)[4:] - torch.tensor(2.0).log())
 
 
 def test_families_side_by_side_score_as_they_do_alone():

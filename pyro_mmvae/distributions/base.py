@@ -22,7 +22,15 @@ def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
     names = [name for name in distribution.arg_constraints if name in stored]
     if {"scale_tril", "covariance_matrix"} <= set(names):  # torch caches the other forms of a matrix beside the first
         names = [name for name in names if name not in ("covariance_matrix", "precision_matrix")]
+    if not names:  # kept in a distribution inside, as those of Beta, HalfNormal and LogNormal
+        return _within(distribution)
     return {name: (stored[name], distribution.arg_constraints[name].event_dim) for name in names}
+
+
+def _within(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
+    values = {name: getattr(distribution, name, None) for name in distribution.arg_constraints if name != "probs"}
+    axes = len(distribution.batch_shape)
+    return {name: (value, value.dim() - axes) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) -> Distribution:
@@ -39,15 +47,16 @@ def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) ->
     if isinstance(distribution, Independent):
         ndims = distribution.reinterpreted_batch_ndims
         return mapped(distribution.base_dist, function, event_dims + ndims).to_event(ndims)
-    if isinstance(
-        distribution, torch.distributions.TransformedDistribution
-    ):  # such as LogNormal, no subclass of Pyro's
+    transformed = isinstance(distribution, torch.distributions.TransformedDistribution)
+    if transformed and not distribution.arg_constraints:  # else its transforms hold parameters, as Gumbel's do
         return TransformedDistribution(mapped(distribution.base_dist, function, event_dims), distribution.transforms)
     tensors = parameters_of(distribution)
     if not tensors:
         raise TypeError(f"{type(distribution).__name__} cannot be rebuilt from its parameters; use a Normal expert")
     new = {name: function(value, event_dims + own) for name, (value, own) in tensors.items()}
-    fixed = {k: getattr(distribution, k) for k in ("total_count",) if k not in new and hasattr(distribution, k)}
+    fixed = {
+        k: getattr(distribution, k) for k in ("total_count", "temperature") if k not in new and hasattr(distribution, k)
+    }
     return type(distribution)(**new, **fixed)
 
 

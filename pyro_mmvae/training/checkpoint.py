@@ -82,6 +82,10 @@ class Checkpoint:
         if self.path is None:
             return
         files = [file for file in (self.path, self.previous) if file.exists()]
+        if files == [self.previous]:  # killed between two names, or somebody deleted the other to start anew
+            warn(
+                f"{self.path} is gone; the run goes on from {self.previous}; delete it too to start from the beginning"
+            )
         if files:
             record = self._newest(files)
             self._check(files[0], record, course)

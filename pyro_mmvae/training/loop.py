@@ -84,7 +84,9 @@ def fit(
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam. The schedule
             multiplies the learning rate of each of its groups.
-        autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32.
+        autocast: torch.bfloat16 for the networks of the modalities; fusion, prior and all sums stay in float32. For
+            GPUs and for processors with instructions for it (avx512_bf16, amx_bf16); others take longer than in
+            float32.
         compile: for long runs of small models: traces the first step into one graph of tensor operations and runs that
             for every batch of its shape, by a backend of `torch.compile`; "inductor" needs a C++ compiler and a minute
             at first, "eager" runs the graph as it is. What Python decides in the programs stays as it was in that step.
