@@ -84,6 +84,8 @@ def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> No
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
             " reshape the data, or mend the decoder's last layer"
         )
+    if repeated and x.shape[1] == 0:
+        raise ValueError(f"modality {name!r} is empty: no repeats; give at least one, NaN where there is none")
     if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
         x, mask = x.unsqueeze(1), mask.unsqueeze(1)
     try:

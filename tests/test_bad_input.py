@@ -266,3 +266,12 @@ def test_a_batch_that_one_model_took_is_looked_at_anew_by_another():
         {"body": mm.Modality(None, nn.Sequential(nn.Flatten(1), mm.encoder(12, dim=2)))}, mm.StandardNormal(2), mm.PoE()
     )
     assert fourth.open(times, None)[1]["body"].entries.shape == (ROWS, 1)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if door != "translate"])
+def test_no_repeats_at_all_are_refused_and_hidden_ones_are_not(door):
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 4, 3)), mm.encoder(3, 4, dim=2), repeated=True)}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="'a' is empty: no repeats; give at least one, NaN where there is none"):
+        DOORS[door](vae, {"a": torch.zeros(ROWS, 0, 3)}, None)
+    DOORS[door](vae, {"a": torch.full((ROWS, 1, 3), torch.nan)}, None)
