@@ -14,7 +14,7 @@ from pyro_mmvae.training.batches import Batches
 from pyro_mmvae.training.checkpoint import Checkpoint
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import Pace
-from pyro_mmvae.training.interrupt import Stopped, between_steps
+from pyro_mmvae.training.interrupt import Interrupted, Stopped, between_steps
 from pyro_mmvae.training.step import Run, not_finite
 from pyro_mmvae.warn import warn
 
@@ -57,7 +57,7 @@ class Loop:
             self._judge()
             self.keeper.write(self.course)
             self.course.take_best()
-            raise KeyboardInterrupt(self._where()) from None
+            raise Interrupted(self._where(), self.course.history) from None
         except KeyboardInterrupt:  # at any moment, of which no record can be made
             self.course.take_best()
             raise

@@ -8,9 +8,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pyro_mmvae.training.history import History
+
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C after a whole step: all that belongs to a run is of one moment."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """What `fit` ends with at Ctrl-C.
+
+    Attributes:
+        history: the `History` of the epochs that were over.
+    """
+
+    def __init__(self, where: str, history: History):
+        super().__init__(where)
+        self.history = history
 
 
 @contextmanager

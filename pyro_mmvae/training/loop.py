@@ -109,7 +109,8 @@ def fit(
         A `History`. The modules are left in eval mode; those whose parameters are all frozen are never in another.
 
     Ctrl-C stops it after the step that is under way, a second one at once. The weights are those of that moment, or of
-    the best epoch if there are validation data, and the checkpoint has the run as far as it got.
+    the best epoch if there are validation data, the checkpoint has the run as far as it got, and the KeyboardInterrupt
+    has the `history` of the epochs that were over.
 
     Raises:
         ValueError: bad input, in one line, before anything is changed, or in a later batch, with the weights from the
