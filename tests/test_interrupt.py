@@ -58,9 +58,8 @@ def test_the_step_under_way_is_done_and_the_run_goes_on_from_it(tmp_path, step):
     history = train(whole)
     with pytest.raises(KeyboardInterrupt) as stop:
         train(parts, checkpoint=tmp_path / "run", every=1e9)
-    assert (
-        stop.value.history.loss == history.loss[: (step - 1) // 5]
-    )  # an epoch is over when all is done that comes after its last step
+    over = (step - 1) // 5  # an epoch is over when all is done that comes after its last step
+    assert stop.value.history.loss == history.loss[:over]
     assert calls(parts) == step
     assert not parts.training
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
