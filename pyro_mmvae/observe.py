@@ -78,6 +78,13 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
 def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:
     """Raises ValueError if a modality's entries do not fit its likelihood p (batch (1, 1)) in shape or support."""
     x, mask = batch[name], batch.mask[name]
+    _check_shape(name, x, p, repeated)
+    if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
+        x, mask = x.unsqueeze(1), mask.unsqueeze(1)
+    _check_support(name, x, mask, p)
+
+
+def _check_shape(name: str, x: Tensor, p: Distribution, repeated: bool) -> None:
     event = x.shape[2 if repeated else 1 :]
     if event != p.event_shape or x.dim() < (2 if repeated else 1):
         raise ValueError(
@@ -86,8 +93,9 @@ def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> No
         )
     if repeated and x.shape[1] == 0:
         raise ValueError(f"modality {name!r} is empty: no repeats; give at least one, NaN where there is none")
-    if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
-        x, mask = x.unsqueeze(1), mask.unsqueeze(1)
+
+
+def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
     try:
         support = p.support
         while isinstance(support, constraints.independent):

@@ -1,5 +1,6 @@
 """What `fit` is given besides data: one line for what is none of it, and nothing changed."""
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -55,7 +56,7 @@ class Own:
         return Trace_ELBO().loss_and_grads(model, guide, *args, **kwargs)
 
 
-@pytest.mark.parametrize("every", [0, 1e9, float("inf")])
+@pytest.mark.parametrize("every", [0, 1e9, float("inf"), np.float32(5)])
 def test_what_is_one_is_taken(every, tmp_path):
     given = {"loss": Own(), "every": every, "optimizer": torch.optim.SGD, "checkpoint": tmp_path / "run"}
     mm.fit(three(), three_rows(8), epochs=2, batch_size=4, progress=False, **given)

@@ -144,6 +144,7 @@ FAMILIES = {  # of two positive parameters, of which many are kept in a distribu
     "Kumaraswamy": dist.Kumaraswamy,
     "LogNormal": dist.LogNormal,
     "LogisticNormal": dist.LogisticNormal,
+    "RelaxedBernoulli": lambda a, b: dist.RelaxedBernoulli(torch.tensor(0.5), logits=a - b),
     "StudentT": lambda a, b: dist.StudentT(3 * a, a, b),
     "Weibull": dist.Weibull,
 }

@@ -33,6 +33,12 @@ def _within(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
     return {name: (value, value.dim() - axes) for name, value in values.items() if isinstance(value, Tensor)}
 
 
+def _fixed(distribution: Distribution) -> dict[str, object]:
+    """What else it was built from: the same for the whole batch."""
+    names = {"total_count", "temperature"} - parameters_of(distribution).keys()
+    return {name: getattr(distribution, name) for name in names if hasattr(distribution, name)}
+
+
 def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) -> Distribution:
     """The same distribution with `function(parameter, event_dims)` in place of each parameter tensor.
 
@@ -54,10 +60,7 @@ def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) ->
     if not tensors:
         raise TypeError(f"{type(distribution).__name__} cannot be rebuilt from its parameters; use a Normal expert")
     new = {name: function(value, event_dims + own) for name, (value, own) in tensors.items()}
-    fixed = {
-        k: getattr(distribution, k) for k in ("total_count", "temperature") if k not in new and hasattr(distribution, k)
-    }
-    return type(distribution)(**new, **fixed)
+    return type(distribution)(**new, **_fixed(distribution))
 
 
 def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
@@ -103,9 +106,9 @@ def stacked(distributions: Sequence[Distribution]) -> Distribution:
 
 
 def plain(distribution: Distribution) -> bool:
-    """Is it built from tensors alone, with no distribution inside?"""
+    """Is it built from parameters of its batch alone, with no distribution inside?"""
     wrapped = isinstance(distribution, (Independent, TransformedDistribution)) or hasattr(distribution, "mapped")
-    return not wrapped and bool(parameters_of(distribution))
+    return not wrapped and bool(parameters_of(distribution)) and not _fixed(distribution)
 
 
 class Frozen(TorchDistribution):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ def check_functions(**functions: object) -> None:
 
 def check_seconds(every: Any) -> None:
     """Refuses what is no time between two records."""
-    if isinstance(every, bool) or not isinstance(every, (int, float)) or not every >= 0:
+    if isinstance(every, bool) or not isinstance(every, Real) or not float(every) >= 0:
         raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
 
 
