@@ -12,6 +12,14 @@ X = {"a": torch.randn(40, 3, generator=torch.Generator().manual_seed(0))}
 HELD_OUT = {"a": torch.randn(10, 3, generator=torch.Generator().manual_seed(1))}
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell that starts the tests in the background has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Counted(torch.nn.Module):
     """A network that is interrupted in the middle of some of its calls in training."""
 

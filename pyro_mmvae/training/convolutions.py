@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d
 
+from pyro_mmvae.training.subpixel import SubPixel
+
 KINDS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -31,7 +33,7 @@ def channels_last(networks: Iterable[nn.Module], gpu: bool) -> Iterator[None]:
     for p, old in weights.items():
         p.data = old.contiguous(memory_format=torch.channels_last)
     try:
-        with _biases_after(transposed):
+        with _in_parts(transposed):
             yield
     finally:
         for p, old in weights.items():
@@ -54,24 +56,28 @@ def _may_move(weight: Tensor, gpu: bool) -> bool:
 
 
 @contextmanager
-def _biases_after(convolutions: Iterable[nn.Module]) -> Iterator[None]:
-    """Inside, these add their biases to what they have computed without them.
+def _in_parts(convolutions: Iterable[nn.ConvTranspose2d]) -> Iterator[None]:
+    """Inside, these add their biases to what they have computed without them, where they can as `SubPixel`.
 
     The gradient of a bias takes oneDNN as long as that of the weights if channels lie last, and in bfloat16 longer than
     all the rest; torch sums it in no time. Numbers differ by their rounding. What has a `forward` of its own keeps it.
     """
-    changed = [m for m in convolutions if m._parameters.get("bias") is not None and "forward" not in vars(m)]
+    changed = [conv for conv in convolutions if "forward" not in vars(conv)]
     try:
-        for module in changed:
-            vars(module)["forward"] = partial(_bias_after, module)
+        for conv in changed:
+            vars(conv)["forward"] = partial(_forward, conv, SubPixel(conv) if SubPixel.fits(conv) else None)
         yield
     finally:
-        for module in changed:
-            vars(module).pop("forward", None)
+        for conv in changed:
+            vars(conv).pop("forward", None)
 
 
-def _bias_after(conv: Any, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+def _forward(conv: Any, quick: SubPixel | None, x: Tensor, output_size: list[int] | None = None) -> Tensor:
     if output_size is not None:
         return nn.ConvTranspose2d.forward(conv, x, output_size)
-    shape = conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation
-    return conv_transpose2d(x, conv.weight, None, *shape).add_(conv.bias.view(-1, 1, 1))
+    if quick is not None and quick.takes(x):
+        found = quick(x, conv.weight)
+    else:
+        shape = conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation
+        found = conv_transpose2d(x, conv.weight, None, *shape)
+    return found if conv.bias is None else found.add_(conv.bias.view(-1, 1, 1))

@@ -1,0 +1,74 @@
+"""Transposed convolutions to few channels give the numbers and gradients that torch's give."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn.functional import conv_transpose2d
+
+from pyro_mmvae.training.subpixel import SubPixel
+
+# kernel, stride, padding, output padding of one axis, all of those with pictures that grow by the stride
+AXES = [
+    (k, s, p, s + 2 * p - k)
+    for k, s, p in product(range(1, 7), range(1, 5), range(4))
+    if 0 <= s + 2 * p - k < s and p <= k - 1  # torch wants no more to be padded than to be strided over
+]
+
+
+def conv_of(rows, columns, outer=1):
+    size, stride, padding, more = zip(rows, columns)
+    return nn.ConvTranspose2d(2, outer, size, stride, padding, more)
+
+
+def test_there_are_shapes_of_all_kinds():
+    assert len(AXES) > 20
+    assert {(4, 2, 1, 0), (3, 2, 1, 1), (5, 2, 2, 1), (2, 2, 0, 0), (1, 2, 0, 1), (5, 3, 1, 0)} <= set(AXES)
+
+
+@pytest.mark.parametrize("rows", AXES, ids=str)
+def test_every_shape_gives_the_numbers_that_torch_gives(rows):
+    for columns, outer, size in product(AXES, (1, 3), ((5, 4), (1, 1))):
+        conv, x = conv_of(rows, columns, outer), torch.randn(3, 2, *size)
+        if SubPixel.fits(conv):
+            want = conv_transpose2d(x, conv.weight, None, conv.stride, conv.padding, conv.output_padding)
+            torch.testing.assert_close(SubPixel(conv)(x, conv.weight), want)
+
+
+def test_what_it_is_for():
+    assert SubPixel.fits(nn.ConvTranspose2d(32, 3, 4, 2, 1))
+    assert SubPixel.fits(nn.ConvTranspose2d(32, 4, 3, 2, 1, output_padding=1))
+    assert not SubPixel.fits(nn.ConvTranspose2d(32, 5, 4, 2, 1))  # 20 numbers a spot
+    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 3, 1, 1))  # spots of one pixel
+    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 4, 2))  # a picture that grows by more
+    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 3, 2, 2, dilation=2, output_padding=1))
+    assert not SubPixel.fits(nn.ConvTranspose2d(32, 2, 4, 2, 1, groups=2))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # torch calls it itself in forward mode
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_derivatives_of_every_kind(channels_last):
+    conv = conv_of((4, 2, 1, 0), (3, 2, 1, 1), outer=2)
+    x, weight = torch.randn(2, 2, 3, 2), conv.weight.detach()
+    if channels_last:
+        x, weight = (value.contiguous(memory_format=torch.channels_last) for value in (x, weight))
+    both, way = (x.requires_grad_(), weight.requires_grad_()), SubPixel(conv)
+    assert gradcheck(way, both, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(way, both)
+    x.requires_grad_(False)
+    assert gradcheck(lambda w: way(x, w), weight, check_forward_ad=True)
+
+
+def test_under_the_transforms_of_torch():
+    conv = conv_of((4, 2, 1, 0), (4, 2, 1, 0), outer=3)
+    x, way = torch.randn(5, 1, 2, 3, 3), SubPixel(conv)
+
+    def loss(weight, one):
+        return way(one, weight).square().sum()
+
+    one_by_one = torch.stack([torch.func.grad(loss)(conv.weight.detach(), one) for one in x])
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss), (None, 0))(conv.weight.detach(), x), one_by_one)
+    by_torch = torch.autograd.grad(conv_transpose2d(x[0], conv.weight, None, 2, 1).square().sum(), conv.weight)[0]
+    torch.testing.assert_close(one_by_one[0], by_torch)
