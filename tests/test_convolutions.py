@@ -6,11 +6,14 @@ import pickle
 import pytest
 import torch
 from cases import pictures
-from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.images import Residual
+from pyro_mmvae.training.convolutions import channels_last
 from pyro_mmvae.training.subpixel import SubPixel
+
+X = {"picture": torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float32)}
 
 
 @pytest.fixture(autouse=True)
@@ -18,133 +21,151 @@ def single(settled):
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_convolutions_have_their_channels_last_while_they_train_and_lie_as_before_afterwards(autocast):
-    vae, layouts = pictures(), []
-    weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    weights[0].data = torch.randn(*weights[0].shape[:3], 8)[..., ::2]  # whatever it was
-    before = [(p.data_ptr(), p.stride(), p.detach().clone()) for p in weights]
-
-    def look(*_):
-        layouts.extend(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
-
-    x = {"picture": torch.randn(20, 3, 8, 8)}
-    vae.modalities["picture"].decoder.register_forward_hook(look)
-    mm.fit(vae, x, epochs=1, autocast=autocast, progress=False)
-    assert layouts[-4:] == [True] * 4
-    assert [(p.data_ptr(), p.stride()) for p in weights] == [(place, stride) for place, stride, _ in before]
-    assert all(0 < (p - old).abs().max() < 0.1 for p, (_, _, old) in zip(weights, before))
-    with pytest.raises(FloatingPointError):
-        mm.fit(vae, x, epochs=1, lr=1e38, autocast=autocast, progress=False)
-    assert [p.data_ptr() for p in weights] == [place for place, _, _ in before]
-
-
-class Lasso(mm.objectives.Loss):
-    """A loss of a user's, which looks at the weights as they lie."""
-
-    def __init__(self, vae):
-        self.vae = vae
-
-    def differentiable_loss(self, model, guide, *args, **kwargs):
-        penalty = nn.utils.parameters_to_vector(self.vae.parameters()).abs().sum()
-        return Trace_ELBO().differentiable_loss(model, guide, *args, **kwargs) + penalty
-
-
-class Tied(nn.Module):
-    """Looks at the weight of a convolution as it lies."""
-
-    def __init__(self, conv, net):
-        super().__init__()
-        self.weight, self.net = conv.weight, net
-
-    def forward(self, z):
-        return self.net(z) + self.weight.view(-1).sum()
-
-
-def test_whoever_looks_at_weights_as_they_lie_finds_them_there():
-    x, vae = {"picture": torch.randn(20, 3, 8, 8)}, pictures()
-    mm.fit(vae, x, epochs=1, loss=Lasso(vae), progress=False)
-    net = vae.modalities["picture"].decoder.net
-    vae.modalities["picture"].decoder.net = Tied(next(m for m in net.modules() if type(m) is nn.ConvTranspose2d), net)
-    mm.fit(vae, x, epochs=1, progress=False)
-
-
-def test_convolutions_in_double_precision_stay_where_they_are():
-    """Kernels of another kind compute those."""
-    vae, layouts = pictures().double(), []
-    vae.modalities["picture"].decoder.register_forward_hook(
-        lambda *_: layouts.extend(p.is_contiguous() for p in vae.parameters())
-    )
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, progress=False)
-    assert layouts and all(layouts)
-
-
-class Standardised(nn.Conv2d):
-    """Looks at its weight as it lies."""
-
-    def forward(self, x):
-        spread = self.weight.view(len(self.weight), -1).std(1)
-        return nn.functional.conv2d(x, self.weight / spread.view(-1, 1, 1, 1), self.bias, padding=1)
-
-
-def test_layers_of_other_classes_and_other_optimisers_keep_their_weights_where_they_are():
-    """torch's fused optimisers go by places in memory, and one may be kept from an earlier run."""
-    x, found = {"picture": torch.randn(20, 3, 8, 8)}, []
-    for fused in (True, False):
-        torch.manual_seed(0)
-        vae = pictures()
-        vae.modalities["picture"].encoder.insert(0, Standardised(3, 3, 3))
-        kept = torch.optim.AdamW(vae.parameters(), lr=1e-2, fused=fused)
-        for autocast in (torch.bfloat16, None):
-            mm.fit(
-                vae, x, epochs=2, lr=1e-2, optimizer=lambda p, lr, kept=kept: kept, autocast=autocast, progress=False
-            )
-        mm.fit(vae, x, epochs=1, autocast=torch.bfloat16, progress=False)
-        found.append([p.detach().clone() for p in vae.parameters()])
-    assert all(torch.allclose(a, b, atol=5e-3) for a, b in zip(*found))
-
-
-def test_what_processes_share_stays_shared():
-    vae, shared = pictures().share_memory(), []
-    vae.modalities["picture"].decoder.register_forward_hook(
-        lambda *_: shared.append(all(p.is_shared() for p in vae.parameters()))
-    )
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, autocast=torch.bfloat16, progress=False)
-    assert shared and all(shared)
-
-
-def transposed(vae):
-    return [m for m in vae.modules() if type(m) is nn.ConvTranspose2d]
+def train(vae, **options):
+    return mm.fit(vae, X, epochs=1, progress=False, **options)
 
 
 def seen_while_it_trains(vae, look, **options):
     """What `look` gives when a picture has been decoded."""
     found = []
     handle = vae.modalities["picture"].decoder.register_forward_hook(lambda *_: found.append(look()))
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, progress=False, **options)
+    train(vae, **options)
     handle.remove()
     return found[-1]
 
 
+def transposed(vae):
+    return [m for m in vae.modules() if type(m) is nn.ConvTranspose2d]
+
+
+def is_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+@pytest.fixture
+def laid(monkeypatch):
+    """Whether the channels lay last of what each call of a `Conv2d` was given."""
+    found, old = [], nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda m, x, *a: found.append(is_last(x)) or old(m, x, *a))
+    return found
+
+
+def conv(inner, outer, **options):
+    return nn.Conv2d(inner, outer, 3, padding=1, **options)
+
+
+def counted(net, laid, x=None):
+    """How many convolutions had channels last inside, after a check of what comes out."""
+    x = torch.randn(2, 3, 8, 8) if x is None else x
+    plain = net(x)
+    laid.clear()
+    with channels_last([net]):
+        out = net(x)
+    assert out.stride() == plain.stride() and torch.allclose(out, plain, atol=1e-5)
+    assert not any("forward" in vars(m) for m in net.modules())
+    return sum(laid)
+
+
+def test_between_two_convolutions_of_a_sequential_channels_lie_last(laid):
+    assert counted(nn.Sequential(conv(3, 4), nn.ReLU(), nn.BatchNorm2d(4), conv(4, 5), nn.ReLU()), laid) == 2
+    nested = nn.Sequential(nn.Sequential(conv(3, 4), nn.ReLU()), nn.Sequential(nn.Sequential(conv(4, 5))), nn.Flatten())
+    assert counted(nested, laid) == 2
+    two = nn.Sequential(conv(3, 4), conv(4, 4), nn.Softmax2d(), conv(4, 4), nn.Unfold(2), nn.Unflatten(1, (4, 4)))
+    assert counted(nn.Sequential(*two, conv(4, 4), conv(4, 4)), laid) == 4  # and not the one in the middle
+    assert counted(nn.Sequential(conv(3, 4), Residual(4, 8), nn.AvgPool2d(2), Residual(8, 8)), laid) == 6
+
+
+def test_elsewhere_they_lie_as_ever(laid):
+    class Own(nn.Sequential):
+        pass
+
+    assert counted(nn.Sequential(conv(3, 4), nn.ReLU()), laid) == 0  # a change of place on both sides
+    assert counted(Own(conv(3, 4), conv(4, 4)), laid) == 0
+    assert counted(nn.Sequential(Own(conv(3, 4)), conv(4, 4)), laid) == 0
+    assert counted(nn.Sequential(conv(3, 4), conv(4, 4)).double(), laid, torch.randn(2, 3, 8, 8).double()) == 0
+    assert counted(nn.Sequential(conv(3, 4), conv(4, 4)), laid, torch.randn(3, 8, 8)) == 0  # a picture alone
+    moved = nn.Sequential(conv(3, 4), conv(4, 4)).to(memory_format=torch.channels_last)  # by the user
+    assert counted(moved, laid) == 1
+
+
+class Encoder(nn.Module):
+    """As many are written: pictures are viewed as vectors after the last convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.stack, self.head = nn.Sequential(conv(8, 8), nn.ReLU(), conv(8, 8)), mm.NormalHead(32, 2)
+
+    def forward(self, x):
+        h = self.stack(torch.relu(self.second(torch.relu(self.first(x)))))
+        return self.head(h.view(len(h), -1))
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.parts = nn.Linear(2, 32), nn.Sequential(nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.ReLU())
+        self.parts.append(nn.ConvTranspose2d(8, 3, 4, 2, 1))
+
+    def forward(self, z):
+        h = self.linear(z).view(-1, 8, 2, 2)
+        for part in self.parts:  # one by one
+            h = part(h)
+            h = h.view(len(h), -1).view(h.shape)
+        return self.parts(self.linear(z).view(-1, 8, 2, 2)).view(len(z), -1).view(h.shape)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_networks_that_view_pictures_as_vectors_train(autocast):
+    parts = {"picture": mm.Modality(mm.NormalLikelihood(mm.batched(Decoder())), Encoder())}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    assert torch.isfinite(torch.tensor(train(vae, autocast=autocast).loss)).all()
+
+
+def test_hooks_see_pictures_that_lie_as_ever(laid):
+    seen = []
+    net = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4), nn.Sequential(nn.ReLU(), conv(4, 4)))
+    net[1].register_forward_hook(lambda m, args, out: seen.extend(x.is_contiguous() for x in (*args, out)))
+    assert counted(net, laid) == 2 and all(seen)
+    net[3].register_forward_pre_hook(lambda m, args: seen.extend(x.is_contiguous() for x in args))
+    assert counted(net, laid) == 0 and all(seen)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_weights_stay_where_they_are_and_everything_is_as_before_afterwards(autocast, laid):
+    vae = pictures()
+    weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    before, members = [(p.data_ptr(), p.stride()) for p in weights], [vars(m).keys() for m in vae.modules()]
+
+    def look():
+        return [(p.data_ptr(), p.stride()) for p in weights], sum("forward" in vars(m) for m in vae.modules())
+
+    places, changed = seen_while_it_trains(vae, look, autocast=autocast)
+    assert places == before and changed == 5  # the encoder and its trunk, the decoder, two transposed convolutions
+    assert laid and laid[-2:] == [True, True]
+    with pytest.raises(FloatingPointError):
+        mm.fit(vae, X, epochs=2, lr=1e38, autocast=autocast, progress=False)
+    assert [vars(m).keys() for m in vae.modules()] == members
+
+
 @pytest.mark.parametrize("biased", [True, False])
-def test_what_is_computed_in_parts_gives_the_numbers_and_gradients_that_it_gives_whole(biased):
+def test_numbers_and_gradients_are_the_same(biased):
     vae, z = pictures(), torch.randn(7, 2)
-    net = vae.modalities["picture"].decoder.net
-    for conv in [] if biased else transposed(vae):
-        conv.bias = None
-    followed = transposed(vae)[0].weight, *(conv.bias for conv in transposed(vae) if biased)
+    net, look = vae.modalities["picture"].decoder.net, vae.modalities["picture"].encoder
+    for layer in [] if biased else transposed(vae):
+        layer.bias = None
 
     def gradients():
         vae.zero_grad()
         with torch.enable_grad():
-            out = net(z)
-            out.square().sum().backward()
-        return [out.detach(), *(p.grad.clone() for p in net.parameters())]
+            (net(z).square().sum() + look(X["picture"]).mean.square().sum()).backward()
+        parts = net(z), look(X["picture"]).mean, *(p.grad.clone() for p in vae.parameters() if p.grad is not None)
+        return [part.detach() for part in parts]
 
     outside = gradients()
     inside = seen_while_it_trains(vae, gradients, lr=0.0)
+    assert len(outside) == len(inside) and all(part.abs().max() > 0 for part in outside)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(outside, inside))
-    assert all(p.grad.abs().max() > 0 for p in followed)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -154,32 +175,21 @@ def test_few_channels_are_computed_spot_by_spot_where_precision_is_single(autoca
     few, many = nn.ConvTranspose2d(6, 3, 4, 2, 1), nn.ConvTranspose2d(4, 6, 4, 2, 1)
     net.net = nn.Sequential(*list(net.net)[:5], many, nn.ReLU(), few)
     monkeypatch.setattr(SubPixel, "compute", lambda way, x, w, old=SubPixel.compute: calls.append(w) or old(way, x, w))
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, autocast=autocast, progress=False)
+    train(vae, autocast=autocast)
     assert [w.shape for w in calls] == ([] if autocast else [few.weight.shape] * len(calls))
     assert autocast or calls
 
 
-@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
-def test_biases_come_after_while_it_trains_and_within_afterwards(autocast):
-    vae = pictures()
-    before = [dict(vars(m)) for m in transposed(vae)]
-    inside = seen_while_it_trains(vae, lambda: [vars(m).get("forward") for m in transposed(vae)], autocast=autocast)
-    assert [forward.args[0] for forward in inside] == transposed(vae)
-    assert [vars(m).keys() for m in transposed(vae)] == [old.keys() for old in before]
-    with pytest.raises(FloatingPointError):
-        mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, lr=1e38, autocast=autocast, progress=False)
-    assert [vars(m).keys() for m in transposed(vae)] == [old.keys() for old in before]
-
-
 def test_a_copy_that_is_made_while_it_trains_computes_by_itself():
     vae, z = pictures(), torch.randn(7, 2)
+    net = vae.modalities["picture"].decoder.net
     for copied in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
-        other = seen_while_it_trains(vae, lambda copied=copied: copied(vae.modalities["picture"].decoder.net), lr=0.0)
-        assert torch.allclose(other(z), vae.modalities["picture"].decoder.net(z), atol=1e-6)
+        other = seen_while_it_trains(vae, lambda copied=copied: copied(net), lr=0.0)
+        assert torch.allclose(other(z), net(z), atol=1e-6)
         with torch.no_grad():
             for p in other.parameters():
                 p.zero_()
-            assert float(other(z).abs().max()) == 0 < float(vae.modalities["picture"].decoder.net(z).abs().max())
+            assert float(other(z).abs().max()) == 0 < float(net(z).abs().max())
 
 
 class Sized(nn.Module):
@@ -196,30 +206,25 @@ class Sized(nn.Module):
 def test_a_size_that_is_asked_for_and_a_forward_of_the_users_own_are_kept():
     vae = pictures()
     vae.modalities["picture"].decoder.net = mm.batched(Sized())
-    mm.fit(vae, {"picture": torch.randn(20, 3, 8, 8)}, epochs=1, progress=False)
+    train(vae)
     vae, calls = pictures(), []
-    for conv in transposed(vae):
-        conv.forward = lambda x, conv=conv: calls.append(conv) or nn.ConvTranspose2d.forward(conv, x)
-    own = [conv.forward for conv in transposed(vae)]
+    for layer in transposed(vae):
+        layer.forward = lambda x, layer=layer: calls.append(layer) or nn.ConvTranspose2d.forward(layer, x)
+    own = [layer.forward for layer in transposed(vae)]
     assert seen_while_it_trains(vae, lambda: len(calls)) > 0
-    assert [conv.forward for conv in transposed(vae)] == own
+    assert [layer.forward for layer in transposed(vae)] == own
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile's own making
 def test_what_torch_has_compiled_is_left_as_it_was_compiled():
-    """Else it is compiled anew for weights that lie elsewhere, until torch gives up, and gradients lie otherwise."""
+    """Else it is compiled anew for pictures that lie elsewhere, until torch gives up."""
     compiled, vae = [], pictures()
 
     def backend(graph, _):
         compiled.append(graph)
         return graph.forward
 
-    vae.modalities["picture"].decoder.net = torch.compile(vae.modalities["picture"].decoder.net, backend=backend)
-    convolutions = transposed(vae)
-    weights = [m.weight for m in convolutions]
-
-    def look():
-        return [p.is_contiguous() for p in weights], [m for m in convolutions if "forward" in vars(m)]
-
-    assert seen_while_it_trains(vae, look) == ([True, True], [])
+    net = vae.modalities["picture"].decoder.net
+    vae.modalities["picture"].decoder.net = torch.compile(net, backend=backend)
+    assert not seen_while_it_trains(vae, lambda: [m for m in net.modules() if "forward" in vars(m)])
     assert compiled

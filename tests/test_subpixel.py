@@ -32,19 +32,18 @@ def test_there_are_shapes_of_all_kinds():
 def test_every_shape_gives_the_numbers_that_torch_gives(rows):
     for columns, outer, size in product(AXES, (1, 3), ((5, 4), (1, 1))):
         conv, x = conv_of(rows, columns, outer), torch.randn(3, 2, *size)
-        if SubPixel.fits(conv):
-            want = conv_transpose2d(x, conv.weight, None, conv.stride, conv.padding, conv.output_padding)
-            torch.testing.assert_close(SubPixel(conv)(x, conv.weight), want)
+        want = conv_transpose2d(x, conv.weight, None, conv.stride, conv.padding, conv.output_padding)
+        torch.testing.assert_close(SubPixel(conv)(x, conv.weight), want)
 
 
 def test_what_it_is_for():
-    assert SubPixel.fits(nn.ConvTranspose2d(32, 3, 4, 2, 1))
-    assert SubPixel.fits(nn.ConvTranspose2d(32, 4, 3, 2, 1, output_padding=1))
-    assert not SubPixel.fits(nn.ConvTranspose2d(32, 5, 4, 2, 1))  # 20 numbers a spot
-    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 3, 1, 1))  # spots of one pixel
-    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 4, 2))  # a picture that grows by more
-    assert not SubPixel.fits(nn.ConvTranspose2d(32, 3, 3, 2, 2, dilation=2, output_padding=1))
-    assert not SubPixel.fits(nn.ConvTranspose2d(32, 2, 4, 2, 1, groups=2))
+    assert SubPixel.of(nn.ConvTranspose2d(32, 3, 4, 2, 1))
+    assert SubPixel.of(nn.ConvTranspose2d(32, 4, 3, 2, 1, output_padding=1))
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 5, 4, 2, 1))  # 20 numbers a spot
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 3, 1, 1))  # spots of one pixel
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 4, 2))  # a picture that grows by more
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 3, 2, 2, dilation=2, output_padding=1))
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 2, 4, 2, 1, groups=2))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # torch calls it itself in forward mode

@@ -145,8 +145,7 @@ def fit(
         "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    movable = make is Adam and (autocast is not None or familiar(loss))
-    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, movable):
+    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
         settings |= {**made_by(make, optim), "modalities": _shapes(first)}
@@ -184,10 +183,9 @@ def _shapes(batch: Batch) -> dict[str, list[int]]:
 
 
 @contextmanager
-def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None, movable: bool) -> Iterator[None]:
-    """The networks in the precision that was asked for, and convolutions, if they may be moved, where they are fastest:
-    not under an optimiser of the user's, which may go by places in memory (see `laid_like`) and know the old ones."""
-    with lowered(modules, autocast), channels_last(networks_of(modules) if movable else [], gpu=autocast is not None):
+def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None) -> Iterator[None]:
+    """The networks in the precision that was asked for, and their pictures where convolutions are fastest."""
+    with lowered(modules, autocast), channels_last(networks_of(modules)):
         yield
 
 

@@ -24,7 +24,7 @@ class SubPixel:
     Gradients are those of the transposed convolution, which are fast. Pictures have their channels first.
 
     Args:
-        conv: one that `fits`.
+        conv: one whose pictures grow by the stride, to spots of few numbers; `of` says whether it is.
     """
 
     def __init__(self, conv: nn.ConvTranspose2d):
@@ -36,18 +36,20 @@ class SubPixel:
         spots = weights[:, :, rows[:, None, :, None], columns[:, None, :]].permute(2, 3, 1, 4, 5, 0).flatten(0, 2)
         self.around, self.shape, self.order = (above, left), spots.shape, spots.flatten()
 
-    @staticmethod
-    def fits(conv: nn.ConvTranspose2d) -> bool:
-        """Whether its pictures grow by the stride, to spots of few numbers."""
+    @classmethod
+    def of(cls, conv: nn.ConvTranspose2d) -> SubPixel | None:
+        """None for a convolution that it is not for."""
         stride, padding, more = _numbers(conv)
         grows = all(k + m == s + 2 * p for k, s, p, m in zip(conv.weight.shape[2:], stride, padding, more, strict=True))
         plain = conv.groups == 1 and tuple(conv.dilation) == (1, 1) and max(stride) > 1
-        return grows and plain and stride[0] * stride[1] * conv.out_channels <= FEW
+        few = stride[0] * stride[1] * conv.out_channels <= FEW
+        return cls(conv) if grows and plain and few else None
 
     @staticmethod
     def takes(x: Tensor) -> bool:
-        """Whether those are pictures in single precision, and are to stay in it."""
-        return x.dim() == 4 and x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+        """Whether those are pictures in single precision on a CPU, and are to stay in it."""
+        single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return x.dim() == 4 and x.device.type == "cpu" and single
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """x (row, inner, height, width), weight (inner, outer, *size) -> (row, outer, *larger)."""
