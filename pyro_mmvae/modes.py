@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import nn
 
+from pyro_mmvae.convolutions import channels_last
 from pyro_mmvae.programs import alone, owners_of
 
 P = ParamSpec("P")
@@ -54,7 +55,8 @@ def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any
 
     @wraps(function)
     def ask(vae: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        with alone(), at_rest(owners_of(vae)):
+        owners = owners_of(vae)
+        with alone(), at_rest(owners), channels_last(owners):
             return function(vae, *args, **kwargs)
 
     return ask

@@ -1,7 +1,8 @@
-"""What `fit` does with convolutions meanwhile, and that nobody else notices."""
+"""What `fit` and questions do with convolutions meanwhile, and that nobody else notices."""
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ from cases import pictures
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.convolutions import channels_last
 from pyro_mmvae.images import Residual
-from pyro_mmvae.training.convolutions import channels_last
-from pyro_mmvae.training.subpixel import SubPixel
+from pyro_mmvae.subpixel import SubPixel
 
 X = {"picture": torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float32)}
 
@@ -146,6 +147,21 @@ def test_weights_stay_where_they_are_and_everything_is_as_before_afterwards(auto
     with pytest.raises(FloatingPointError):
         mm.fit(vae, X, epochs=2, lr=1e38, autocast=autocast, progress=False)
     assert [vars(m).keys() for m in vae.modules()] == members
+
+
+def test_questions_lay_pictures_out_as_well_and_answer_as_ever(laid, monkeypatch):
+    vae, found = pictures().eval(), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(mm.log_likelihood(vae, X, num_particles=50).value)
+        assert all(laid) == (len(found) == 1)
+        laid.clear()
+        monkeypatch.setattr("pyro_mmvae.modes.channels_last", nullcontext)
+    assert not any("forward" in vars(m) for m in vae.modules())
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-4)
+    with pytest.raises(ValueError, match="picture"):
+        mm.log_likelihood(vae, {"picture": torch.zeros(2, 3, 9, 9)})
+    assert not any("forward" in vars(m) for m in vae.modules())
 
 
 @pytest.mark.parametrize("biased", [True, False])

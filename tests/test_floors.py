@@ -11,7 +11,7 @@ ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"arrays", "chance", "warn"},
     {"distributions"},
-    {"heads", "memory", "accelerator", "checks", "view", "announce"},
+    {"heads", "memory", "accelerator", "checks", "view", "announce", "subpixel"},
     {
         "networks",
         "data",
@@ -23,6 +23,8 @@ FLOORS = [
         "storage",
         "plates",
     },
+    {"images"},
+    {"convolutions"},
     {"modes"},
     {
         "modality",
@@ -31,7 +33,6 @@ FLOORS = [
         "direct",
         "flows",
         "sequences",
-        "images",
         "tables",
         "counts",
         "dataset",

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import conv_transpose2d
 
-from pyro_mmvae.training.subpixel import SubPixel
+from pyro_mmvae.subpixel import SubPixel
 
 # kernel, stride, padding, output padding of one axis, all of those with pictures that grow by the stride
 AXES = [

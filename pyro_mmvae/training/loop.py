@@ -15,6 +15,7 @@ from torch import nn
 
 from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.chance import devices_of, seed_generators, undisturbed
+from pyro_mmvae.convolutions import channels_last
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.direct import direct
@@ -25,11 +26,10 @@ from pyro_mmvae.programs import alone, check_model
 from pyro_mmvae.training.arguments import check_arguments, optimizer_of
 from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
-from pyro_mmvae.training.convolutions import channels_last
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
-from pyro_mmvae.training.precision import lowered, networks_of
+from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
 from pyro_mmvae.training.step import Run, distinct, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
@@ -145,7 +145,7 @@ def fit(
         "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast):
+    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast), channels_last(modules):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
         settings |= {**made_by(make, optim), "modalities": _shapes(first)}
@@ -180,13 +180,6 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(value.shape[1:]) for name, value in batch.items()}
-
-
-@contextmanager
-def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None) -> Iterator[None]:
-    """The networks in the precision that was asked for, and their pictures where convolutions are fastest."""
-    with lowered(modules, autocast), channels_last(networks_of(modules)):
-        yield
 
 
 @contextmanager
