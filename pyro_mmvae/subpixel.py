@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d, pad
 
 FEW = 16
 """Numbers of a spot up to which this is faster: a processor computes with so many at once, needed or not."""
@@ -70,17 +70,11 @@ class SubPixel:
 class _SubPixel(torch.autograd.Function):
     """(x, weight, way) -> `way.compute(x, weight)`, differentiated as the transposed convolution that it is."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, way: SubPixel) -> Tensor:
-        return way.compute(x, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SubPixel], output: Tensor) -> None:
-        x, weight, ctx.way = inputs
+    def forward(ctx: Any, x: Tensor, weight: Tensor, way: SubPixel) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
+        ctx.way = way
+        return way.compute(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -88,13 +82,6 @@ class _SubPixel(torch.autograd.Function):
         shape = way.stride, way.padding, (1, 1), True, way.output_padding, 1
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(gradients[0], x, weight, None, *shape, wanted)
         return by_x, by_weight, None
-
-    @staticmethod
-    def jvp(ctx: Any, x_dot: Tensor | None, weight_dot: Tensor | None, _: None) -> Tensor:
-        (x, weight), way = ctx.saved_tensors, ctx.way
-        parts = [(a, b) for a, b in ((x_dot, weight), (x, weight_dot)) if a is not None and b is not None]
-        first, *others = (conv_transpose2d(*pair, None, way.stride, way.padding, way.output_padding) for pair in parts)
-        return sum(others, first)
 
 
 def _numbers(conv: nn.ConvTranspose2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

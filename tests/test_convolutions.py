@@ -10,7 +10,7 @@ from cases import pictures
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.convolutions import channels_last
+from pyro_mmvae.convolutions import _ways, channels_last
 from pyro_mmvae.images import Residual
 from pyro_mmvae.subpixel import SubPixel
 
@@ -55,13 +55,13 @@ def conv(inner, outer, **options):
     return nn.Conv2d(inner, outer, 3, padding=1, **options)
 
 
-def counted(net, laid, x=None):
+def counted(net, laid, x=None, call=lambda net, x: net(x)):
     """How many convolutions had channels last inside, after a check of what comes out."""
     x = torch.randn(2, 3, 8, 8) if x is None else x
-    plain = net(x)
+    plain = call(net, x)
     laid.clear()
     with channels_last([net]):
-        out = net(x)
+        out = call(net, x)
     assert out.stride() == plain.stride() and torch.allclose(out, plain, atol=1e-5)
     assert not any("forward" in vars(m) for m in net.modules())
     return sum(laid)
@@ -77,12 +77,7 @@ def test_between_two_convolutions_of_a_sequential_channels_lie_last(laid):
 
 
 def test_elsewhere_they_lie_as_ever(laid):
-    class Own(nn.Sequential):
-        pass
-
     assert counted(nn.Sequential(conv(3, 4), nn.ReLU()), laid) == 0  # a change of place on both sides
-    assert counted(Own(conv(3, 4), conv(4, 4)), laid) == 0
-    assert counted(nn.Sequential(Own(conv(3, 4)), conv(4, 4)), laid) == 0
     assert counted(nn.Sequential(conv(3, 4), conv(4, 4)).double(), laid, torch.randn(2, 3, 8, 8).double()) == 0
     assert counted(nn.Sequential(conv(3, 4), conv(4, 4)), laid, torch.randn(3, 8, 8)) == 0  # a picture alone
     moved = nn.Sequential(conv(3, 4), conv(4, 4)).to(memory_format=torch.channels_last)  # by the user
@@ -123,13 +118,68 @@ def test_networks_that_view_pictures_as_vectors_train(autocast):
     assert torch.isfinite(torch.tensor(train(vae, autocast=autocast).loss)).all()
 
 
-def test_hooks_see_pictures_that_lie_as_ever(laid):
-    seen = []
-    net = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4), nn.Sequential(nn.ReLU(), conv(4, 4)))
-    net[1].register_forward_hook(lambda m, args, out: seen.extend(x.is_contiguous() for x in (*args, out)))
-    assert counted(net, laid) == 2 and all(seen)
-    net[3].register_forward_pre_hook(lambda m, args: seen.extend(x.is_contiguous() for x in args))
-    assert counted(net, laid) == 0 and all(seen)
+def hook_a_layer(net):
+    net[1].register_forward_hook(lambda *_: None)
+
+
+def hook_gradients_of_a_layer(net):
+    net[2].register_full_backward_hook(lambda *_: None)
+
+
+def hook_gradients_of_a_weight(net):
+    net[2].weight.register_hook(lambda g: g / g.view(-1).norm())
+
+
+def put_a_class_in(net):
+    net[1] = Relu()
+
+
+class Relu(nn.ReLU):
+    pass
+
+
+@pytest.mark.parametrize(
+    "how",
+    [hook_a_layer, hook_gradients_of_a_layer, hook_gradients_of_a_weight, put_a_class_in],
+    ids=lambda f: f.__name__,
+)
+def test_where_somebody_looks_in_pictures_lie_as_ever(how, laid):
+    net = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 4), conv(4, 4))
+    assert counted(net, laid) == 3
+    how(net)
+    assert counted(net, laid) == 0
+    with channels_last([net]):
+        net(torch.randn(2, 3, 8, 8)).sum().backward()
+
+
+def test_in_a_module_of_the_users_pictures_lie_as_ever(laid):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.up = nn.Sequential(conv(3, 4), conv(4, 4)), nn.ConvTranspose2d(4, 3, 4, 2, 1)
+
+        def forward(self, x):
+            return self.up(input=self.net(input=x))  # by torch's own name
+
+    own = Own()
+    assert counted(own, laid) == counted(nn.Sequential(own, conv(3, 4), conv(4, 4)), laid) == 0
+    shared = nn.ModuleDict({"net": own.net, "own": own})
+    assert counted(shared, laid, call=lambda net, x: net["net"](x)) == 0
+
+
+def test_pictures_of_one_channel(laid):
+    net = nn.Sequential(conv(1, 4), nn.ReLU(), conv(4, 4))
+    for x in (torch.randn(2, 1, 8, 8), torch.randn(2, 1, 5, 8)[..., ::2]):
+        assert counted(net, laid, x) == 1  # and the first: one channel lies last and first
+
+
+def test_layers_that_change_meanwhile_are_the_ones_that_compute():
+    net, x = nn.Sequential(conv(3, 4), nn.ReLU(), nn.Sequential(conv(4, 4))), torch.randn(2, 3, 8, 8)
+    with channels_last([net]):
+        net[1] = nn.Tanh()
+        net[2].append(nn.Sigmoid())
+        inside = net(x)
+    torch.testing.assert_close(inside, net(x))
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -196,16 +246,19 @@ def test_few_channels_are_computed_spot_by_spot_where_precision_is_single(autoca
     assert autocast or calls
 
 
-def test_a_copy_that_is_made_while_it_trains_computes_by_itself():
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copy_that_is_made_while_it_trains_computes_by_itself(copied):
     vae, z = pictures(), torch.randn(7, 2)
     net = vae.modalities["picture"].decoder.net
-    for copied in (copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
-        other = seen_while_it_trains(vae, lambda copied=copied: copied(net), lr=0.0)
-        assert torch.allclose(other(z), net(z), atol=1e-6)
-        with torch.no_grad():
-            for p in other.parameters():
-                p.zero_()
-            assert float(other(z).abs().max()) == 0 < float(net(z).abs().max())
+    other = seen_while_it_trains(vae, lambda: copied(net), lr=0.0)
+    assert torch.allclose(other(z), net(z), atol=1e-6)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+        assert float(other(z).abs().max()) == 0 < float(net(z).abs().max())
+    other.net.append(nn.Flatten())
+    assert other(z).shape == (7, 3 * 8 * 8)
+    assert [m for m in other.modules() if "forward" in vars(m)] and _ways(dict.fromkeys(other.modules()))
 
 
 class Sized(nn.Module):

@@ -157,3 +157,24 @@ def test_the_result_is_that_of_two_threads_and_the_same_again():
         vae = model(32)
         found.append(mm.fit(vae, x, epochs=3, progress=False).loss)
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile's own making
+def test_what_torch_has_compiled_is_run_as_compiled_in_every_step_and_afterwards():
+    """A look at the sizes of tensors under a mode of torch's made Dynamo give such code up for ever."""
+    runs = []
+
+    def backend(graph, _):
+        return lambda *args: runs.append(True) or graph.forward(*args)
+
+    net = torch.compile(mm.mlp(6, 8, 8), backend=backend)
+    encoder = torch.nn.Sequential(net, mm.NormalHead(8, 2))
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, 6)), encoder)}
+    vae, x = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), {"a": torch.randn(20, 6)}
+    net(x["a"])
+    runs.clear()
+    mm.fit(vae, x, epochs=2, batch_size=10, progress=False)
+    assert len(runs) >= 4
+    runs.clear()
+    net(x["a"])
+    assert runs

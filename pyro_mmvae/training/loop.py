@@ -145,7 +145,7 @@ def fit(
         "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices), lowered(modules, autocast), channels_last(modules):
+    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, familiar(loss)):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
         settings |= {**made_by(make, optim), "modalities": _shapes(first)}
@@ -180,6 +180,13 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
 
 def _shapes(batch: Batch) -> dict[str, list[int]]:
     return {name: list(value.shape[1:]) for name, value in batch.items()}
+
+
+@contextmanager
+def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None, quick: bool) -> Iterator[None]:
+    """The networks in the precision that was asked for, and pictures, if they may be moved, where they are fastest."""
+    with lowered(modules, autocast), channels_last(modules if quick else ()):
+        yield
 
 
 @contextmanager

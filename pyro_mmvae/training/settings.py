@@ -31,7 +31,7 @@ def title_of(thing: Any) -> str:
 
 
 def familiar(loss: Any) -> bool:
-    """Whether a loss is Pyro's or ours. One of the user's may count its calls, or look at weights as they lie."""
+    """Whether a loss is Pyro's or ours. One of the user's may count its calls, or look at pictures as they lie."""
     return type(loss).__module__.partition(".")[0] in ("pyro", "pyro_mmvae")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -44,11 +45,17 @@ def as_many_as_pay(look: Callable[[], object] | None, scale: float) -> Iterator[
 
 def _largest(look: Callable[[], object]) -> float:
     try:
-        with Largest() as found:
+        with _uncompiled(), Largest() as found:
             look()
     except Exception:  # of rows as no step has them; what is wrong with the data a step says better
         return math.inf
     return found.share
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What `torch.compile` has made runs as it was written: under a mode it would be given up for ever."""
+    is_there = "torch._dynamo" in sys.modules  # else nothing has been compiled, and it takes seconds to import
+    return torch.compiler.set_stance("force_eager") if is_there else nullcontext()  # type: ignore[no-untyped-call]
 
 
 class Largest(TorchDispatchMode):
