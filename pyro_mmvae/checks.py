@@ -131,3 +131,16 @@ def _coarse(mask: Tensor) -> Tensor:
     flat = mask.reshape(len(mask), -1)
     whole = flat.all(-1)
     return whole if bool((whole | ~flat.any(-1)).all()) else mask
+
+
+def state_of(x: Tensor) -> int:
+    """Changes whenever the tensor or what it is a view of is written to."""
+    return -1 if x.is_inference() else x._version
+
+
+def check_untouched(what: str, name: str, x: Tensor, state: int) -> None:
+    """Refuses a network that wrote into what it was given: the data themselves, or codes that others are yet to see."""
+    if state_of(x) != state:
+        raise ValueError(
+            f"the {what} of {name!r} writes into its input; give its first layer inplace=False, or x.clone()"
+        )

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
+from pyro_mmvae.checks import check_untouched, state_of
 from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, mapped
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.networks import SeesHoles
@@ -112,6 +113,7 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.values()
+            state = state_of(x)
             try:
                 if isinstance(trunk, SeesHoles):
                     self._features[name] = trunk(x, _holes(x, seen))
@@ -119,6 +121,7 @@ class Experts(Mapping[str, Distribution]):
                     self._features[name] = x if trunk is None else trunk(x)
             except (ValueError, RuntimeError, IndexError) as error:
                 raise failure("trunk", name, x, error) from error
+            check_untouched("trunk", name, x, state)
         return self._features[name]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -177,10 +180,12 @@ class Experts(Mapping[str, Distribution]):
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
         features = self.features(name)
+        state = state_of(features)
         try:
             q = head(features)
         except (ValueError, RuntimeError, IndexError) as error:
             raise failure("encoder", name, features, error) from error
+        check_untouched("encoder", name, features, state)
         if not isinstance(q, Distribution):
             raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
         if len(q.batch_shape) != 1:

@@ -16,14 +16,18 @@ from torch import Tensor
 MOST_ROUNDING = 0.1
 """Up to which the log weights may be rounded, in nats, for weights that look alike to count as alike."""
 
+MANY = 10
+"""Effective draws from which on weights tell where mass is."""
+
 
 class Smoothed(NamedTuple):
-    """Log weights (draw, row) with a smoothed tail, each row normalised to sum to one, k-hat (row,), and the logarithm
-    of the mean weight before normalisation (row,)."""
+    """Log weights (draw, row) with a smoothed tail, each row normalised to sum to one, k-hat (row,), and of the weights
+    before they were smoothed the logarithm of their mean (row,) and the effective number of draws (row,)."""
 
     log_weights: Tensor
     khat: Tensor
     log_mean: Tensor
+    raw_ess: Tensor
 
     @property
     def ess(self) -> Tensor:
@@ -46,10 +50,12 @@ class Smoothed(NamedTuple):
     def misses(self, other: Smoothed) -> Tensor:
         """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
 
-        Weights alone cannot tell: a proposal that fits one of two modes has equal ones.
+        Weights alone cannot tell: a proposal that fits one of two modes has equal ones. Nor can a few huge weights,
+        which raise a mean at will: then nothing is beyond doubt.
         """
-        variance = sum((1 / one.ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
-        return other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
+        variance = sum((1 / one.raw_ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
+        further = other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
+        return further & (other.raw_ess >= MANY)
 
     def beyond(self, distances: Tensor, dim: int) -> Tensor:
         """(row,), whether much of these weights' mass lies where another proposal, a normal, has next to none.
@@ -59,7 +65,7 @@ class Smoothed(NamedTuple):
             dim: of the draws.
         """
         far = torch.where(distances > (math.sqrt(dim) + 4) ** 2, self.log_weights.exp(), 0).sum(0).clamp(max=1)
-        return (self.ess >= 10) & (far > 0.02 + (far * (1 - far) / self.ess).sqrt())
+        return (self.ess >= MANY) & (far > 0.02 + (far * (1 - far) / self.ess).sqrt())
 
     def beats(self, other: Smoothed) -> Tensor:
         """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""
@@ -121,7 +127,8 @@ def smooth(log_weights: Tensor) -> Smoothed:
         khat = torch.where(k.isnan(), math.inf, k)
         khat = torch.where(flat, torch.where(unsure, math.inf, -math.inf), khat)
     log_mean = log_weights.logsumexp(0) - math.log(draws)
-    return Smoothed(found - found.logsumexp(0), khat, log_mean)
+    raw_ess = (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
+    return Smoothed(found - found.logsumexp(0), khat, log_mean, raw_ess)
 
 
 def gpdfit(excess: Tensor) -> tuple[Tensor, Tensor]:

@@ -275,3 +275,31 @@ def test_no_repeats_at_all_are_refused_and_hidden_ones_are_not(door):
     with pytest.raises(ValueError, match="'a' is empty: no repeats; give at least one, NaN where there is none"):
         DOORS[door](vae, {"a": torch.zeros(ROWS, 0, 3)}, None)
     DOORS[door](vae, {"a": torch.full((ROWS, 1, 3), torch.nan)}, None)
+
+
+class Shifted(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x.sub_(3))
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "trunk"])
+@pytest.mark.parametrize("ask", [mm.log_likelihood, lambda vae, x: mm.fit(vae, x, progress=False)])
+def test_a_network_that_writes_into_its_input_is_refused(part, ask):
+    """Its likelihood would score what it wrote, and other decoders would see other codes."""
+    first, inplace = mm.encoder(3, 4, dim=2), torch.nn.Sequential(torch.nn.LeakyReLU(inplace=True), mm.mlp(2, 3))
+    parts = {
+        "encoder": {"encoder": Shifted(first)},
+        "decoder": {"encoder": first},
+        "trunk": {"encoder": first, "trunk": Shifted(torch.nn.Identity())},
+    }
+    decoder = mm.NormalLikelihood(mm.batched(inplace) if part == "decoder" else mm.mlp(2, 3))
+    vae = mm.MultimodalVAE({"a": mm.Modality(decoder, **parts[part])}, mm.StandardNormal(2), mm.PoE())
+    x = torch.randn(8, 3)
+    before = x.clone()
+    with pytest.raises(ValueError, match=f"the {part} of 'a' .*inplace=False"):
+        ask(vae, {"a": x})
+    assert torch.equal(x, before)
