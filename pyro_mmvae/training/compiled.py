@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,23 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pyro_mmvae.buffers import in_place
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.holes import hide
 from pyro_mmvae.programs import silent, weighted_kl
+from pyro_mmvae.training.agreement import SAME, Found, exact, same
 from pyro_mmvae.training.captured import Captured
 
 CHECKS = 8
 """How often the graph is run beside the step, on other rows, with other random numbers and another weight of the KL."""
 MORE = 0.3
 """Share of what was observed that is hidden besides in those runs, so that no modality happens to be whole."""
-LOSS = 1e-3
-SAME = 1e-3, 0.05
-"""How far the graph's loss and gradients may lie from the step's, as a share of their norm; gradients without and with
-holes. With holes the step runs networks on fewer rows, where libraries round in another way, and a unit near its kink
-may turn over: that makes 0.002 in float32 and 0.016 in bfloat16. Without, both are the same operations."""
-Found = tuple[Tensor, Sequence[Tensor | None]]
-"""The loss of a batch summed over its rows, and the gradient of its mean by each parameter."""
 
 
 class Form(NamedTuple):
@@ -174,10 +169,10 @@ class Compiled:
         for function in (graph, step):
             with undisturbed(self.devices), self._restored(), torch.no_grad(), _refused("cannot be run on other rows"):
                 seed_generators(self.devices, seed)
-                with _exact(self.values[0].device):
+                with exact(self.values[0].device):
                     both.append(function(self.values, tensors, self.values[0].new_full((), 0.1 * seed)))
         assert self.form is not None
-        if not _same(both[0], both[1], SAME[bool(self.form.masks)]):
+        if not same(both[0], both[1], SAME[bool(self.form.masks)]):
             hidden = ", or a network draws or counts where data are missing" if self.form.masks else ""
             raise ValueError(
                 "compile: traced once, a step of this loss says something else of other rows or random numbers: Python"
@@ -203,7 +198,8 @@ class _Whole(nn.Module):
         self.parts, self.loss = nn.ModuleList(modules), loss
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.loss(batch)
+        with in_place(self):
+            return self.loss(batch)
 
 
 @contextmanager
@@ -229,23 +225,3 @@ def _other(batch: Batch, form: Form, seed: int) -> Batch:
     _, masks = hide(part, {name: batch.mask[name] for name in part}, share=MORE, seed=seed)
     masks = {name: mask if bool(mask.any()) else batch.mask[name] for name, mask in masks.items()}
     return Batch(dict(batch), {**batch.mask, **masks}, batch.rows, batch.complete)
-
-
-def _exact(device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions of a GPU in float32; they round to eleven bits elsewhere, or do not, as their shapes have it."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
-
-
-def _same(one: Found, other: Found, gradients: float) -> bool:
-    """Do they agree? A gradient that is not there is zero."""
-    pairs = zip(one[1], other[1], strict=True)
-    return _distance(one[0], other[0]) < LOSS and all(_distance(a, b) < gradients for a, b in pairs)
-
-
-def _distance(a: Tensor | None, b: Tensor | None) -> float:
-    """The norm of the difference, as a share of the norm."""
-    some = b if a is None else a
-    if some is None:
-        return 0.0
-    a, b = (torch.zeros_like(some) if value is None else value for value in (a, b))
-    return float((a - b).norm() / (b.norm() + 1e-5 * b.numel() ** 0.5))

@@ -9,12 +9,14 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pyro_mmvae.buffers import apart, places
 from pyro_mmvae.chance import generators, set_generators
 from pyro_mmvae.data import Batch
 from pyro_mmvae.training.batches import Batches
 from pyro_mmvae.training.history import History
+from pyro_mmvae.training.step import distinct
 
 Values = dict[str, Tensor]
 
@@ -23,7 +25,8 @@ class Course:
     """The weights, the optimiser, the generators and the history of a run, at one moment.
 
     Args:
-        live: the parameters and buffers that training changes, by name.
+        parameters: what is trained, by name.
+        modules: whose buffers training changes besides.
         optim: their optimiser.
         devices: those with generators of their own.
 
@@ -34,8 +37,16 @@ class Course:
         best, kept: the least validation loss of an epoch, and the values then.
     """
 
-    def __init__(self, live: Values, optim: torch.optim.Optimizer, devices: Sequence[torch.device]):
-        self.live, self.optim, self.devices = live, optim, devices
+    def __init__(
+        self,
+        parameters: Values,
+        modules: Sequence[nn.Module],
+        optim: torch.optim.Optimizer,
+        devices: Sequence[torch.device],
+    ):
+        self.parameters, self.modules, self.optim, self.devices = parameters, modules, optim, devices
+        apart(modules)
+        self.first = self.live
         self.history, self.epoch, self.step, self.total, self.rows = History(), 0, 0, 0.0, 0
         self.best, self.kept = math.inf, cast("Values | None", None)
         self.start = self.values()
@@ -43,20 +54,34 @@ class Course:
         self.unread: list[tuple[Tensor, int]] = []
         self.began = time.perf_counter()
 
+    @property
+    def live(self) -> Values:
+        """The parameters and buffers as they are now, by name: a network may have put another tensor in a place."""
+        held = {name: module._buffers[key] for name, (module, key) in distinct(places(self.modules)).items()}
+        return {**self.parameters, **{name: buffer for name, buffer in held.items() if buffer is not None}}
+
     @torch.no_grad()
     def values(self, over: Values | None = None) -> Values:
         """A copy of the live values, over an older one if there is one: fresh memory costs more than copying."""
-        if over is None:
-            return {name: tensor.detach().clone() for name, tensor in self.live.items()}
-        for name, tensor in self.live.items():
-            over[name].copy_(tensor)
-        return over
+        old = over or {}
+        return {
+            name: old[name].copy_(tensor) if name in old and _alike(old[name], tensor) else tensor.detach().clone()
+            for name, tensor in self.live.items()
+        }
 
     @torch.no_grad()
     def set(self, values: Mapping[str, Tensor]) -> None:
         """Makes the live values those."""
-        for name, tensor in self.live.items():
-            tensor.copy_(values[name])
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+        device = next(iter(self.parameters.values())).device
+        for name, (module, key) in distinct(places(self.modules)).items():
+            own, value = module._buffers[key], values.get(name)
+            if own is not None and value is not None and own is self.first.get(name):
+                own.copy_(value)
+            else:  # a network put a tensor of its own there, which may be a part of the data
+                there = device if own is None else own.device
+                module._buffers[key] = None if value is None else value.detach().to(there, copy=True)
 
     def rest(self, data: Batches) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""
@@ -148,3 +173,7 @@ class Course:
         now, self.order = record["generators"]
         self.order = {name: self.order[name] for name in self.order if name in generators(self.devices)}
         set_generators({name: now[name] for name in self.order})
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)

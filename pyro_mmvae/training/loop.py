@@ -31,7 +31,7 @@ from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
-from pyro_mmvae.training.step import Run, distinct, inventory
+from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
 
 
@@ -152,8 +152,8 @@ def fit(
         if checkpoint is not None:
             settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
+        course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
-        course = Course({**parameters, **distinct(b for m in modules for b in m.named_buffers())}, optim, devices)
         pace = Pace(schedule, epochs, warmup, beta, data.steps)
         keeper = Checkpoint(checkpoint, every, if_unwritable, settings)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
@@ -22,6 +22,8 @@ from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.training.compiled import Compiled
+
+T = TypeVar("T")
 
 
 class Run:
@@ -197,9 +199,9 @@ def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], module
             )
 
 
-def distinct(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by names that are the same in another process; of two models in one pair, the second's get a dash."""
-    found: dict[str, Tensor] = {}
+def distinct(named: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """What has names, by names that are the same in another process; the second of two models gets a dash to its."""
+    found: dict[str, T] = {}
     for name, value in named:
         name = re.sub(r"^vae[0-9a-f]+\.", "", name)  # a site of ours begins with an address
         while name in found:
