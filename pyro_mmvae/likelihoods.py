@@ -72,7 +72,8 @@ class Fixed(nn.Module):
 
     def __init__(self, value: float | Tensor):
         super().__init__()
-        self.register_buffer("value", torch.as_tensor(value, dtype=torch.get_default_dtype()))
+        value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+        self.register_buffer("value", value.clone(memory_format=torch.contiguous_format))  # it may be an expanded one
 
     def forward(self, z: Tensor) -> Tensor:
         return self.value

@@ -13,6 +13,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+
+from pyro_mmvae.buffers import apart
 
 VERSION = 1
 """Of the layout of our files; a file of another version is refused."""
@@ -107,8 +110,14 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         OSError: it could not be written.
+        ValueError: a layer has no sizes yet, as it takes them from the first batch.
     """
-    write(Path(path), "model", {"state": {_name(k): v for k, v in module.state_dict().items()}})
+    state = module.state_dict()
+    lazy = next((name for name, value in state.items() if is_lazy(value)), None)
+    if lazy is not None:
+        raise ValueError(f"{lazy!r} has no shape yet; run the model on a batch first, then save it")
+    versions = {_name(key + "."): about.get("version") for key, about in getattr(state, "_metadata", {}).items()}
+    write(Path(path), "model", {"state": {_name(k): v for k, v in state.items()}, "versions": versions})
 
 
 def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
@@ -138,10 +147,17 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
         True
     """
     module = cast(M, vae if isinstance(vae, nn.Module) else vae())
-    state = read(Path(path), "model")["state"]
-    own = {key: _name(key) for key in module.state_dict()}
-    compare(path, state, dict(zip(own.values(), module.state_dict().values())))
-    module.load_state_dict({key: state[name] for key, name in own.items()})
+    contents, own = read(Path(path), "model"), module.state_dict()
+    state, versions = contents["state"], contents.get("versions")
+    names = {key: _name(key) for key in own}
+    lazy = {names[key] for key, value in own.items() if is_lazy(value)} & state.keys()  # these take the file's shapes
+    compare(path, state, {name: state[name] if name in lazy else own[key] for key, name in names.items()})
+    apart([module])
+    filled = OrderedDict((key, state[name]) for key, name in names.items())
+    if versions is not None:  # by which a module knows numbers that an older one wrote; older files have none
+        about = {key: {"version": versions.get(_name(key + "."))} for key in getattr(own, "_metadata", {})}
+        filled._metadata = about  # type: ignore[attr-defined]
+    module.load_state_dict(filled)
     module.eval()
     return module
 
@@ -159,6 +175,8 @@ def compare(path: str | os.PathLike[str], state: Mapping[str, Any], own: Mapping
 def _shape(state: Mapping[str, Any], name: str) -> str:
     if name not in state:
         return "does not exist"
+    if is_lazy(state[name]):
+        return "has no shape yet"
     return f"has shape {tuple(state[name].shape)}" if isinstance(state[name], torch.Tensor) else "is no tensor"
 
 

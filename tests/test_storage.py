@@ -207,3 +207,76 @@ def test_a_compiled_network_trains_is_saved_and_is_the_same_model_as_without(tmp
         written.save(tmp_path / "vae.pt")
         mm.load(tmp_path / "vae.pt", built)
         assert all(torch.equal(a, b) for a, b in zip(written.parameters(), built.parameters()))
+
+
+class Logarithms(nn.Module):
+    """Of version 2, that keeps the logarithm of what version 1 kept, and reads its files as torch's own layers do."""
+
+    _version = 2
+
+    def __init__(self, size):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((size,), 0.5))
+
+    def forward(self, x):
+        return x * self.scale.exp()
+
+    def _load_from_state_dict(self, state, prefix, about, *rest):
+        if (about.get("version") or 1) < 2:
+            state[prefix + "scale"] = state[prefix + "scale"].log()
+        super()._load_from_state_dict(state, prefix, about, *rest)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: torch.compile(net, backend="eager")])
+def test_a_module_is_told_which_version_of_it_was_saved(tmp_path, wrap, monkeypatch):
+    def build():
+        look = nn.Sequential(wrap(Logarithms(3)), mm.encoder(3, 8, dim=2))
+        return mm.MultimodalVAE({"body": mm.Modality(None, look)}, mm.StandardNormal(2), mm.PoE())
+
+    def scale(vae):
+        return next(p for name, p in vae.named_parameters() if name.endswith(".scale"))
+
+    build().save(tmp_path / "vae.pt")
+    assert torch.equal(scale(mm.load(tmp_path / "vae.pt", build)), torch.full((3,), 0.5))
+    contents = torch.load(tmp_path / "vae.pt", weights_only=True)
+    del contents["versions"]
+    torch.save(contents, tmp_path / "older.pt")
+    assert torch.equal(scale(mm.load(tmp_path / "older.pt", build)), torch.full((3,), 0.5).log())
+    monkeypatch.setattr(Logarithms, "_version", 1)
+    build().save(tmp_path / "first.pt")
+    monkeypatch.undo()
+    assert torch.equal(scale(mm.load(tmp_path / "first.pt", build)), torch.full((3,), 0.5).log())
+
+
+def test_layers_that_take_their_sizes_from_data_take_them_from_a_file(tmp_path):
+    def build(features=nn.LazyLinear):
+        look = nn.Sequential(features(8), nn.ReLU(), mm.NormalHead(8, 2))
+        parts = {"body": mm.Modality(mm.NormalLikelihood(nn.LazyLinear(3)), look)}
+        return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+
+    vae, x = build(), {"body": torch.randn(20, 3)}
+    with pytest.raises(ValueError, match=r"^'modalities\.body\.decoder\.net\.weight' has no shape yet; [^\n]*$"):
+        vae.save(tmp_path / "vae.pt")
+    assert not any(tmp_path.iterdir())
+    mm.fit(vae, x, epochs=1, progress=False)
+    vae.save(tmp_path / "vae.pt")
+    again = mm.load(tmp_path / "vae.pt", build)
+    assert same(values(vae), values(again))
+    assert torch.equal(vae.posterior(x).mean, again.posterior(x).mean)
+    with pytest.raises(ValueError, match=r"encoder\.0\.0\.weight' does not exist there, has no shape yet in this one"):
+        mm.load(tmp_path / "vae.pt", lambda: build(lambda size: nn.Sequential(nn.LazyLinear(size))))
+
+
+def test_an_expanded_scale_and_an_expanded_buffer_are_loaded(tmp_path):
+    def build():
+        decoder = mm.NormalLikelihood(mm.mlp(2, 8, 6), scale=scale.expand(6))
+        decoder.register_buffer("wide", torch.tensor(0.25).expand(6))
+        parts = {"body": mm.Modality(decoder, mm.encoder(6, 8, dim=2))}
+        return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+
+    scale = torch.tensor(0.5)
+    vae = build()
+    vae.save(tmp_path / "vae.pt")
+    assert same(values(vae), values(mm.load(tmp_path / "vae.pt", build)))
+    scale.fill_(9.0)
+    assert torch.equal(vae.modalities["body"].decoder.scale.value, torch.full((6,), 0.5))
