@@ -85,6 +85,10 @@ def announce(module: nn.Module) -> None:
 
 
 def _announce(site: str, parameter: Tensor) -> None:
-    alias = parameter.view_as(parameter)
+    try:
+        alias = parameter.view_as(parameter)
+    except ValueError:  # torch's of a layer that takes its sizes from the first batch
+        name = site.partition(".")[2]
+        raise ValueError(f"{name!r} has no shape yet; run mm.log_likelihood(vae, x) on a batch first") from None
     alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
     _parameter(alias, constraint=torch.distributions.constraints.real, name=site)

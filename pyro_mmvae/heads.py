@@ -18,6 +18,13 @@ from pyro_mmvae.distributions import NaturalNormal, Normal
 SMALLEST = 1e-5  # the least scale that a network may give, in units of the data
 
 
+def one_tensor(h: Tensor, head: nn.Module) -> Tensor:
+    """The same; ValueError for what is no tensor, such as the tuple that a recurrent layer returns."""
+    if not isinstance(h, Tensor):
+        raise ValueError(f"the network of {type(head).__name__} gives a {type(h).__name__}, not one tensor")
+    return h
+
+
 class DiagonalHead(nn.Module):
     """h (..., size) -> independent coordinates of one family of locations and scales, event (dim,). Abstract."""
 
@@ -28,7 +35,7 @@ class DiagonalHead(nn.Module):
         self.linear = nn.Linear(size, 2 * dim)
 
     def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(h).chunk(2, -1)
+        loc, raw = self.linear(one_tensor(h, self)).chunk(2, -1)
         scale = softplus(raw.contiguous()) + SMALLEST  # of a strided tensor with short rows it takes five times as long
         return self.family(loc, scale).to_event(1)
 
@@ -79,7 +86,7 @@ class FullRankHead(nn.Module):
         self.register_buffer("below", rows * dim + columns, persistent=False)
 
     def forward(self, h: Tensor) -> Distribution:
-        says = self.linear(h).to(self.linear.weight.dtype)
+        says = self.linear(one_tensor(h, self)).to(self.linear.weight.dtype)
         loc, raw, below = says.split([self.dim, self.dim, len(self.below)], -1)
         eye = torch.eye(self.dim, dtype=says.dtype, device=says.device).expand(*h.shape[:-1], -1, -1)
         with torch.autocast(h.device.type, enabled=False):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal
-from pyro_mmvae.heads import SMALLEST
+from pyro_mmvae.heads import SMALLEST, one_tensor
 
 LONGEST_TABLE = 1023
 """The largest total count of a binomial whose coefficients are looked up."""
@@ -87,7 +87,8 @@ class Likelihood(nn.Module):
         self.net = net
 
     def forward(self, z: Tensor) -> Distribution:
-        out = self.net(z.reshape(-1, z.shape[-1]))  # one leading axis: layers need not spread over several
+        flat = z.reshape(-1, z.shape[-1])  # one leading axis: layers need not spread over several
+        out = one_tensor(self.net(flat), self)
         entries = self.entries(out.reshape(*z.shape[:-1], *out.shape[1:]), z)
         return entries.to_event(len(entries.batch_shape) - z.dim() + 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,15 @@ from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
 from pyro_mmvae.data import Batch
+
+REMEDIES = {
+    "more than 1 value per channel": "give another batch_size, or leave batch norm out",
+    r"(?i)type.*\b(long|int)": "convert what it gets in its forward, as in x.float() or x.long()",
+    "(?i)dtype|datatype|scalar type|type .*should be the same": "call vae.float() or vae.double()",
+    'required "forward" function': "write its forward",
+    "not one tensor": "let it return one tensor",
+}
+"""What to do about errors that have nothing to do with sizes or values: pattern -> remedy."""
 
 
 class Modality(nn.Module):
@@ -179,7 +189,8 @@ def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
         return error
     largest = f"{float(value.detach().float().abs().max()):g}" if value.numel() else "nothing"
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+    found = (remedy for known, remedy in REMEDIES.items() if re.search(known, reason))
+    remedy = next(found, "mend its sizes, or standardise the data")
     return ValueError(
-        f"the {what} of {name!r} fails on {tuple(value.shape)} with values up to {largest}: {reason};"
-        " mend its sizes, or standardise the data"
+        f"the {what} of {name!r} fails on {tuple(value.shape)} with values up to {largest}: {reason}; {remedy}"
     )
