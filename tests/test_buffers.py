@@ -57,8 +57,9 @@ def same(a, b):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_goes_on_with_the_buffers_that_a_network_assigned(tmp_path):
-    whole, part, rest = centred(), centred(), centred()
+@pytest.mark.parametrize("mean", [True, False])
+def test_a_run_goes_on_with_the_buffers_that_a_network_assigned(tmp_path, mean):
+    whole, part, rest = centred(mean), centred(mean), centred(mean)
     train(whole, epochs=4)
     train(part, epochs=2, checkpoint=tmp_path / "run.pt")
     train(rest, epochs=4, checkpoint=tmp_path / "run.pt")

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.buffers import apart, places
+from pyro_mmvae.buffers import Place, apart, places
 from pyro_mmvae.chance import generators, set_generators
 from pyro_mmvae.data import Batch
 from pyro_mmvae.training.batches import Batches
@@ -54,10 +54,14 @@ class Course:
         self.unread: list[tuple[Tensor, int]] = []
         self.began = time.perf_counter()
 
+    def held(self) -> dict[str, Place]:
+        """Where the buffers stand, by name, empty ones too."""
+        return distinct(places(self.modules))
+
     @property
     def live(self) -> Values:
         """The parameters and buffers as they are now, by name: a network may have put another tensor in a place."""
-        held = {name: module._buffers[key] for name, (module, key) in distinct(places(self.modules)).items()}
+        held = {name: module._buffers[key] for name, (module, key) in self.held().items()}
         return {**self.parameters, **{name: buffer for name, buffer in held.items() if buffer is not None}}
 
     @torch.no_grad()
@@ -75,7 +79,7 @@ class Course:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
         device = next(iter(self.parameters.values())).device
-        for name, (module, key) in distinct(places(self.modules)).items():
+        for name, (module, key) in self.held().items():
             own, value = module._buffers[key], values.get(name)
             if own is not None and value is not None and own is self.first.get(name):
                 own.copy_(value)
