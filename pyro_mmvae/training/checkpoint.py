@@ -132,5 +132,5 @@ class Checkpoint:
                     f"checkpoint {file} is of a run with {key} {there}, not {here}; give the same, or another path"
                 )
         live = course.live
-        filled = (course.held().keys() & record["live"].keys()) - live.keys()  # by a network, since the run began
+        filled = (course.held.keys() & record["live"].keys()) - live.keys()  # by a network, since the run began
         compare(file, record["live"], {**live, **{name: record["live"][name] for name in filled}})

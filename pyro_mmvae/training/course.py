@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.buffers import Place, apart, places
+from pyro_mmvae.buffers import apart, places
 from pyro_mmvae.chance import generators, set_generators
 from pyro_mmvae.data import Batch
 from pyro_mmvae.training.batches import Batches
@@ -31,6 +31,7 @@ class Course:
         devices: those with generators of their own.
 
     Attributes:
+        held: where the buffers stand, by name, empty ones too.
         epoch, step: epochs done, and steps done in the one that is under way.
         total, rows: of the losses and of the rows of that epoch so far, without the `unread` losses of the last steps.
         start: the values at its start.
@@ -44,8 +45,9 @@ class Course:
         optim: torch.optim.Optimizer,
         devices: Sequence[torch.device],
     ):
-        self.parameters, self.modules, self.optim, self.devices = parameters, modules, optim, devices
+        self.parameters, self.optim, self.devices = parameters, optim, devices
         apart(modules)
+        self.held = distinct(places(modules))
         self.first = self.live
         self.history, self.epoch, self.step, self.total, self.rows = History(), 0, 0, 0.0, 0
         self.best, self.kept = math.inf, cast("Values | None", None)
@@ -54,14 +56,10 @@ class Course:
         self.unread: list[tuple[Tensor, int]] = []
         self.began = time.perf_counter()
 
-    def held(self) -> dict[str, Place]:
-        """Where the buffers stand, by name, empty ones too."""
-        return distinct(places(self.modules))
-
     @property
     def live(self) -> Values:
         """The parameters and buffers as they are now, by name: a network may have put another tensor in a place."""
-        held = {name: module._buffers[key] for name, (module, key) in self.held().items()}
+        held = {name: module._buffers.get(key) for name, (module, key) in self.held.items()}
         return {**self.parameters, **{name: buffer for name, buffer in held.items() if buffer is not None}}
 
     @torch.no_grad()
@@ -79,8 +77,8 @@ class Course:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
         device = next(iter(self.parameters.values())).device
-        for name, (module, key) in self.held().items():
-            own, value = module._buffers[key], values.get(name)
+        for name, (module, key) in self.held.items():
+            own, value = module._buffers.get(key), values.get(name)
             if own is not None and value is not None and own is self.first.get(name):
                 own.copy_(value)
             else:  # a network put a tensor of its own there, which may be a part of the data
