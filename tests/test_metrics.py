@@ -208,3 +208,15 @@ def test_metrics_and_plots_take_arrays():
         mm.coherence(vae, {"a": few}, labels, {"a": positive})
     with pytest.raises(ValueError, match="x has 1 row"):
         mm.latent_similarity(vae, {name: value[:1] for name, value in data.items()}, query=["a"], target=["b"])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_numbers_that_are_not_finite_are_refused_by_name(bad):
+    x = torch.randn(20, 2)
+    holes = x.clone()
+    holes[3, 1] = bad
+    found = "NaN" if math.isnan(bad) else "an infinity"
+    with pytest.raises(ValueError, match=f"^features has {found} in row 3; leave such rows out, or mend them$"):
+        mm.frechet_distance(holes, x)
+    with pytest.raises(ValueError, match=f"^others has {found} in row 3"):
+        mm.frechet_distance(x, holes)

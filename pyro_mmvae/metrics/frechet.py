@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import tensor_of
+from pyro_mmvae.metrics.given import finite
 
 
 def frechet_distance(features: Any, others: Any) -> float:
@@ -22,7 +22,7 @@ def frechet_distance(features: Any, others: Any) -> float:
             feature^2 / row.
 
     Raises:
-        ValueError: other than two dimensions, different features, or fewer than two rows.
+        ValueError: NaN or an infinity, other than two dimensions, different features, or fewer than two rows.
 
     Reference:
         Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, 2017, GANs Trained by a Two Time-Scale Update Rule
@@ -34,7 +34,7 @@ def frechet_distance(features: Any, others: Any) -> float:
         >>> round(frechet_distance(a, a + 2), 6)
         12.0
     """
-    a, b = (tensor_of(name, x).detach().double() for name, x in (("features", features), ("others", others)))
+    a, b = (finite(name, x).double() for name, x in (("features", features), ("others", others)))
     if a.dim() != 2 or b.dim() != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(
             f"features have shapes {tuple(a.shape)} and {tuple(b.shape)}; give (row, feature) of both, two rows or more"
