@@ -33,7 +33,7 @@ def test_coherence_is_one_where_modalities_share_everything_and_a_half_where_the
     assert mm.joint_coherence(truth.vae(), judges) > 0.97
     blind = truth.vae(fusion=lambda experts: experts.prior)
     assert mm.coherence(blind, x, positive(x["a"]), judges).by_size[1] == pytest.approx(0.5, abs=0.08)
-    with pytest.raises(ValueError, match="give one a row"):
+    with pytest.raises(ValueError, match="give one whole number a row"):
         mm.coherence(blind, x, [1, 0], judges)
     with pytest.raises(ValueError, match="give two"):
         mm.joint_coherence(blind, {"a": positive})
@@ -220,3 +220,56 @@ def test_numbers_that_are_not_finite_are_refused_by_name(bad):
         mm.frechet_distance(holes, x)
     with pytest.raises(ValueError, match=f"^others has {found} in row 3"):
         mm.frechet_distance(x, holes)
+    labels = torch.arange(20) % 2
+    with pytest.raises(ValueError, match=f"^x has {found} in row 3"):
+        mm.Judge(holes, labels)
+    with pytest.raises(ValueError, match=f"^codes has {found} in row 3"):
+        mm.linear_probe(holes, labels, x, labels)
+    with pytest.raises(ValueError, match=f"^test_codes has {found} in row 3"):
+        mm.linear_probe(x, labels, holes, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        ([0.0, math.nan, 1.0], "^labels have nan in row 1; give whole numbers, and leave other rows out$"),
+        ([0.0, 0.5, 1.0], "^labels have 0.5 in row 1"),
+        (["u", "v", "u"], "^labels are no numbers; give one whole number a row, such as the codes of names$"),
+        ([[0], [1], [0]], r"^labels are torch.int64 \(3, 1\) for 3 rows; give one whole number a row$"),
+    ],
+)
+def test_labels_that_are_not_one_whole_number_a_row_are_refused(labels, why):
+    x = {"a": torch.randn(3, 2), "b": torch.randn(3, 2)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    for ask in (
+        lambda: mm.coherence(vae, x, labels, {"a": positive}),
+        lambda: mm.Judge(x["a"], labels),
+        lambda: mm.linear_probe(x["a"], labels, x["a"], [0, 1, 0]),
+    ):
+        with pytest.raises(ValueError, match=why):
+            ask()
+    with pytest.raises(ValueError, match=why.replace("labels", "test_labels", 1)):
+        mm.linear_probe(x["a"], [0, 1, 0], x["a"], labels)
+
+
+def test_coherence_refuses_one_answer_for_all_rows_and_subsets_of_none():
+    x = {"a": torch.randn(20, 2), "b": torch.randn(20, 2)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    for one in (lambda value: torch.tensor(1), lambda value: torch.tensor([1])):
+        with pytest.raises(ValueError, match=r"^labels by the classifier of 'b' are .* for 20 rows; give one whole"):
+            mm.coherence(vae, x, positive(x["a"]), {"b": one})
+        with pytest.raises(ValueError, match=r"^labels by the classifier of 'b' are .* for 20 rows; give one whole"):
+            mm.joint_coherence(vae, {"a": positive, "b": one}, num_draws=20)
+    with pytest.raises(ValueError, match=r"^most_given is 0; give a whole number from 1 on$"):
+        mm.coherence(vae, x, positive(x["a"]), {"b": positive}, most_given=0)
+
+
+def test_coherence_says_of_how_many_rows_each_share_is():
+    x = {"a": torch.randn(100, 2), "b": torch.randn(100, 2)}
+    x["b"][1:] = math.nan
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    found = mm.coherence(vae, x, positive(x["a"]).double(), {"a": positive, "b": positive})
+    assert found.counts == {("a",): 100, ("b",): 1} and found.rows == 100
+    _, first, second, last = str(found).splitlines()
+    assert first.split()[:3] == ["a", "100", "5.0%"] and second.split()[:3] == ["b", "1", "50.0%"]
+    assert "5.0%" not in last.partition(";")[2]

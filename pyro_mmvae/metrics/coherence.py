@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import generate, predictive_draws
+from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import known, opened
 
@@ -27,6 +29,7 @@ class Coherence:
     Attributes:
         share: (given, target) -> share of draws with the right label, in percent / 100.
         rows: how many rows were looked at.
+        counts: given -> how many of them have all of it.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -34,12 +37,13 @@ class Coherence:
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> sign = lambda value: (value[:, 0] > 0).long()
         >>> found = mm.coherence(vae, x, sign(x["a"]), {"a": sign, "b": sign})
-        >>> found.rows
-        20
+        >>> found.rows, found.counts
+        (20, {('a',): 20, ('b',): 20})
     """
 
     share: dict[tuple[tuple[str, ...], str], float]
     rows: int
+    counts: dict[tuple[str, ...], int]
 
     @property
     def by_size(self) -> dict[int, float]:
@@ -50,13 +54,14 @@ class Coherence:
         return {size: sum(shares) / len(shares) for size, shares in sorted(found.items())}
 
     def __str__(self) -> str:
-        width = max(len(" + ".join(given)) for given, _ in self.share)
-        lines = [f"{'given':{width}}  share of draws with the right label"]
-        for given in dict.fromkeys(given for given, _ in self.share):
+        width = max(5, *(len(" + ".join(given)) for given in self.counts))
+        lines = [f"{'given':{width}}  {'rows':>6}  {'+-':>5}  share of draws with the right label"]
+        for given, rows in self.counts.items():
             shares = [f"{target} {share:.1%}" for (other, target), share in self.share.items() if other == given]
-            lines.append(f"{' + '.join(given):{width}}  {', '.join(shares)}")
+            error = f"{0.5 / math.sqrt(rows):5.1%}"
+            lines.append(f"{' + '.join(given):{width}}  {rows:6d}  {error}  {', '.join(shares)}")
         sizes = ", ".join(f"{size} given {share:.1%}" for size, share in self.by_size.items())
-        return "\n".join([*lines, f"mean: {sizes}; {self.rows} rows, +- {0.5 / math.sqrt(self.rows):.1%} at most"])
+        return "\n".join([*lines, f"mean: {sizes}; +-: the largest standard error of a share of so many rows"])
 
 
 @torch.no_grad()
@@ -79,13 +84,13 @@ def coherence(
         x, mask: held-out data; of each subset the rows count that have all of it.
         labels: (row,) whole numbers, the right answers.
         classifiers: target modality -> function (row, *event) -> labels (row,); `mm.Judge` is one.
-        most_given: the largest subsets to look at; None = all but one modality.
+        most_given: the most modalities to draw from; None = all but one modality.
 
     Returns:
         `Coherence`.
 
     Raises:
-        ValueError: no classifier, labels of another number than the rows, or nothing to draw from.
+        ValueError: no classifier, labels that are not one whole number a row, or nothing to draw from.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
@@ -100,29 +105,33 @@ def coherence(
         >>> list(found.share)
         [(('a',), 'b')]
     """
-    batch, right = opened(vae, x, mask), torch.as_tensor(labels)
+    batch = opened(vae, x, mask)
+    right = whole_labels("labels", labels, batch.rows).cpu()
     if not classifiers:
         raise ValueError("no classifier; give at least one, such as {'image': mm.Judge(images, labels)}")
-    if right.shape != (batch.rows,):
-        raise ValueError(f"labels have shape {tuple(right.shape)} for {batch.rows} rows; give one a row")
     known(vae, classifiers)
-    share = {}
-    for size in range(1, (most_given or len(batch) - 1) + 1):
-        for given in combinations(batch, size):
-            there = torch.stack([seen_rows(batch.mask[n]) for n in given]).all(0)
-            part = batch.take(there.nonzero().squeeze(-1))
-            targets = [name for name in classifiers if name not in given]
-            if part.rows and targets:
-                drawn = predictive_draws(vae, part, num_draws=1, given=given, only=targets)
-                for name in targets:
-                    said = torch.as_tensor(classifiers[name](drawn[name][0]))
-                    share[given, name] = float((said.cpu() == right[there.cpu()]).double().mean())
+    most = len(batch) - 1 if most_given is None else whole("most_given", most_given)
+    share, counts = {}, {}
+    for given in (given for size in range(1, most + 1) for given in combinations(batch, size)):
+        there = torch.stack([seen_rows(batch.mask[n]) for n in given]).all(0).nonzero().squeeze(-1)
+        targets = [name for name in classifiers if name not in given]
+        if len(there) and targets:
+            drawn = predictive_draws(vae, batch.take(there), num_draws=1, given=given, only=targets)
+            for name in targets:
+                said = _said(name, classifiers[name], drawn[name][0])
+                share[given, name] = float((said == right[there.cpu()]).double().mean())
+            counts[given] = len(there)
     if not share:
         raise ValueError(
             f"no row of x has another modality to draw {', '.join(classifiers)} from, which the classifiers are of;"
             " give rows with two modalities"
         )
-    return Coherence(share, batch.rows)
+    return Coherence(share, batch.rows, counts)
+
+
+def _said(name: str, classifier: Callable[[Tensor], Tensor], drawn: Tensor) -> Tensor:
+    """What a classifier says of every row."""
+    return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn), len(drawn)).cpu()
 
 
 @torch.no_grad()
@@ -152,5 +161,5 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
         raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
     known(vae, classifiers)
     drawn = generate(vae, num_draws)
-    said = torch.stack([torch.as_tensor(see(drawn[name])).cpu() for name, see in classifiers.items()])
+    said = torch.stack([_said(name, see, drawn[name]) for name, see in classifiers.items()])
     return float((said == said[0]).all(0).double().mean())

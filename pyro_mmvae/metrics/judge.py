@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import tensor_of
 from pyro_mmvae.chance import seeded
+from pyro_mmvae.metrics.given import finite, whole_labels
 
 
 class Judge(nn.Module):
@@ -24,7 +24,7 @@ class Judge(nn.Module):
         seed: of the first weights.
 
     Raises:
-        ValueError: labels that are not whole numbers, or of another number than the rows.
+        ValueError: NaN or an infinity in x, or labels that are not one whole number a row.
 
     Example:
         >>> import torch
@@ -49,11 +49,8 @@ class Judge(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        x, labels = tensor_of("x", x).detach(), tensor_of("labels", labels)
-        if labels.is_floating_point() or labels.shape != (len(x),):
-            raise ValueError(
-                f"labels are {labels.dtype} {tuple(labels.shape)} for {len(x)} rows; give one whole number a row"
-            )
+        x = finite("x", x)
+        labels = whole_labels("labels", labels, len(x))
         flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
         flat = flat.to(torch.get_default_dtype())
         self.register_buffer("loc", flat.mean(0))
@@ -108,6 +105,9 @@ def linear_probe(
     Returns:
         Share of right answers on the test rows, and mean log-probability of the right one there, in nats.
 
+    Raises:
+        ValueError: NaN or an infinity among the codes, or labels that are not one whole number a row.
+
     Reference:
         Alain and Bengio, 2017, Understanding Intermediate Layers Using Linear Classifier Probes,
         https://arxiv.org/abs/1610.01644
@@ -119,10 +119,11 @@ def linear_probe(
         >>> accuracy
         1.0
     """
-    train, test = tensor_of("codes", codes).detach(), tensor_of("test_codes", test_codes).detach()
+    train, test = finite("codes", codes), finite("test_codes", test_codes)
+    targets, right = whole_labels("labels", labels, len(train)), whole_labels("test_labels", test_labels, len(test))
     loc, scale = train.mean(0), train.std(0).clamp(min=1e-12)
     scaled, asked = (train - loc) / scale, (test - loc) / scale
-    probe, right = Judge(scaled, labels, hidden=(), ridge=ridge), tensor_of("test_labels", test_labels)
+    probe = Judge(scaled, targets, hidden=(), ridge=ridge)
     column = (right.unsqueeze(1) == probe.classes).double()  # a class never seen in training has probability zero
     score = torch.where(column.sum(1) > 0, (probe.log_probabilities(asked) * column).sum(1), -torch.inf)
     return float((probe(asked) == right).double().mean()), float(score.mean())
