@@ -79,3 +79,18 @@ def test_a_modality_without_likelihood_cannot_be_simulated():
     vae = mm.MultimodalVAE(dict(parts.items()), mm.StandardNormal(2), mm.PoE())
     with pytest.raises(ValueError, match="no rows of modality 'b'"):
         mm.sbc(vae, ("b",), rows=20)
+
+
+@pytest.mark.parametrize(
+    ("position", "why"),
+    [
+        (torch.tensor([0.3, torch.nan]), "^position has nan in row 1; give numbers between 0 and 1$"),
+        (torch.tensor([7.0, 0.3]), "^position has 7 in row 0"),
+        ([0.2, -0.1], "^position has -0.1 in row 1"),
+        (torch.tensor([]), r"^position has shape \(0,\); give one number a row, at least one row$"),
+        (torch.rand(4, 2), r"^position has shape \(4, 2\)"),
+    ],
+)
+def test_positions_that_are_none_are_refused(position, why):
+    with pytest.raises(ValueError, match=why):
+        mm.rank_ecdf(position)

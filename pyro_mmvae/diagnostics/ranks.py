@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pyro_mmvae.arrays import tensor_of
+from pyro_mmvae.checks import first_row
 
 POINTS = 49
 """Where ECDF and diagonal are compared: 0.02, 0.04, ..., 0.98."""
@@ -47,7 +50,7 @@ class Check(NamedTuple):
     p: float
 
 
-def rank_ecdf(position: Tensor, level: float = 0.95) -> RankECDF:
+def rank_ecdf(position: Any, level: float = 0.95) -> RankECDF:
     """ECDF of positions minus the uniform's, with a band that uniform positions leave nowhere with probability `level`.
 
     Band and p-value are exact, by recursion over the number of positions below each point of the grid; the p-value is
@@ -60,6 +63,9 @@ def rank_ecdf(position: Tensor, level: float = 0.95) -> RankECDF:
     Returns:
         `RankECDF`.
 
+    Raises:
+        ValueError: no positions, or some that are not between 0 and 1.
+
     Reference:
         Säilynoja, Bürkner and Vehtari, 2022, Graphical Test for Discrete Uniformity and its Applications in Goodness of
         Fit Evaluation and Multiple Sample Comparison, https://arxiv.org/abs/2103.10522; the band here is a fixed number
@@ -71,6 +77,13 @@ def rank_ecdf(position: Tensor, level: float = 0.95) -> RankECDF:
         >>> round(found.p, 2), bool((found.difference.abs() < found.band).all())
         (1.0, True)
     """
+    position = tensor_of("position", position)
+    if position.dim() != 1 or len(position) == 0:
+        raise ValueError(f"position has shape {tuple(position.shape)}; give one number a row, at least one row")
+    bad = ~((position >= 0) & (position <= 1))  # NaN as well
+    if bool(bad.any()):
+        row = first_row(bad)
+        raise ValueError(f"position has {float(position[row]):g} in row {row}; give numbers between 0 and 1")
     rows, grid = len(position), _grid()
     ordered = position.detach().double().cpu().sort().values
     difference = torch.searchsorted(ordered, grid, right=True) / rows - grid
