@@ -273,3 +273,21 @@ def test_coherence_says_of_how_many_rows_each_share_is():
     _, first, second, last = str(found).splitlines()
     assert first.split()[:3] == ["a", "100", "5.0%"] and second.split()[:3] == ["b", "1", "50.0%"]
     assert "5.0%" not in last.partition(";")[2]
+
+
+def test_retrieval_takes_arrays_and_refuses_queries_without_a_partner():
+    scores = torch.randn(4, 6)
+    assert mm.retrieval(scores.numpy()) == mm.retrieval(scores)
+    for bad in (torch.randn(6, 4), torch.randn(4), torch.zeros(0, 0)):
+        with pytest.raises(ValueError, match=r"^scores have shape .*; give \(query, candidate\), with candidate i the"):
+            mm.retrieval(bad)
+
+
+def test_what_a_model_only_looks_at_cannot_be_imputed():
+    x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+    parts, net = mm.guess_modalities(x, dim=2 + 2 + 1), mm.encoder(3 + 2 + 2, 8, dim=2)
+    vae, _ = mm.recipes.cvae(parts, 2, "a", net, {"a": 3, "b": 2})
+    with pytest.raises(
+        ValueError, match=r"^modality 'b' has no decoder, so that nothing fills it in; leave it visible$"
+    ):
+        mm.imputation_error(vae, x, visible={"b": torch.arange(20) < 5})

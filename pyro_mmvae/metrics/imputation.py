@@ -68,7 +68,7 @@ def imputation_error(
         units (a table) the rmse is that of the largest ones: scale them, or give them modalities of their own.
 
     Raises:
-        ValueError: bad input, or nothing is hidden.
+        ValueError: bad input, nothing is hidden, or something that the model only looks at.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -87,6 +87,9 @@ def imputation_error(
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
     means = predict(vae, seen, seen.mask, num_draws=num_draws)
+    for name in names:
+        if name not in means:
+            raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
     columns = _columns_of_categories(vae, batch)
     scores = _log_scores(vae, seen, Batch.of(dict(batch), hidden), names, num_draws)
     return {

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_mmvae.arrays import tensor_of
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
@@ -36,7 +37,7 @@ class Retrieval(NamedTuple):
     candidates: int
 
 
-def retrieval(scores: Tensor, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
+def retrieval(scores: Any, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
     """Recall at k from a table of scores.
 
     Args:
@@ -45,13 +46,18 @@ def retrieval(scores: Tensor, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
         k: how many of the best to look at.
 
     Raises:
-        ValueError: a score is NaN.
+        ValueError: a score is NaN, or there is no partner for every query.
 
     Example:
         >>> import torch
         >>> retrieval(torch.eye(20)).recall[1]
         1.0
     """
+    scores = tensor_of("scores", scores).detach()
+    if scores.dim() != 2 or not 0 < len(scores) <= scores.shape[1]:
+        raise ValueError(
+            f"scores have shape {tuple(scores.shape)}; give (query, candidate), with candidate i the partner of query i"
+        )
     if bool(scores.isnan().any()):
         raise ValueError(f"{int(scores.isnan().sum())} of the scores are NaN; mend them, or leave their rows out")
     own = scores.diagonal().unsqueeze(1)
