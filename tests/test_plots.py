@@ -67,6 +67,31 @@ def test_ranks_are_drawn_against_their_band_and_the_worst_is_named():
     assert "z[1], p < 1e-6" in words and "95% band, simultaneous" in words
 
 
+def test_ranks_tell_the_named_quantities_from_the_others():
+    ax = mm.plot_ranks(mm.Calibration({f"z[{i}]": torch.rand(200) ** (1 + i) for i in range(6)}))
+    thin = [line for line in ax.lines if not line.get_label().startswith("z") and len(line.get_xdata())]
+    thick = [line for line in ax.lines if line.get_label().startswith("z")]
+    assert len(thin) == 3 and len({line.get_linestyle() for line in thick}) == 3
+    assert max(line.get_linewidth() for line in thin) < min(line.get_linewidth() for line in thick) / 2
+    assert "3 others, thin" in [text.get_text() for text in ax.get_legend().texts]
+
+
+def test_subsets_that_are_cut_to_the_same_words_are_written_out():
+    x = {f"m{i}": torch.randn(5, 2) for i in range(9)}
+    names, few = list(x), [("m0",), ("m1",)]
+    alike = [(*names[:6], "m7"), (*names[:6], "m8")]
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE())
+    numbers = dict.fromkeys(SubsetCertificate._fields, 0.5)
+    for subsets, shown in ((alike, [" + ".join(s) for s in alike]), ([*few, alike[0]], "m0 + m1 + m2 + m3 + ... (7)")):
+        rows = [SubsetCertificate(**{**numbers, "given": given, "verdict": "pass"}) for given in subsets]
+        for ax in (
+            mm.plot_khat(vae, x, subsets=subsets, num_particles=50),
+            mm.plot_certificate(mm.Certificate(rows, 100, 60, 100, 0)),
+        ):
+            words = [label.get_text() for label in ax.get_yticklabels()]
+            assert words == shown if subsets is alike else words[-1] == shown
+
+
 def test_coverage_is_drawn_against_its_nominal_value():
     ax = mm.plot_coverage([0.5, 0.9], {"poe": [0.4, 0.8]})
     assert ax.lines[1].get_xydata().tolist() == [[0.5, 0.4], [0.9, 0.8]]

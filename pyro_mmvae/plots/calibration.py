@@ -11,10 +11,9 @@ import torch
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
-from pyro_mmvae.diagnostics.patterns import title
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes, titles
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.weights import opened
 
@@ -57,7 +56,7 @@ def plot_khat(
             va="center",
         )
     ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
-    ax.set_yticks(range(len(subsets)), [title(given) for given in subsets])
+    ax.set_yticks(range(len(subsets)), titles(subsets))
     ax.set(xlabel="k-hat of a row")
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
@@ -68,7 +67,8 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
     """ECDF of ranks minus the uniform's, with a simultaneous band: a calibrated quantity stays inside everywhere.
 
     A hump on the left and a dip on the right: the truth lies at the ends too often, and the guide is over-confident.
-    Quantities that leave the band are drawn in red, and the three worst are named with their p-values.
+    Quantities that leave the band are drawn in red, and the three worst are named with their p-values; the others are
+    thin.
 
     Args:
         calibration: from `mm.sbc`.
@@ -84,12 +84,16 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
     ax = new_axes(ax)
     found = {name: rank_ecdf(u, level) for name, u in calibration.position.items()}
     named = sorted(found, key=lambda name: -float((found[name].difference.abs() / found[name].band).max()))[:3]
+    others = len(found) - len(named)
     for name, one in found.items():
-        out = bool((one.difference.abs() > one.band).any())
-        style = ["-", "--", ":"][named.index(name)] if name in named else "-"
-        p = "p < 1e-6" if one.p < 1e-6 else f"p = {one.p:.2g}"
-        label = f"{name}, {p}" if name in named else None
-        ax.plot(one.grid, one.difference, style, color=RED if out else BLUE, alpha=0.8, linewidth=1.2, label=label)
+        colour = RED if bool((one.difference.abs() > one.band).any()) else BLUE
+        if name in named:
+            style, p = ["-", "--", ":"][named.index(name)], "p < 1e-6" if one.p < 1e-6 else f"p = {one.p:.2g}"
+            ax.plot(one.grid, one.difference, style, color=colour, linewidth=1.6, label=f"{name}, {p}")
+        else:
+            ax.plot(one.grid, one.difference, color=colour, alpha=0.5, linewidth=0.5)
+    if others:
+        ax.plot([], [], color="black", alpha=0.5, linewidth=0.5, label=f"{others} other{'s' * (others > 1)}, thin")
     any_ = next(iter(found.values()))
     ax.fill_between(any_.grid, -any_.band, any_.band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
     ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform", xlim=(0, 1))
@@ -142,7 +146,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
         text = f"{row.verdict}{good}"
         ax.text(1.02, position, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
     ax.axvline(1.0, color=GREY)
-    ax.set_yticks(range(len(rows)), [title(row.given) for row in rows])
+    ax.set_yticks(range(len(rows)), titles([row.given for row in rows]))
     widest = max(0.2, *(1.15 * abs(row.dispersion - 1) for row in rows))
     ax.set(xlim=(1 - widest, 1 + widest), xlabel="spread of ranks: under-confident < 1 < over-confident")
     ax.invert_yaxis()
