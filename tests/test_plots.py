@@ -151,3 +151,86 @@ def test_cross_modal_grids_predict_every_modality_from_every_other():
     named = [texts(cell)[0] for cell in ax.child_axes[::2]]
     assert named[:4] == ["body\n(given)", "label\nfrom body", "counts\nfrom body", "label\n(given)"]
     assert texts(ax.child_axes[7]) == [f"{x['label'][1].item():g}"]
+
+
+def colour_model(values):
+    """A model of colour pictures, flat codes in its encoder, and of four counts."""
+    x = {"picture": values, "counts": torch.poisson(torch.full((len(values), 4), 1.0)).long()}
+    return mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE()), x
+
+
+def test_colours_from_0_to_255_are_drawn_in_one_range_observed_and_predicted():
+    for dtype in (torch.int64, torch.float32):
+        vae, x = colour_model(torch.randint(0, 256, (6, 3, 4, 5)).to(dtype))
+        found = mm.predict(vae, x)["picture"]
+        torch.manual_seed(1)
+        ax = mm.plot_reconstructions(vae, x)
+        observed = torch.as_tensor(ax.child_axes[0].images[0].get_array())
+        torch.testing.assert_close(observed, x["picture"][0].movedim(0, -1).double() / 255)
+        predicted = torch.as_tensor(ax.child_axes[6].images[0].get_array())
+        torch.testing.assert_close(predicted, found[0].movedim(0, -1).double() / 255, rtol=0, atol=0.1)
+    cross = mm.plot_cross_modal(vae, x).child_axes[18].images[0].get_array()  # counts, and pictures from them
+    assert 0.3 < cross.mean() < 0.7 and cross.max() < 1
+    alone = mm.plot_entry(torch.full((2, 2, 3), 51.0)).images[0].get_array()
+    assert alone.tolist() == [[[0.2] * 3] * 2] * 2
+    missing = mm.plot_reconstructions(vae, x, {"picture": torch.zeros(6, dtype=torch.bool)}).child_axes[6]
+    assert missing.images[0].get_array().max() < 1
+
+
+def test_colours_of_any_range_keep_their_contrast_and_means_above_one_are_cut():
+    values = torch.tensor([-2.0, 0.0, 2.0]).expand(2, 2, 3)
+    assert mm.plot_entry(values).images[0].get_array()[0, 0].tolist() == [0.0, 0.5, 1.0]
+    over = torch.tensor([0.0, 0.5, 1.1]).expand(2, 2, 3)
+    assert mm.plot_entry(over).images[0].get_array()[0, 0].tolist() == [0.0, 0.5, 1.0]
+
+
+def test_entries_are_arrays_and_any_number_of_channels():
+    assert [bar.get_height() for bar in mm.plot_entry(torch.ones(2).numpy()).patches] == [1.0, 1.0]
+    two = torch.arange(24.0).reshape(2, 3, 4)
+    assert mm.plot_entry(two).images[0].get_array().tolist() == torch.cat([two[0], two[1]], 1).tolist()
+    assert mm.plot_entry(torch.rand(1, 1, 5)).images[0].get_array().shape == (1, 5)
+    with pytest.raises(ValueError, match=r"^value has shape \(2, 3, 4, 5\); give up to three axes, or show=a function"):
+        mm.plot_entry(torch.rand(2, 3, 4, 5))
+
+
+def test_counts_that_sum_to_one_are_no_probabilities():
+    vae, x = colour_model(torch.rand(3, 3, 4, 5))
+    x["counts"][0] = torch.tensor([0, 0, 1, 0])
+    assert not texts(mm.plot_entry(x["counts"][0]))
+    shown = mm.plot_reconstructions(vae, {**x, "counts": x["counts"].double()}).child_axes[6]
+    assert texts(shown) == ["counts"] and shown.patches[2].get_height() == 1
+
+
+def test_single_hidden_entries_are_told_from_zeros():
+    vae, x = colour_model(torch.rand(2, 3, 4, 5))
+    seen = {"counts": torch.tensor([[True, False, True, True]] * 2), "picture": torch.ones(2, 3, 4, 5) > 0}
+    seen["picture"][0, :, 1, 2] = False
+    x["counts"][:] = torch.tensor([0, 3, 0, 2])
+    ax = mm.plot_reconstructions(vae, x, seen)
+    bars = ax.child_axes[4].patches
+    assert [bar.get_height() for bar in bars[:4] if bar.get_height() == bar.get_height()] == [0.0, 0.0, 2.0]
+    assert len(bars) == 5 and bars[4].get_x() == pytest.approx(0.6)  # the hole
+    picture = ax.child_axes[0].images[0].get_array()
+    assert picture[1, 2].tolist() == pytest.approx(matplotlib.colors.to_rgb("#d7e1ee"))
+    assert ax.child_axes[1].images[0].get_array()[1, 2].tolist() == pytest.approx(x["picture"][1, :, 1, 2].tolist())
+
+
+def test_words_are_shown_without_the_hidden_ones():
+    net = torch.nn.Sequential(mm.mlp(2, 15), torch.nn.Unflatten(-1, (5, 3)))
+    look = torch.nn.Sequential(mm.OneHot(3), torch.nn.Flatten(), mm.encoder(15, dim=2))
+    vae = mm.MultimodalVAE({"w": mm.Modality(mm.CategoricalLikelihood(net), look)}, mm.StandardNormal(2), mm.PoE())
+    x, mask = {"w": torch.tensor([[2, 1, 0, 0, 0]])}, {"w": torch.tensor([[True, True, True, False, False]])}
+    spell = {"w": lambda v: " ".join("xyz"[i] for i in (v if v.dim() == 1 else v.argmax(-1)))}
+    assert texts(mm.plot_reconstructions(vae, x, mask, show=spell).child_axes[0]) == ["w", "z y x"]
+
+
+def test_cross_modal_refuses_rows_without_a_modality_and_its_title_is_whole():
+    vae, x = three(), three_rows(6)
+    for columns in range(1, 7):
+        ax = mm.plot_cross_modal(vae, {name: value[:columns] for name, value in x.items()})
+        ax.figure.canvas.draw()
+        extent = ax.title.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= ax.figure.bbox.width and extent.y1 <= ax.figure.bbox.height
+    x["body"][3] = torch.nan
+    with pytest.raises(ValueError, match=r"^modality 'body' is missing in row 3; give rows that have all"):
+        mm.plot_cross_modal(vae, x)

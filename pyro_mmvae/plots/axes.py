@@ -8,6 +8,8 @@ from typing import Any
 from pyro_mmvae.diagnostics.patterns import title
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
+HOLE = "#d7e1ee"
+"""Of single entries that are missing: neither a zero nor a shade of grey."""
 
 
 def new_axes(ax: Any, size: tuple[float, float] = (6.0, 3.6)) -> Any:

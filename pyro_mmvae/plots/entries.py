@@ -1,54 +1,26 @@
-"""Entries of modalities: one, reconstructions of a few rows, and every modality from every other."""
+"""Entries of modalities side by side: reconstructions of a few rows, and every modality from every other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 import torch
+from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
-from pyro_mmvae.checks import seen_rows
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.checks import first_row, seen_rows
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, cells, new_axes
+from pyro_mmvae.plots.axes import GREY, RED, cells, new_axes
+from pyro_mmvae.plots.entry import Look, Show, draw_entry, span_of
+from pyro_mmvae.programs import library_of
 from pyro_mmvae.weights import opened
 
-Show = Callable[[Tensor], "str | Mapping[str, Any] | Tensor"]
-"""One entry (or its prediction) -> what to draw of it: text, a small table of names and values, or another tensor."""
-
-
-def plot_entry(value: Tensor, ax: Any = None, *, show: Show | None = None) -> Any:
-    """One entry of a modality: a picture or spectrogram in grey or colour, numbers as bars, a category as text.
-
-    Args:
-        value: (*event); for a category its number, or its probabilities as `mm.predict` gives them.
-        show: what to draw instead: a function of the value that returns text (words of tokens, the name of a category),
-            a mapping of names to values (a row of a table), or another tensor.
-
-    Example:
-        >>> from matplotlib.figure import Figure
-        >>> ax = plot_entry(torch.rand(28, 28), Figure().subplots())
-    """
-    ax = new_axes(ax, (2.0, 2.0))
-    ax.set(xticks=[], yticks=[])
-    drawn = value if show is None else show(value)
-    if isinstance(drawn, Mapping):
-        drawn = "\n".join(f"{name} {_number(number)}" for name, number in drawn.items())
-    if isinstance(drawn, str):
-        lines = drawn.split("\n")
-        size = min(14.0, 40 / max(len(lines), 0.45 * max(map(len, lines))))
-        ax.text(0.5, 0.5, drawn, ha="center", va="center", fontsize=size, transform=ax.transAxes)
-    elif drawn.dim() == 0:
-        ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
-    elif drawn.dim() == 1:
-        _bars(drawn, ax)
-    else:
-        picture = drawn if drawn.dim() == 2 or drawn.shape[-1] == 3 else drawn.movedim(0, -1)
-        shades = "magma" if max(picture.shape) > 16 else "gray_r"
-        ax.imshow(picture.squeeze().cpu().numpy(), cmap=shades, aspect="auto")
-    return ax
+LETTERS = 12
+"""Of a title that fit into an inch."""
 
 
 @torch.no_grad()
@@ -59,7 +31,8 @@ def plot_reconstructions(
     """A few rows as observed (red frame), and below each modality what the model makes of all that is observed.
 
     Args:
-        x, mask: a few rows; one column each. What is missing stays empty, and is predicted all the same.
+        x, mask: a few rows; one column each. What is missing stays empty (single entries pale blue), and is
+            predicted all the same.
         show: name -> see `plot_entry`.
 
     Example:
@@ -72,20 +45,22 @@ def plot_reconstructions(
     """
     batch = opened(vae, x, mask)
     found = predict(vae, batch, batch.mask)
-    sides = {name: [batch[name], *([found[name]] if name in found else [])] for name in batch}  # some only looked at
-    height = sum(map(len, sides.values()))
+    looks = _looks(vae, batch, show, [found])
+    sides = {name: [_seen(batch, name, looks[name])] for name in batch}
+    for name in found.keys() & sides.keys():
+        sides[name].append(list(found[name]))
+    height = sum(map(len, sides.values()))  # some are only looked at
     ax = new_axes(ax, (batch.rows + 1.5, 1.05 * height))
     lines = iter(cells(ax, height, batch.rows))
     for name in batch:
         seen = seen_rows(batch.mask[name]).tolist()
-        draw = None if show is None else show.get(name)
         for side, values in enumerate(sides[name]):
             line = next(lines)
             _label(line[0], name if side == 0 else "reconstructed")
             for cell, value, there in zip(line, values, seen):
                 _frame(cell, side == 0 and there)
                 if there or side == 1:
-                    plot_entry(value, cell, show=draw)
+                    draw_entry(value, cell, looks[name])
                 else:
                     cell.text(0.5, 0.5, "missing", ha="center", va="center", color=GREY, fontsize=8)
     return ax
@@ -97,8 +72,11 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
     """Every modality predicted from every other: a block for each given modality, as observed in its first line.
 
     Args:
-        x: a few rows, every modality observed; one column each.
+        x: a few rows, every modality observed; one column each. Single entries that are missing are pale blue.
         show: name -> see `plot_entry`.
+
+    Raises:
+        ValueError: bad input, or a row that lacks a modality.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -109,8 +87,14 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
         >>> ax = plot_cross_modal(vae, few, Figure().subplots())
     """
     batch = opened(vae, x)
+    for name in batch:
+        there = seen_rows(batch.mask[name])
+        if not bool(there.all()):
+            row = first_row(~there)
+            raise ValueError(f"modality {name!r} is missing in row {row}; give rows that have all, which are shown")
     columns = batch.rows
     predicted = {given: predict(vae, batch.only([given]), num_draws=1) for given in batch}
+    looks = _looks(vae, batch, show, list(predicted.values()))
     height = len(batch) + sum(name in found and name != given for given, found in predicted.items() for name in batch)
     ax = new_axes(ax, (columns + 1.6, 1.05 * height + 0.3))
     lines = iter(cells(ax, height, columns))
@@ -118,21 +102,49 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
         for name in [given, *(other for other in batch if other != given and other in found)]:
             own, line = name == given, next(lines)
             _label(line[0], f"{given}\n(given)" if own else f"{name}\nfrom {given}")
-            for cell, value in zip(line, batch[name] if own else found[name]):
-                plot_entry(value, cell, show=None if show is None else show.get(name))
+            for cell, value in zip(line, _seen(batch, name, looks[name]) if own else found[name]):
+                draw_entry(value, cell, looks[name])
                 _frame(cell, own)
-    ax.set_title("Held-out rows: what is given (red frame), and what the model predicts from it", fontsize=11)
+    _title(ax, "Held-out rows: what is given (red frame), and what the model predicts from it")
     return ax
 
 
-def _bars(values: Tensor, ax: Any) -> None:
-    ax.bar(range(len(values)), values.cpu().numpy(), color=BLUE)
-    if values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:  # probabilities: the best one by its number
-        best = int(values.argmax())
-        ax.set_ylim(0, 1.45)
-        ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
-    else:
-        ax.axhline(0.0, color=GREY, linewidth=0.6)
+def _looks(
+    vae: Any, batch: Batch, show: Mapping[str, Show] | None, predicted: list[dict[str, Tensor]]
+) -> dict[str, Look]:
+    """How each modality is drawn: what is observed and what is predicted in the same colours."""
+    ours = library_of(vae)
+    likelihoods = {} if ours is None else ours.likelihoods(batch)
+    looks = {}
+    for name in batch:
+        p = likelihoods.get(name)
+        chances = None if p is None else isinstance(getattr(p, "base_dist", p), (Categorical, OneHotCategorical))
+        values = [found[name] for found in predicted if name in found]
+        seen = [batch[name][batch.mask[name]]] if bool(batch.mask[name].any()) else []
+        looks[name] = Look((show or {}).get(name), span_of(*seen, *values), chances)
+    return looks
+
+
+def _seen(batch: Batch, name: str, look: Look) -> list[Tensor]:
+    """The rows as observed: NaN for single entries that are hidden; of categories, which have none, `show` gets those
+    that are there.
+    """
+    value, mask = batch[name], batch.mask[name]
+    if mask.dim() == 1:
+        return list(value)
+    if look.show is not None and look.chances and mask.shape == value.shape:
+        return [row[there] for row, there in zip(value, mask)]
+    fine = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
+    real = value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    return list(torch.where(fine, real, torch.nan))
+
+
+def _title(ax: Any, words: str) -> None:
+    """In lines of one length that are no wider than the axes."""
+    inches = ax.get_window_extent().width / ax.figure.dpi - 0.5  # the names of the lines take the rest
+    letters = max(12, int(LETTERS * inches))
+    lines = -(-len(words) // letters)
+    ax.set_title(fill(words, min(letters, len(words) // lines + 8)), fontsize=10)
 
 
 def _label(ax: Any, text: str) -> None:
@@ -142,7 +154,3 @@ def _label(ax: Any, text: str) -> None:
 def _frame(ax: Any, strong: bool) -> None:
     for spine in ax.spines.values():
         spine.set(color=RED if strong else GREY, linewidth=1.8 if strong else 0.6)
-
-
-def _number(value: Any) -> str:
-    return value if isinstance(value, str) else f"{float(value):.3g}"

@@ -1,0 +1,125 @@
+"""One entry of a modality: a picture, bars, a number or text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_mmvae.arrays import tensor_of
+from pyro_mmvae.plots.axes import BLUE, GREY, HOLE, new_axes
+
+Show = Callable[[Tensor], "str | Mapping[str, Any] | Tensor"]
+"""One entry (or its prediction) -> what to draw of it: text, a small table of names and values, or another tensor."""
+
+
+class Look(NamedTuple):
+    """How the entries of one modality are drawn.
+
+    Attributes:
+        show: see `plot_entry`.
+        span: the values that are black and full colour; None = by the values.
+        chances: whether numbers may be probabilities of categories; None = by the values.
+    """
+
+    show: Show | None = None
+    span: tuple[float, float] | None = None
+    chances: bool | None = None
+
+
+def plot_entry(value: Any, ax: Any = None, *, show: Show | None = None) -> Any:
+    """One entry of a modality: a picture or spectrogram in grey or colour, numbers as bars, a category as text.
+
+    Args:
+        value: (*event); for a category its number, or its probabilities as `mm.predict` gives them. Three or four
+            channels are colours, in 0..1 or 0..255 (others in the range that they have); of other channels each is a
+            grey picture, side by side.
+        show: what to draw instead: a function of the value that returns text (words of tokens, the name of a category),
+            a mapping of names to values (a row of a table), or another tensor.
+
+    Raises:
+        ValueError: not numbers, or more than three axes.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_entry(torch.rand(28, 28), Figure().subplots())
+    """
+    return draw_entry(tensor_of("value", value).detach(), new_axes(ax, (2.0, 2.0)), Look(show))
+
+
+def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
+    """`plot_entry` in the manner of its modality; what is NaN is empty, in a colour of its own."""
+    ax.set(xticks=[], yticks=[])
+    drawn = value if look.show is None else look.show(value)
+    if isinstance(drawn, Mapping):
+        drawn = "\n".join(f"{name} {_number(number)}" for name, number in drawn.items())
+    if isinstance(drawn, str):
+        lines = drawn.split("\n")
+        size = min(14.0, 40 / max(len(lines), 0.45 * max(map(len, lines))))
+        ax.text(0.5, 0.5, drawn, ha="center", va="center", fontsize=size, transform=ax.transAxes)
+        return ax
+    drawn = tensor_of("value", drawn).detach().cpu()
+    if drawn.dim() == 0:
+        ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
+    elif drawn.dim() == 1:
+        _bars(drawn, ax, look.chances)
+    elif drawn.dim() <= 3:
+        _picture(drawn, ax, None if look.show else look.span)
+    else:
+        raise ValueError(f"value has shape {tuple(drawn.shape)}; give up to three axes, or show=a function to draw it")
+    return ax
+
+
+def span_of(value: Tensor, *others: Tensor) -> tuple[float, float]:
+    """What is black and full colour: 0 and 1, 0 and 255, or the ends of the range of all, as the first one has it."""
+    low, high = _ends(value)
+    if low >= 0 and high <= 255:
+        return 0.0, 1.0 if high < 2 and (value.is_floating_point() or high <= 1) else 255.0  # means may overshoot
+    ends = [(low, high), *map(_ends, others)]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _ends(value: Tensor) -> tuple[float, float]:
+    finite = value[value.isfinite()]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None) -> None:
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+
+    if value.dim() == 3:
+        first, last = value.shape[0], value.shape[-1]
+        there = last == 3 or (last in (1, 4) and first > 4)  # channels last, as matplotlib has them
+        value = value if there else value.movedim(0, -1)
+    if value.dim() == 3 and value.shape[-1] not in (3, 4):
+        value = torch.cat(value.unbind(-1), -1)
+    if value.dim() == 3:
+        low, high = span_of(value) if span is None else span
+        hole = torch.tensor([*to_rgb(HOLE), 1.0], dtype=torch.float64)[: value.shape[-1]]
+        value = torch.where(value.isnan(), hole, (value.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    shades = colormaps["magma" if max(value.shape) > 16 else "gray_r"].with_extremes(bad=HOLE)
+    ax.imshow(value.numpy(), cmap=shades, aspect="auto")
+
+
+def _bars(values: Tensor, ax: Any, chances: bool | None) -> None:
+    ax.bar(range(len(values)), values.numpy(), color=BLUE)
+    ax.set_xlim(-0.6, len(values) - 0.4)
+    for hole in values.isnan().nonzero().flatten().tolist():
+        ax.axvspan(hole - 0.4, hole + 0.4, color=HOLE, linewidth=0)
+    chances = values.is_floating_point() if chances is None else chances
+    if chances and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:  # the most probable one by its number
+        best = int(values.argmax())
+        ax.set_ylim(0, 1.45)
+        ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
+    else:
+        ax.axhline(0.0, color=GREY, linewidth=0.6)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(float(value)) else f"{float(value):.3g}"
