@@ -37,6 +37,22 @@ def test_missingness_counts_patterns():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a\n75%", "b\n75%"]
 
 
+def test_missingness_says_of_few_rows_that_they_are_some():
+    some = torch.arange(1000) != 3
+    ax = mm.plot_missingness({"a": torch.zeros(1000), "b": torch.zeros(1000), "c": torch.zeros(1000)}, {"b": some})
+    assert [label.get_text() for label in ax.get_yticklabels()] == [">99%", "<1%"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a\n100%", "b\n>99%", "c\n100%"]
+
+
+def test_missingness_of_many_patterns_shows_the_frequent_ones_and_counts_the_others():
+    bits = torch.arange(64).unsqueeze(1).bitwise_and(2 ** torch.arange(6)) > 0
+    rows = torch.cat([bits[:1].expand(36, 6), bits])  # the first pattern is the most frequent one
+    ax = mm.plot_missingness({f"m{i}": torch.zeros(100) for i in range(6)}, {f"m{i}": rows[:, i] for i in range(6)})
+    shown = ax.images[0].get_array()
+    assert shown.shape == (30, 6) and shown[0].tolist() == [0] * 6 and ax.get_yticklabels()[0].get_text() == "37%"
+    assert ax.get_xlabel() == "34 rarer patterns, 34% of the rows, left out"
+
+
 def test_latent_shows_the_posterior_means_by_label():
     truth = LinearGaussian()
     x, vae = truth.simulate(10), truth.vae()

@@ -14,9 +14,14 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import new_axes
 from pyro_mmvae.programs import with_posterior
 
+MOST = 30
+"""Patterns that are drawn."""
+
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:
     """Which modalities the rows have: one line a pattern, dark = observed, with the share of the rows.
+
+    Only the most frequent patterns are drawn, 30 at most; how many are left out stands below.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -31,12 +36,14 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)
-    patterns, shares = patterns[order], counts[order] / batch.rows
+    patterns, shares = patterns[order][:MOST], (counts[order].double() / batch.rows).tolist()
     ax = new_axes(ax, (1.2 * len(batch) + 2.5, 0.35 * len(patterns) + 1.2))
-    ax.imshow(patterns.numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    ax.set_xticks(range(len(batch)), [f"{n}\n{s:.0%}" for n, s in zip(batch, seen.double().mean(0).tolist())])
-    ax.set_yticks(range(len(patterns)), [f"{share:.0%}" for share in shares.tolist()])
+    ax.imshow(patterns.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    ax.set_xticks(range(len(batch)), [f"{n}\n{_percent(s)}" for n, s in zip(batch, seen.double().mean(0).tolist())])
+    ax.set_yticks(range(len(patterns)), [_percent(share) for share in shares[:MOST]])
     ax.set(ylabel="share of rows", title="Observed (dark) in each pattern")
+    if rarer := len(shares[MOST:]):
+        ax.set_xlabel(f"{rarer} rarer pattern{'s' * (rarer > 1)}, {_percent(sum(shares[MOST:]))} of the rows, left out")
     return ax
 
 
@@ -73,3 +80,10 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
         ax.legend(frameon=False, fontsize=8, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set(xlabel="first axis of the posterior means", ylabel="second axis", aspect="equal")
     return ax
+
+
+def _percent(share: float) -> str:
+    """A share in whole percent; some is never none, and not all is never all."""
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
