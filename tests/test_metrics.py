@@ -291,3 +291,15 @@ def test_what_a_model_only_looks_at_cannot_be_imputed():
         ValueError, match=r"^modality 'b' has no decoder, so that nothing fills it in; leave it visible$"
     ):
         mm.imputation_error(vae, x, visible={"b": torch.arange(20) < 5})
+
+
+def test_judges_take_yes_and_no_as_labels_and_refuse_single_rows():
+    x = torch.randn(40, 2)
+    yes = x[:, 0] > 0
+    assert torch.equal(mm.Judge(x, yes)(x), mm.Judge(x, yes.long())(x))
+    with pytest.raises(ValueError, match=r"^x has shape \(1, 2\); give one entry a row, 2 rows or more$"):
+        mm.Judge(x[:1], yes[:1])
+    with pytest.raises(ValueError, match=r"^codes has shape \(1, 2\)"):
+        mm.linear_probe(x[:1], yes[:1], x, yes)
+    with pytest.raises(ValueError, match=r"^test_codes has shape \(0, 2\)"):
+        mm.linear_probe(x, yes, x[:0], yes[:0])

@@ -202,6 +202,8 @@ def test_colours_of_any_range_keep_their_contrast_and_means_above_one_are_cut():
 
 def test_entries_are_arrays_and_any_number_of_channels():
     assert [bar.get_height() for bar in mm.plot_entry(torch.ones(2).numpy()).patches] == [1.0, 1.0]
+    assert [bar.get_height() for bar in mm.plot_entry(torch.ones(2).bfloat16()).patches] == [1.0, 1.0]
+    assert not mm.plot_entry(torch.zeros(0)).patches
     two = torch.arange(24.0).reshape(2, 3, 4)
     assert mm.plot_entry(two).images[0].get_array().tolist() == torch.cat([two[0], two[1]], 1).tolist()
     assert mm.plot_entry(torch.rand(1, 1, 5)).images[0].get_array().shape == (1, 5)

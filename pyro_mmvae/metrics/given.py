@@ -10,15 +10,15 @@ from pyro_mmvae.arrays import tensor_of
 from pyro_mmvae.checks import first_row
 
 
-def finite(what: str, value: Any) -> Tensor:
+def finite(what: str, value: Any, least: int = 1) -> Tensor:
     """The value as a tensor (row, ...) without NaN and infinities, in which every mean would drown.
 
     Raises:
-        ValueError: it has one, or no rows.
+        ValueError: it has one, or fewer rows than `least`.
     """
     tensor = tensor_of(what, value).detach()
-    if tensor.dim() == 0:
-        raise ValueError(f"{what} has no rows; give one entry a row")
+    if tensor.dim() == 0 or len(tensor) < least:
+        raise ValueError(f"{what} has shape {tuple(tensor.shape)}; give one entry a row, {least} rows or more")
     bad = ~tensor.isfinite()
     if bool(bad.any()):
         found = "NaN" if bool(tensor.isnan().any()) else "an infinity"
@@ -41,7 +41,7 @@ def whole_labels(what: str, value: Any, rows: int) -> Tensor:
             f"{what} are {labels.dtype} {tuple(labels.shape)} for {rows} rows; give one whole number a row"
         )
     if not labels.is_floating_point():
-        return labels
+        return labels.long()
     bad = ~labels.isfinite() | (labels != labels.round())
     if bool(bad.any()):
         row = first_row(bad)

@@ -24,7 +24,7 @@ class Judge(nn.Module):
         seed: of the first weights.
 
     Raises:
-        ValueError: NaN or an infinity in x, or labels that are not one whole number a row.
+        ValueError: NaN or an infinity in x, fewer than two rows, or labels that are not one whole number a row.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class Judge(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
-        x = finite("x", x)
+        x = finite("x", x, 2)
         labels = whole_labels("labels", labels, len(x))
         flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
         flat = flat.to(torch.get_default_dtype())
@@ -106,7 +106,7 @@ def linear_probe(
         Share of right answers on the test rows, and mean log-probability of the right one there, in nats.
 
     Raises:
-        ValueError: NaN or an infinity among the codes, or labels that are not one whole number a row.
+        ValueError: NaN or an infinity among the codes, too few rows, or labels that are not one whole number a row.
 
     Reference:
         Alain and Bengio, 2017, Understanding Intermediate Layers Using Linear Classifier Probes,
@@ -119,7 +119,7 @@ def linear_probe(
         >>> accuracy
         1.0
     """
-    train, test = finite("codes", codes), finite("test_codes", test_codes)
+    train, test = finite("codes", codes, 2), finite("test_codes", test_codes)
     targets, right = whole_labels("labels", labels, len(train)), whole_labels("test_labels", test_labels, len(test))
     loc, scale = train.mean(0), train.std(0).clamp(min=1e-12)
     scaled, asked = (train - loc) / scale, (test - loc) / scale

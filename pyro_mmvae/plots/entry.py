@@ -62,6 +62,7 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
         ax.text(0.5, 0.5, drawn, ha="center", va="center", fontsize=size, transform=ax.transAxes)
         return ax
     drawn = tensor_of("value", drawn).detach().cpu()
+    drawn = drawn.float() if drawn.dtype == torch.bfloat16 else drawn  # which NumPy lacks
     if drawn.dim() == 0:
         ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
     elif drawn.dim() == 1:
@@ -111,7 +112,9 @@ def _bars(values: Tensor, ax: Any, chances: bool | None) -> None:
     for hole in values.isnan().nonzero().flatten().tolist():
         ax.axvspan(hole - 0.4, hole + 0.4, color=HOLE, linewidth=0)
     chances = values.is_floating_point() if chances is None else chances
-    if chances and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:  # the most probable one by its number
+    if (
+        chances and len(values) and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3
+    ):  # the most probable one by its number
         best = int(values.argmax())
         ax.set_ylim(0, 1.45)
         ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
