@@ -79,6 +79,21 @@ def test_every_prior_works_with_every_fusion_and_generate(name, fusion):
     assert set(found) == {"body", "label", "counts"} and all(v.isfinite().all() for v in found.values())
 
 
+@pytest.mark.parametrize("fusion", ["PoE", "MoE", "MoPoE", "Attention", "Flow of a mixture"])
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_batch_without_anything_given_has_the_prior_in_every_row(name, fusion):
+    modalities = parts()
+    prior = PRIORS[name](modalities)
+    vae = mm.MultimodalVAE(modalities, prior, FUSIONS[fusion]({"body": 3, "label": 1, "counts": 3}, DIM))
+    x = three_rows(6)
+    for q in (vae.posterior(x, given=[]), vae.posterior({"body": torch.full((6, 3), torch.nan)})):
+        assert q.batch_shape == (6,) and q.sample((4,)).shape == (4, 6, DIM)
+        z = torch.randn(4, 6, DIM)
+        if name != "HierarchicalNormal":  # whose density is estimated
+            torch.testing.assert_close(q.log_prob(z), vae.prior(None).log_prob(z))
+            assert name == "FlowPrior" or q.mean.shape == q.stddev.shape == (6, DIM)
+
+
 def test_a_fusion_alone_as_prior_says_why_it_cannot_generate():
     vae = mm.MultimodalVAE(parts(), mm.MoE(), mm.MoE())
     assert Trace_ELBO().loss(vae.model, vae.guide, three_rows(4)) < math.inf

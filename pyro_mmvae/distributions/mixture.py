@@ -51,7 +51,25 @@ class Mixture(Frozen):
         return self.components.has_rsample and (not self.weights.requires_grad or is_normal(self.components))
 
     def mapped(self, function: Mapped) -> Mixture:
-        return Mixture(mapped(self.components, function), function(self.weights, 0))
+        components, weights = self.spread()
+        return Mixture(mapped(components, function), function(weights, 0))
+
+    def spread(self) -> tuple[Distribution, Tensor]:
+        """Components and weights with the batch axes that `expand` gave the whole."""
+        if self.weights.shape[1:] == self.batch_shape:
+            return self.components, self.weights
+        lead = [1] * (len(self.batch_shape) - self._inner)
+
+        def wide(value: Tensor, event_dims: int) -> Tensor:
+            end = value.dim() - event_dims
+            front, own, event = (
+                value.shape[: end - self._inner],
+                value.shape[end - self._inner : end],
+                value.shape[end:],
+            )
+            return value.reshape(*front, *lead, *own, *event).expand(*front, *self.batch_shape, *event)
+
+        return mapped(self.components, wide), wide(self.weights, 0)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size([*sample_shape, *self.batch_shape])

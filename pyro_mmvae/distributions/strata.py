@@ -22,9 +22,6 @@ class Surrogate(Mixture):
     tighter than the mixture's own. It scores its own last draw only; `mapped` gives the plain mixture.
     """
 
-    def mapped(self, function: Mapped) -> Mixture:
-        return Mixture(mapped(self.components, function), function(self.weights, 0))
-
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size([*sample_shape, *self.batch_shape])
         self.index = self._indices(shape)
@@ -59,10 +56,8 @@ class Stratum(Frozen):
         return self.mixture.components.has_rsample
 
     def mapped(self, function: Mapped) -> Stratum:
-        surrogate = isinstance(self.mixture, Surrogate)
-        mixture = (Surrogate if surrogate else Mixture)(
-            mapped(self.mixture.components, function), function(self.mixture.weights, 0)
-        )
+        surrogate, (components, weights) = isinstance(self.mixture, Surrogate), self.mixture.spread()
+        mixture = (Surrogate if surrogate else Mixture)(mapped(components, function), function(weights, 0))
         return Stratum(mixture, self.index)
 
     def component(self) -> Distribution:
