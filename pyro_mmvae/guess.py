@@ -42,8 +42,14 @@ class Unstandardize(nn.Module):
 class Log(nn.Module):
     """log(1 + x) as real numbers: the first layer of an encoder of counts."""
 
+    one: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(()), persistent=False)  # of the dtype that the network is in
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.to(torch.get_default_dtype()).log1p()
+        return x.to(self.one.dtype).log1p()
 
 
 class InScale(SeesHoles):
@@ -78,7 +84,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
         >>> [type(part.decoder).__name__ for part in parts.values()]
         ['NormalLikelihood', 'CategoricalLikelihood']
     """
-    batch = Batch.of(x)
+    batch = Batch.of(x).detached()
     return {name: _guess(batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 
 

@@ -19,6 +19,7 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import devices, opened, parts
 
 FEWEST = 5
+"""Rows below which there is no p-value."""
 
 
 class LeftOut(NamedTuple):
@@ -30,7 +31,7 @@ class LeftOut(NamedTuple):
         bias: mean of PIT - 1/2, between -1/2 and 1/2; above zero, the data are larger than predicted.
         dispersion: 12 times the variance of the PIT around 1/2: 1 is calibrated, above is over-confident.
         coverage50, coverage90: share of entries inside their central 50 % and 90 % intervals.
-        p: of the tests of bias and dispersion over rows, the smaller one times two.
+        p: of the tests of bias and dispersion over rows, the smaller one times two; NaN below five rows.
         pit: (row, entry), uniform where calibrated; NaN where nothing was observed.
 
     Example:
@@ -95,7 +96,8 @@ def leave_one_out(
 
     Args:
         vae: a `MultimodalVAE` or a `Pair`.
-        x, mask: held-out data. A row without any other modality is predicted from the prior.
+        x, mask: held-out data. A row without any other modality is predicted from the prior. A modality has a p-value
+            from five rows on.
         num_draws: of each entry. Ties with the data (counts, categories) are broken by chance, so that the PIT of a
             discrete entry is uniform as well.
         seed: of all that is random in here.
@@ -144,9 +146,9 @@ def _left_out(name: str, pit: Tensor) -> LeftOut:
     """Entries of one row depend on each other; rows do not, and the tests are t-tests over rows."""
     seen, centred = ~pit.isnan(), pit - 0.5
     values = centred[seen]
-    tests = [_t_test(centred.nanmean(1)), _t_test((12 * centred**2 - 1).nanmean(1))]
+    means = [centred.nanmean(1), (12 * centred**2 - 1).nanmean(1)]
     half, most = (float((values.abs() < width / 2).double().mean()) for width in (0.5, 0.9))
-    p = min(1.0, 2 * min(tests)) if len(pit) >= FEWEST else math.nan
+    p = min(1.0, 2 * min(map(_t_test, means))) if len(pit) >= FEWEST else math.nan
     dispersion = float(12 * (values**2).mean())
     return LeftOut(name, len(pit), int(seen.sum()), float(values.mean()), dispersion, half, most, p, pit)
 
