@@ -66,7 +66,8 @@ class TwoLevels(nn.Module):
         self, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None
     ) -> Distribution:
         """q(z | x_S), batch (row,), event (dim,)."""
-        return self.top.posterior(*self._means(self._codes(x, mask, given)))
+        self.check_names(() if given is None else given)
+        return self.top.posterior(self._means(self._codes(x, mask, given)))
 
     @property
     def prior(self) -> Callable[..., Distribution]:
@@ -104,15 +105,15 @@ class TwoLevels(nn.Module):
     def _codes(self, x: Arrays | None, mask: Arrays | None, given: Collection[str] | None) -> Experts:
         return self.bottom.experts(x, mask).private(given)
 
-    def _means(self, own: Experts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The means of the codes that were seen, as data, and where they are."""
-        return {n: own[n].mean.squeeze(1) for n in own}, {n: own.given[n].squeeze(1) for n in own}
-
-    def _messages(self, own: Experts) -> Experts:
-        x, mask = self._means(own)
+    def _means(self, own: Experts) -> Batch:
+        """The means of the codes that were seen, as data of the top; no modality at all if nothing was."""
+        x, mask = {n: own[n].mean.squeeze(1) for n in own}, {n: own.given[n].squeeze(1) for n in own}
         codes = Batch(x, mask, own.rows, frozenset())
         codes.checked = self.top  # means of the bottom's own are real numbers of the right shape
-        return self.top.experts(codes, mask)
+        return codes
+
+    def _messages(self, own: Experts) -> Experts:
+        return self.top.experts(self._means(own))
 
 
 class TwoLevelLoss(Loss):

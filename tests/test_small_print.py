@@ -46,3 +46,35 @@ def test_what_is_guessed_of_data_with_a_graph_holds_none_of_it():
     vae = guessed(x)
     assert not any(value.requires_grad for value in vae.buffers())
     assert len(mm.fit(vae, x, epochs=2, progress=False).loss) == 2
+
+
+def joint():
+    return mm.encoder(3 + 2 + 2, 8, dim=2)
+
+
+REFUSED = {
+    "target is 'tpyo'; choose one of the modalities a, b": lambda m: mm.recipes.cvae(
+        m, 2, "tpyo", joint(), {"a": 3, "b": 2}
+    ),
+    "modality 'b' has no size of its code; add it to private": lambda m: mm.recipes.nexus(m, 2, {"a": 2}),
+    r"dims is 2; give the size of each level, such as \[4, 8\]": lambda m: mm.recipes.mhvae(m, 2, {"a": 3, "b": 2}),
+    r"dims\[1\] is 0; give a whole number": lambda m: mm.recipes.mhvae(m, [2, 0], {"a": 3, "b": 2}),
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_what_makes_no_model_is_refused_in_one_line(line):
+    with pytest.raises(ValueError, match=f"^{line}") as error:
+        REFUSED[line](mm.guess_modalities(two(), dim=2))
+    assert "\n" not in str(error.value)
+
+
+def test_rows_without_anything_have_the_prior_below_two_levels():
+    vae, _ = mm.recipes.nexus(mm.guess_modalities(two(), dim=2), 2, {"a": 2, "b": 2})
+    empty = {"a": torch.full((4, 3), math.nan)}
+    for q in (vae.posterior(empty), vae.posterior(two(4), given=[])):
+        assert q.batch_shape == (4,) and bool((q.mean == 0).all())
+    some = two(4)
+    some["a"][2:], some["b"][1:] = math.nan, math.nan
+    torch.testing.assert_close(vae.posterior(some).mean[:1], vae.posterior(two(4)).mean[:1])
+    assert bool((vae.posterior(some).mean[2:] == 0).all())

@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.distributions import Chain, Normal
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, product
@@ -25,6 +26,9 @@ class Ladder(nn.Module):
         dims: size of each level, from the top.
         hidden: size of the networks between them.
 
+    Raises:
+        ValueError: sizes that are no whole numbers, or none at all.
+
     Example:
         >>> prior = Ladder([4, 8], 32)
         >>> prior(None).event_shape
@@ -35,7 +39,9 @@ class Ladder(nn.Module):
 
     def __init__(self, dims: Sequence[int], hidden: int):
         super().__init__()
-        self.dims = list(dims)
+        if not isinstance(dims, Sequence) or isinstance(dims, str) or not dims:
+            raise ValueError(f"dims is {dims!r}; give the size of each level, such as [4, 8]")
+        self.dims = [whole(f"dims[{level}]", size) for level, size in enumerate(dims)]
         self.levels = nn.ModuleList(
             encoder(sum(dims[:level]), hidden, dim=size) for level, size in enumerate(dims) if level
         )

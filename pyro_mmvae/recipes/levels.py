@@ -39,6 +39,9 @@ def cvae(
         net, sizes: see `mm.JointEncoder`; sizes of all modalities.
         prior: of z given the experts of the others; N(0, I) by default.
 
+    Raises:
+        ValueError: a target that is no modality.
+
     Reference:
         Sohn, Lee and Yan, 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
         https://papers.nips.cc/paper/2015/hash/8d55a249e6baa5c06772297520da2051-Abstract.html
@@ -52,6 +55,8 @@ def cvae(
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    if target not in modalities:
+        raise ValueError(f"target is {target!r}; choose one of the modalities {', '.join(modalities)}")
     others = {name: size for name, size in sizes.items() if name != target}
     parts = {k: m if k == target else Modality(None, m.encoder, trunk=m.trunk) for k, m in modalities.items()}
     given = LooksAt(others, prior or StandardNormal(dim))
@@ -112,6 +117,9 @@ def nexus(
         dropout: probability.
         beta: weight of the top's KL.
 
+    Raises:
+        ValueError: a modality without a size in `private`.
+
     Reference:
         Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-
         Modality Inference, https://doi.org/10.1016/j.neunet.2021.11.019
@@ -123,6 +131,9 @@ def nexus(
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    for name in modalities:
+        if name not in private:
+            raise ValueError(f"modality {name!r} has no size of its code; add it to private")
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
     codes = {name: Modality(NormalLikelihood(mlp(dim, hidden, private[name])), nn.Identity()) for name in own}
