@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.likelihoods import (
@@ -78,12 +79,16 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
         hidden: width of the hidden layers.
         head: of the encoders, see `mm.encoder`.
 
+    Raises:
+        ValueError: bad input, or sizes that are no whole numbers.
+
     Example:
         >>> import torch
         >>> parts = guess_modalities({"size": torch.randn(50, 3), "species": torch.randint(0, 3, (50,))}, dim=2)
         >>> [type(part.decoder).__name__ for part in parts.values()]
         ['NormalLikelihood', 'CategoricalLikelihood']
     """
+    dim, hidden = whole("dim", dim), whole("hidden", hidden)
     batch = Batch.of(x).detached()
     return {name: _guess(batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 
@@ -92,19 +97,19 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
     seen = x[shown]
-    whole = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
-    top = int(seen.max()) if whole and len(seen) else 0
-    if whole and not event and top < CATEGORIES:
+    counted = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
+    top = int(seen.max()) if counted and len(seen) else 0
+    if counted and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
     net: nn.Module = mlp(dim, hidden, size)
     net = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
-    if whole and top <= 1:
+    if counted and top <= 1:
         decoder: nn.Module = BernoulliLikelihood(net)
         first: nn.Module = Standardize()
-    elif whole and top < GREY_LEVELS and len(event) > 1:
+    elif counted and top < GREY_LEVELS and len(event) > 1:
         decoder, first = BinomialLikelihood(net, top), Standardize(top / 2, top / 2)
-    elif whole:
+    elif counted:
         decoder, first = NegativeBinomialLikelihood(net, LearnedScale(*event)), Log()
     else:
         decoder, first = _measurements(x, shown, net)

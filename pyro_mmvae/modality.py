@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
+from pyro_mmvae.arrays import positive
 from pyro_mmvae.data import Batch
 
 REMEDIES = {
@@ -35,6 +36,9 @@ class Modality(nn.Module):
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
 
+    Raises:
+        ValueError: a weight below zero.
+
     Example:
         >>> import pyro_mmvae as mm
         >>> sound = Modality(mm.NormalLikelihood(mm.mlp(16, 128, 40)), encoder=mm.encoder(40, 128, dim=16))
@@ -56,7 +60,31 @@ class Modality(nn.Module):
     ):
         super().__init__()
         self.decoder, self.encoder, self.private, self.trunk = decoder, encoder, private, trunk
-        self.weight, self.repeated = weight, repeated
+        self.weight, self.repeated = positive("weight", weight, zero=True), repeated
+
+
+def check_modalities(modalities: Mapping[str, Modality], private: Collection[str], alone: bool) -> None:
+    """Refuses what makes no model: what is no modality, a name that is taken, a code without a prior, none at all.
+
+    Args:
+        private: the names that have a prior of their private code.
+        alone: whether there is no shared code.
+    """
+    if not modalities or not hasattr(modalities, "items"):
+        raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
+    for name, modality in modalities.items():
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"a modality is named {name!r}; name it by a string, such as 'image'")
+        if not isinstance(modality, Modality):
+            raise ValueError(f"modality {name!r} is a {type(modality).__name__}; give mm.Modality(decoder, encoder)")
+        if name in ("z", "data") or "." in name:
+            raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
+        if hasattr(nn.ModuleDict(), name):
+            raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
+        if modality.private is not None and name not in private:
+            raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
+        if alone and modality.private is None and modality.decoder is not None:
+            raise ValueError(f"modality {name!r} has no code at all; give a prior and a fusion of z, or private=...")
 
 
 class Seen:

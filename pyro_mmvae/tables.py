@@ -13,9 +13,14 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.distributions import Categorical, Columnwise, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST
 from pyro_mmvae.networks import SeesHoles, mlp
+
+
+def _above_zero(what: str, value: float | Tensor) -> None:
+    positive(what, value.item() if isinstance(value, Tensor) and value.dim() == 0 else value)
 
 
 class Column(Protocol):
@@ -57,6 +62,9 @@ class RealColumn:
     outputs: int = 1
     width: int = 1
 
+    def __post_init__(self) -> None:
+        _above_zero("RealColumn: scale", self.scale)
+
     def start(self) -> Tensor:
         return torch.zeros(1)
 
@@ -83,6 +91,9 @@ class PositiveColumn:
     median: float = 1.0
     outputs: int = 1
     width: int = 1
+
+    def __post_init__(self) -> None:
+        _above_zero("PositiveColumn: median", self.median)
 
     def start(self) -> Tensor:
         return torch.zeros(1)
@@ -111,6 +122,9 @@ class CountColumn:
     outputs: int = 1
     width: int = 1
 
+    def __post_init__(self) -> None:
+        _above_zero("CountColumn: mean", self.mean)
+
     def start(self) -> Tensor:
         return torch.zeros(1)
 
@@ -134,6 +148,9 @@ class OrdinalColumn:
     levels: int
     outputs: int = 1
     width: int = 1
+
+    def __post_init__(self) -> None:
+        whole("OrdinalColumn: levels", self.levels, 2)
 
     def start(self) -> Tensor:
         return torch.cat([torch.tensor([(2 - self.levels) / 2]), torch.zeros(self.levels - 2)])
@@ -160,6 +177,9 @@ class CategoryColumn:
     """
 
     levels: int
+
+    def __post_init__(self) -> None:
+        whole("CategoryColumn: levels", self.levels)
 
     @property
     def outputs(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import pyro
 import torch
@@ -18,7 +19,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, part_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Modality, Seen, counted
+from pyro_mmvae.modality import Modality, Seen, check_modalities, counted
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
@@ -45,7 +46,7 @@ class MultimodalVAE(nn.Module):
             prior by default.
 
     Raises:
-        ValueError: no modality, or a name that is taken.
+        ValueError: no modality, a name that is taken, a code without a prior, or a class in place of an object.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -64,24 +65,12 @@ class MultimodalVAE(nn.Module):
         auxiliary_prior: Mapping[str, Callable[..., Distribution]] | None = None,
     ):
         super().__init__()
-        if not modalities or not hasattr(modalities, "items"):
-            raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
-        for name, modality in modalities.items():
-            if not isinstance(name, str) or not name:
-                raise ValueError(f"a modality is named {name!r}; name it by a string, such as 'image'")
-            if not isinstance(modality, Modality):
-                raise ValueError(
-                    f"modality {name!r} is a {type(modality).__name__}; give mm.Modality(decoder, encoder)"
-                )
-            if name in ("z", "data") or "." in name:
-                raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
-            if hasattr(nn.ModuleDict(), name):
-                raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
-            if modality.private is not None and name not in (private_prior or {}):
-                raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
+        check_modalities(modalities, private_prior or {}, prior is None and fusion is None)
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         if (prior is None) != (fusion is None):
             raise ValueError("give both a prior and a fusion of z, or None for both: a model of private codes alone")
+        own = {f"private_prior[{name!r}]": part for name, part in (private_prior or {}).items()}
+        _refuse_classes({"prior": prior, "fusion": fusion, **own})
         self.prior, self.fusion = None if prior is None else of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: of_experts(v) for k, v in (private_prior or {}).items()})
         self.auxiliary_prior = nn.ModuleDict({k: of_experts(v) for k, v in (auxiliary_prior or {}).items()})
@@ -255,6 +244,12 @@ class MultimodalVAE(nn.Module):
         wanted = names if view.targets is None else view.targets
         every = self.modalities.items()
         return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
+
+
+def _refuse_classes(parts: Mapping[str, Any]) -> None:
+    for name, part in parts.items():
+        if isinstance(part, type):
+            raise ValueError(f"{name} is the class {part.__name__}; give an object of it, such as {part.__name__}(...)")
 
 
 def own_of(experts: Experts, view: View) -> Experts:

@@ -78,3 +78,40 @@ def test_rows_without_anything_have_the_prior_below_two_levels():
     some["a"][2:], some["b"][1:] = math.nan, math.nan
     torch.testing.assert_close(vae.posterior(some).mean[:1], vae.posterior(two(4)).mean[:1])
     assert bool((vae.posterior(some).mean[2:] == 0).all())
+
+
+def part(**more):
+    return mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=2), **more)
+
+
+WRONG = {
+    "weight is -1; give a number from 0 on": lambda: part(weight=-1),
+    "components is 0; give a whole": lambda: mm.GaussianMixture(2, components=0),
+    "Pooled: the weight is 2; give numbers from 0 to 1": lambda: mm.Pooled(mm.StandardNormal(2), 2),
+    "Pooled: the weight is nan; give": lambda: mm.Pooled(mm.StandardNormal(2), {"a": math.nan}),
+    "RealColumn: scale is -1; give": lambda: mm.RealColumn(scale=-1),
+    "PositiveColumn: median is 0; give": lambda: mm.PositiveColumn(0),
+    "CountColumn: mean is nan; give": lambda: mm.CountColumn(math.nan),
+    "OrdinalColumn: levels is 1; give": lambda: mm.OrdinalColumn(1),
+    "CategoryColumn: levels is 0; give": lambda: mm.CategoryColumn(0),
+    "dim is -1; give": lambda: mm.guess_modalities(two(), dim=-1),
+    "dim is 0; give": lambda: mm.guess_modalities(two(), dim=0),
+    "dim is 2.0; give": lambda: mm.guess_modalities(two(), dim=2.0),
+    "hidden is 0; give": lambda: mm.guess_modalities(two(), dim=2, hidden=0),
+    "prior is the class StandardNormal; give an object": lambda: mm.MultimodalVAE(
+        {"a": part()}, mm.StandardNormal, mm.PoE()
+    ),
+    "fusion is the class PoE; give an object": lambda: mm.MultimodalVAE({"a": part()}, mm.StandardNormal(2), mm.PoE),
+    "modality 'a' has no code at all; give": lambda: mm.MultimodalVAE({"a": part()}, None, None),
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_is_no_size_and_no_part_is_refused_in_one_line(line):
+    with pytest.raises(ValueError, match=f"^{line}") as error:
+        WRONG[line]()
+    assert "\n" not in str(error.value)
+
+
+def test_the_scale_of_a_column_may_be_a_tensor():
+    assert float(mm.RealColumn(scale=torch.tensor(3.0)).features(torch.tensor([6.0]))) == 2.0

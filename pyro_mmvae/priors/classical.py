@@ -11,6 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.distributions import Mixture, Normal
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.flows import Transforms
@@ -80,6 +81,9 @@ class GaussianMixture(nn.Module):
 
     The means start spread, so that components differ from the first step, and the whole has unit variance.
 
+    Raises:
+        ValueError: fewer than one component.
+
     Example:
         >>> prior = GaussianMixture(16, components=10)
         >>> prior().sample((100,)).shape
@@ -88,7 +92,7 @@ class GaussianMixture(nn.Module):
 
     def __init__(self, dim: int, components: int):
         super().__init__()
-        self.logits = nn.Parameter(torch.zeros(components))
+        self.logits = nn.Parameter(torch.zeros(whole("components", components)))
         self.loc = nn.Parameter(torch.randn(components, dim) * 0.5**0.5)
         self.log_scale = nn.Parameter(torch.full((components, dim), 0.5 * math.log(0.5)))
 

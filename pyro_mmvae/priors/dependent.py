@@ -76,8 +76,9 @@ class Pooled(nn.Module):
         super().__init__()
         self.prior, self.weight = prior, weight if isinstance(weight, Mapping) else float(weight)
         numbers = self.weight.values() if isinstance(self.weight, Mapping) else [self.weight]
-        if min(numbers, default=0) < 0:
-            raise ValueError(f"Pooled: the weight is {min(numbers):g}; give weights from zero up")
+        for number in numbers:
+            if not 0 <= number <= 1:
+                raise ValueError(f"Pooled: the weight is {number:g}; give numbers from 0 to 1")
 
     def forward(self, experts: Experts | None = None) -> Distribution:
         prior = self.prior(None)
