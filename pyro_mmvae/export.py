@@ -54,7 +54,7 @@ def to_arviz(
         `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under 1.x; either has `.to_netcdf(path)`.
 
     Raises:
-        ValueError: bad input, or labels of another number than what they name.
+        ValueError: bad input, or labels of another number than what they name, or of no modality.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -65,6 +65,10 @@ def to_arviz(
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
     num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
+    known = getattr(vae, "modalities", batch)
+    for name in feature_names or ():
+        if name not in known:
+            raise ValueError(f"feature_names has the name {name!r}, which is no modality; there is {', '.join(known)}")
     for name in {"draw", "chain", "row"}.intersection(batch):
         raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
     latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from pyro_mmvae.checks import BadRow, check_untouched, state_of
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import Categorical, Rows, feasible, masked
+from pyro_mmvae.distributions import Categorical, Columnwise, Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen, failure
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
@@ -112,13 +112,14 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
     wrong = ~fits & mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
     if bool(wrong.any()):
         where = wrong.nonzero()[0].tolist()
-        value = x[tuple(where)]
+        value, column = x[tuple(where)], ""
+        p = p.base_dist if isinstance(p, Independent) else p
+        if isinstance(p, Columnwise):
+            p, column = p.parts[where[-1]], f" in column {where[-1]}"
+            support = p.support
         raise BadRow(
-            f"modality {name!r} has the value {f'{value.item():g}' if value.dim() == 0 else value.tolist()}",
+            f"modality {name!r} has the value {f'{value.item():g}' if value.dim() == 0 else value.tolist()}{column}",
             where[0],
-            f"off the support of its likelihood {_family(p)} ({support}); mend or mask it, or use another likelihood",
+            f"off the support of its likelihood {type(p).__name__} ({support}); mend or mask it, or use another"
+            " likelihood",
         )
-
-
-def _family(p: Distribution) -> str:
-    return type(p.base_dist if isinstance(p, Independent) else p).__name__

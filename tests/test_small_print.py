@@ -115,3 +115,68 @@ def test_what_is_no_size_and_no_part_is_refused_in_one_line(line):
 
 def test_the_scale_of_a_column_may_be_a_tensor():
     assert float(mm.RealColumn(scale=torch.tensor(3.0)).features(torch.tensor([6.0]))) == 2.0
+
+
+# questions
+
+
+ASKED = {
+    "subsets is empty; give": lambda vae, x: mm.certify(vae, x, subsets=[], progress=False),
+    "tolerance is 0; give": lambda vae, x: mm.posterior_draws(vae, x, tolerance=0, progress=False),
+    "rows is 0; give a whole number from 2": lambda vae, x: mm.sbc(vae, ["a"], rows=0),
+    "rows is 0; give a whole number from 1": lambda vae, x: mm.sandwich(vae, given=["a"], rows=0),
+    "chains is 0; give": lambda vae, x: mm.sandwich(vae, given=["a"], chains=0),
+    "temperatures is 0; give": lambda vae, x: mm.sandwich(vae, given=["a"], temperatures=0),
+    "feature_names has the name 'tpyo', .* there is a, b": lambda vae, x: mm.to_arviz(
+        vae, x, num_draws=2, feature_names={"tpyo": ["u"]}
+    ),
+}
+
+
+@pytest.mark.parametrize("line", ASKED)
+def test_what_cannot_be_answered_is_refused_in_one_line(line):
+    x = two()
+    with pytest.raises(ValueError, match=f"^{line}") as error:
+        ASKED[line](guessed(x), x)
+    assert "\n" not in str(error.value)
+
+
+def test_sbc_takes_the_holes_of_a_dictionary():
+    x = two()
+    x["a"][:, 0] = math.nan
+    vae = guessed(x)
+    torch.manual_seed(0)
+    found = mm.sbc(vae, ["a"], x, rows=20, num_draws=9)
+    torch.manual_seed(0)
+    batch = mm.sbc(vae, ["a"], mm.Batch.of(x), rows=20, num_draws=9)
+    assert all(torch.equal(position, batch.position[name]) for name, position in found.position.items())
+
+
+def test_a_joint_encoder_of_another_size_says_so_in_one_line():
+    x = two()
+    vae, loss = mm.recipes.feature_fusion(mm.guess_modalities(x, dim=2), 2, mm.encoder(5, 8, dim=2), {"a": 3, "b": 2})
+    with pytest.raises(ValueError, match=r"^the network of 'JointEncoder' fails on \(\d+, 7\)") as error:
+        mm.fit(vae, x, loss=loss, epochs=1, progress=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_row_has_no_standard_error_and_no_warning():
+    x = two(1)
+    vae = guessed(two())
+    assert math.isnan(mm.usage(vae, x).kl_se)
+    found = mm.consistency(vae, x, given=["a"], more=["a", "b"])
+    assert bool(found.shift_se.isnan().all()) and bool(found.shift.isfinite().all())
+    mm.leave_one_out(vae, x)
+
+
+def test_a_value_off_the_support_of_a_column_names_the_column():
+    columns = [mm.RealColumn(), mm.PositiveColumn(), mm.CountColumn()]
+    decoder = mm.TableLikelihood(mm.mlp(2, 3), columns)
+    parts = {"table": mm.Modality(decoder, mm.NormalHead(4, 2), trunk=mm.TableTrunk(columns, 4))}
+    table = torch.ones(5, 3)
+    table[3, 1] = -2.0
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    line = r"^modality 'table' has the value -2 in column 1 in row 3, off the support of its likelihood LogNormal \("
+    with pytest.raises(ValueError, match=line):
+        vae.posterior({"table": table})

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.refine import fit_normal, moments
@@ -153,6 +154,7 @@ def sandwich(
         >>> found.upper.shape
         torch.Size([5])
     """
+    rows, chains, temperatures = whole("rows", rows), whole("chains", chains), whole("temperatures", temperatures)
     truth, batch = _simulated(vae, rows, given)
     depth, found = nesting(vae, batch), []
     for index in torch.arange(rows, device=batch.device).split(next(parts(batch, chains)).rows):

@@ -23,14 +23,15 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse_outside
-from pyro_mmvae.data import Batch
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import devices, draw_in_parts, per_row, row_axis, value_of
+from pyro_mmvae.weights import devices, draw_in_parts, opened, per_row, row_axis, value_of
 
 TARP = "tarp"
 
@@ -92,7 +93,7 @@ class Simulated(NamedTuple):
 @torch.no_grad()
 @tool
 def sbc(
-    vae: Any, given: Sequence[str], like: Batch | None = None, *, rows: int = 500, num_draws: int = 199
+    vae: Any, given: Sequence[str], like: Arrays | None = None, *, rows: int = 500, num_draws: int = 199
 ) -> Calibration:
     """Where the truth stands among draws from q(z | x_S), over rows simulated from the model.
 
@@ -101,14 +102,14 @@ def sbc(
         given: S; () for the prior.
         like: data whose holes the simulated rows get: single hidden entries, and the number of repeats. Each modality
             takes those of a random row that has it.
-        rows: simulated rows.
+        rows: simulated rows, 2 or more.
         num_draws: draws from the guide for each.
 
     Returns:
         `Calibration`.
 
     Raises:
-        ValueError: the model cannot be drawn from without data.
+        ValueError: bad input, or the model cannot be drawn from without data.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -118,7 +119,9 @@ def sbc(
         >>> 0.0 <= calibration.coverage(0.9) <= 1.0
         True
     """
-    return calibrate(vae, simulate(vae, rows, like), given, num_draws)
+    rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
+    batch = None if like is None else opened(vae, like)
+    return calibrate(vae, simulate(vae, rows, batch), given, num_draws)
 
 
 @torch.no_grad()
@@ -129,10 +132,10 @@ def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
     for name in _repeated(vae, x):
         times = like[name].shape[1] if like is not None and name in like else 1
         x[name] = x[name].unsqueeze(1).expand(-1, times, *x[name].shape[1:])
-    whole = Batch(x, masks, rows, frozenset(x))
+    full = Batch(x, masks, rows, frozenset(x))
     if _repeated(vae, x):  # every repeat a draw of its own
-        whole = Batch({**x, **_drawn_again(vae, truth, whole)}, masks, rows, frozenset(x))
-    batch = whole if like is None else _with_holes(whole, like)
+        full = Batch({**x, **_drawn_again(vae, truth, full)}, masks, rows, frozenset(x))
+    batch = full if like is None else _with_holes(full, like)
     trace = _trace_at(vae, truth, batch, poutine.condition)
     sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
     refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])

@@ -18,7 +18,8 @@ class SubsetCertificate(NamedTuple):
 
     Attributes:
         given: S.
-        verdict: "pass", "over-confident", "under-confident", "biased" or "not enough draws".
+        verdict: "pass", "over-confident", "under-confident", "biased", or "not enough draws" from the model: fewer than
+            100 simulated rows.
         because: the check that decided.
         p: the smallest p-value of all checks of calibration, times their number.
         sbc, sbc_p: largest distance between the ECDF of the ranks of the latents and of log p(x_S | z) and that of the
@@ -93,7 +94,7 @@ class Certificate:
 
     def _calibration(self) -> list[str]:
         titles = self._titles()
-        width, word = len(titles[0]), max(7, *(len(row.verdict) for row in self.rows))
+        width, word = len(titles[0]), max([7, *(len(row.verdict) for row in self.rows)])
         head = f"{'given':{width}}  {'verdict':{word}}  {'SBC':>5} {'p':>6}  {'TARP':>5} {'p':>6}  spread  50 % 90 %"
         lines = []
         for given, r in zip(titles, self.rows):
@@ -147,7 +148,7 @@ class Certificate:
         titles = [title(row.given, WIDTH) for row in self.rows]
         if len(set(titles)) < len(titles):
             titles = [" + ".join(row.given) or "nothing" for row in self.rows]
-        width = max(8, *map(len, titles))
+        width = max([8, *map(len, titles)])
         return [f"{given:{width}}" for given in titles]
 
     def to_xarray(self) -> Any:

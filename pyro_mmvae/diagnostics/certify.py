@@ -51,7 +51,8 @@ def certify(
         x, mask: held-out data; the first `rows` rows that have all of S are used.
         subsets: which S: a list of collections of names; a number of random ones; or "all". By default all for up to
             four modalities, else the subsets that occur in the data.
-        rows: simulated rows, and the most rows of the data for each subset.
+        rows: simulated rows, and the most rows of the data for each subset; with fewer than 100 simulated rows there is
+            no verdict but "not enough draws", however many draws there are of each.
         num_draws: draws from the guide for each simulated row.
         num_particles: draws for each row of the data.
         gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out.
@@ -62,7 +63,7 @@ def certify(
         `Certificate`.
 
     Raises:
-        ValueError: bad input, or a model that cannot be drawn from without data.
+        ValueError: bad input, no subset to look at, or a model that cannot be drawn from without data.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from tqdm import tqdm
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
@@ -97,7 +97,7 @@ def posterior_draws(
     """
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
-    num_draws = whole("num_draws", num_draws)
+    num_draws, tolerance = whole("num_draws", num_draws), positive("tolerance", tolerance)
     batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     budget = _Budget(max_nuts_rows, time.monotonic() + seconds)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import opened
 
@@ -97,5 +98,5 @@ def consistency(
     spread = terms.mean(0) / old.mean(0)
     residual = (terms - spread * old) / old.mean(0)
     gain = (full.log_prob(after) - less.log_prob(after)).mean()
-    root = batch.rows**0.5
-    return Nested(batch.rows, float(gain), shift.mean(0), shift.std(0) / root, spread, residual.std(0) / root)
+    shift_se, spread_se = ((variance(values) / batch.rows).sqrt() for values in (shift, residual))
+    return Nested(batch.rows, float(gain), shift.mean(0), shift_se, spread, spread_se)

@@ -25,7 +25,7 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
         subsets: see `Subsets`.
 
     Raises:
-        ValueError: a word other than "all", or a number below 1.
+        ValueError: a word other than "all", a number below 1, or none at all.
 
     Example:
         >>> import torch
@@ -41,6 +41,8 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
         if subsets != "all":
             raise ValueError(f'subsets is {subsets!r}; give "all", a number, or a list such as [("image", "sound")]')
         return all_subsets(names)
+    if not len(subsets):
+        raise ValueError('subsets is empty; give "all", a number, or a list such as [("image", "sound")]')
     return [tuple(given) for given in subsets]
 
 

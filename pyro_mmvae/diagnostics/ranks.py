@@ -114,6 +114,16 @@ def two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
+def variance(values: Tensor) -> Tensor:
+    """Over rows (row, ...); NaN of a single one, without the warning that torch gives.
+
+    Example:
+        >>> float(variance(torch.tensor([1.0, 3.0])))
+        2.0
+    """
+    return values.var(0) if len(values) > 1 else torch.full_like(values[0], torch.nan)
+
+
 def _grid() -> Tensor:
     return torch.arange(1, POINTS + 1, dtype=torch.float64, device="cpu") / (POINTS + 1)
 

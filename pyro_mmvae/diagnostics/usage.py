@@ -11,6 +11,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.modes import tool
@@ -99,10 +100,10 @@ def usage(
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
     together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - torch.tensor(batch.rows).log()
     kl = (own - at_prior).mean(0)
-    spread = moments_of(q)[0].var(0)
+    spread = variance(moments_of(q)[0])
     return Usage(
         float(kl.mean()),
-        float(kl.std() / batch.rows**0.5),
+        float((variance(kl) / batch.rows).sqrt()),
         float((own - together).mean()),
         float((together - at_prior).mean()),
         _by_dimension(q, _of_rows(prior), z),

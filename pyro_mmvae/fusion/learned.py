@@ -13,7 +13,7 @@ from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
 from pyro_mmvae.fusion.base import Fusion
-from pyro_mmvae.modality import places
+from pyro_mmvae.modality import failure, places
 from pyro_mmvae.sequences import attention_layer
 
 
@@ -144,7 +144,11 @@ class JointEncoder(Fusion):
     def _all(self, experts: Experts, at: Tensor | None) -> Distribution:
         """What the network says of all modalities, in the rows `at`; None = in every row."""
         features = features_beside(experts, self.sizes)
-        return one_repeat(self.net(features if at is None else features.index_select(0, at)))
+        features = features if at is None else features.index_select(0, at)
+        try:
+            return one_repeat(self.net(features))
+        except (ValueError, RuntimeError, IndexError) as error:
+            raise failure("network", "JointEncoder", features, error) from error
 
 
 def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
