@@ -17,7 +17,7 @@ def attention_layer(size: int, heads: int) -> nn.TransformerEncoderLayer:
 class AttentionTrunk(SeesHoles):
     """Self-attention over the observed tokens, averaged: (row, length) -> (row, size).
 
-    Hidden tokens are neither looked at nor averaged: more padding changes nothing.
+    Hidden tokens are neither looked at nor averaged: more padding changes nothing. A row without any gives zeros.
 
     Args:
         vocabulary: tokens are 0 .. vocabulary - 1.
@@ -40,16 +40,18 @@ class AttentionTrunk(SeesHoles):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         h = self.tokens(x.long()) + self.positions[: x.shape[1]]
+        hidden = ~mask & mask.any(1, keepdim=True)  # a row without any token looks at all of them, not at none
         for layer in self.layers:
-            h = layer(h, src_key_padding_mask=~mask)
+            h = layer(h, src_key_padding_mask=hidden)
         seen = mask.unsqueeze(-1)
-        return torch.where(seen, h, 0).sum(1) / seen.sum(1)
+        return torch.where(seen, h, 0).sum(1) / seen.sum(1).clamp(min=1)
 
 
 class RecurrentTrunk(SeesHoles):
     """The last states of a GRU that reads the observed tokens both ways: (row, length) -> (row, size).
 
-    Hidden tokens are skipped, wherever they stand: the network does not learn how many there were.
+    Hidden tokens are skipped, wherever they stand: the network does not learn how many there were. It is no network for
+    `fit(compile=...)`: Python looks at how many tokens each row has, and a row without any has no last state.
 
     Args:
         vocabulary: tokens are 0 .. vocabulary - 1.

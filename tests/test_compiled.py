@@ -385,3 +385,15 @@ def test_an_unknown_backend_is_refused_before_anything_is_changed():
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiler_of_torch_gives_the_same_to_rounding():
     same(both(three(), three_rows(40), backend="inductor"), rtol=1e-6)
+
+
+def test_sequences_of_which_one_row_is_wholly_hidden_are_compiled(monkeypatch):
+    decoder = mm.CategoricalLikelihood(mm.TokenDecoder(DIM, 7, 12, 8))
+    part = mm.Modality(decoder, mm.NormalHead(8, DIM), trunk=mm.AttentionTrunk(12, 7, 8, heads=2))
+    vae = mm.MultimodalVAE({"text": part}, mm.StandardNormal(DIM), mm.PoE())
+    text = torch.where(torch.arange(7) < torch.randint(1, 8, (40, 1)), torch.randint(12, (40, 7)).double(), torch.nan)
+    text[7] = torch.nan
+    calls = traced(monkeypatch)
+    found = both(vae, {"text": text})
+    assert calls
+    same(found, rtol=1e-6)

@@ -180,3 +180,14 @@ def test_the_network_of_a_likelihood_sees_one_leading_axis():
     assert shapes == [(20, 2)] and (p.batch_shape, p.event_shape) == ((4, 5, 1), (2, 3))
     expected = net.eval()(z.flatten(0, 2)).reshape(4, 5, 1, 2, 3)
     torch.testing.assert_close(likelihood(z).mean, expected)
+
+
+def test_attention_gives_zeros_without_any_token_and_other_rows_do_not_notice():
+    trunk = mm.AttentionTrunk(9, 12, 8, heads=2)
+    tokens, mask = torch.randint(9, (4, 12)), torch.rand(4, 12) < 0.5
+    mask[:, 0], mask[2] = True, False
+    found, rest = trunk(tokens, mask), torch.tensor([0, 1, 3])
+    assert bool((found[2] == 0).all())
+    torch.testing.assert_close(found[rest], trunk(tokens[rest], mask[rest]))
+    found.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in trunk.parameters())
