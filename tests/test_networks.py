@@ -134,7 +134,7 @@ def test_a_table_with_a_value_off_the_support_is_refused_in_one_line():
     vae = mm.MultimodalVAE({"t": modality("table")}, mm.StandardNormal(2), mm.PoE())
     x = table(4)
     x[2, 1] = -1.0
-    with pytest.raises(ValueError, match="modality 't' has the value -1 in row 2"):
+    with pytest.raises(ValueError, match="modality 't' has the value -1 in column 1 in row 2"):
         vae.check({"t": x})
 
 
