@@ -22,9 +22,9 @@ class LogLikelihood(NamedTuple):
 
     Attributes:
         value: (row,), in nats; a lower bound in expectation.
-        se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is below 0.3, and on the small side
-            up to its limit: there the weights that were drawn tell too little of those that were not, and of rows whose
-            truth is known one in five lay beyond two standard errors.
+        se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is below 0.3. Up to the limit it
+            is on the small side, as the weights that were drawn tell too little of those that were not: of rows whose
+            truth is known one in five lay beyond two of them.
         khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`.
 
     Example:
