@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from pyro_mmvae.diagnostics.patterns import title
+from pyro_mmvae.diagnostics.patterns import titles
 
 LEVEL = 0.01
 """The probability with which a correct guide is refused for one subset."""
@@ -93,11 +93,11 @@ class Certificate:
         return "\n".join([*self._calibration(), "", *self._data()])
 
     def _calibration(self) -> list[str]:
-        titles = self._titles()
-        width, word = len(titles[0]), max([7, *(len(row.verdict) for row in self.rows)])
+        names = self._titles()
+        width, word = len(names[0]), max([7, *(len(row.verdict) for row in self.rows)])
         head = f"{'given':{width}}  {'verdict':{word}}  {'SBC':>5} {'p':>6}  {'TARP':>5} {'p':>6}  spread  50 % 90 %"
         lines = []
-        for given, r in zip(titles, self.rows):
+        for given, r in zip(names, self.rows):
             ranks = f"{r.sbc:5.3f} {_p(r.sbc_p)}  {r.tarp:5.3f} {_p(r.tarp_p)}  {r.dispersion:6.2f}"
             covered = f"{r.coverage50:4.0%} {r.coverage90:4.0%}"
             lines.append(f"{given}  {r.verdict:{word}}  {ranks}  {covered}  {r.because}".rstrip())
@@ -115,10 +115,10 @@ class Certificate:
         ]
 
     def _data(self) -> list[str]:
-        titles = self._titles()
-        width = len(titles[0])
+        names = self._titles()
+        width = len(names[0])
         lines, split = [], "approximation  amortisation" if self.gap_rows else ""
-        for given, r in zip(titles, self.rows):
+        for given, r in zip(names, self.rows):
             value = f"{r.log_likelihood:11.2f} {r.se:6.2f}  {r.gap:7.3f}"
             parts = f"{r.approximation:13.3f}  {r.amortisation:12.3f}" if self.gap_rows else f"{'':27}"
             lines.append(f"{given}  {r.rows:6d}  {value}  {parts}  {r.good_khat:10.0%}")
@@ -144,12 +144,10 @@ class Certificate:
         ]
 
     def _titles(self) -> list[str]:
-        """The subsets, all as wide as the widest: cut, unless two of them would read the same."""
-        titles = [title(row.given, WIDTH) for row in self.rows]
-        if len(set(titles)) < len(titles):
-            titles = [" + ".join(row.given) or "nothing" for row in self.rows]
-        width = max([8, *map(len, titles)])
-        return [f"{given:{width}}" for given in titles]
+        """The subsets, all as wide as the widest."""
+        names = titles([row.given for row in self.rows], WIDTH)
+        width = max([8, *map(len, names)])
+        return [f"{given:{width}}" for given in names]
 
     def to_xarray(self) -> Any:
         """The numbers as an `xarray.Dataset` with dim "subset"."""

@@ -91,3 +91,9 @@ def title(given: Sequence[str], width: int = 28) -> str:
     while len(kept) > 1 and len(" + ".join(kept) + end) > width:
         kept.pop()
     return " + ".join(kept)[: width - len(end)] + end
+
+
+def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
+    """The names of subsets: cut to a width, unless two of them would read the same."""
+    cut = [title(given, width) for given in subsets]
+    return cut if len(set(cut)) == len(cut) else [" + ".join(given) or "nothing" for given in subsets]

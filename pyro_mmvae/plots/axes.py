@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-from pyro_mmvae.diagnostics.patterns import title
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
 HOLE = "#d7e1ee"
@@ -30,9 +27,3 @@ def cells(ax: Any, lines: int, columns: int) -> list[list[Any]]:
         return ax.inset_axes(bounds, xticks=[], yticks=[])
 
     return [[cell(line, column) for column in range(columns)] for line in range(lines)]
-
-
-def titles(subsets: Sequence[Sequence[str]]) -> list[str]:
-    """The names of subsets: cut, unless two of them would read the same."""
-    cut = [title(given) for given in subsets]
-    return cut if len(set(cut)) == len(cut) else [" + ".join(given) or "nothing" for given in subsets]

@@ -11,9 +11,10 @@ import torch
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
+from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes, titles
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.weights import opened
 
