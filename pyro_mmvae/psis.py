@@ -50,10 +50,10 @@ class Smoothed(NamedTuple):
     def misses(self, other: Smoothed) -> Tensor:
         """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
 
-        Weights alone cannot tell: a proposal that fits one of two modes has equal ones. Nor can a few huge weights,
-        which raise a mean at will: then nothing is beyond doubt.
+        Weights alone cannot tell: a proposal that fits one of two modes has equal ones. A few huge weights of the other
+        do not tell either: one draw of a proposal that is too narrow can raise its mean by nats.
         """
-        variance = sum((1 / one.raw_ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
+        variance = sum((1 / one.ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
         further = other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
         return further & (other.raw_ess >= MANY)
 
