@@ -11,9 +11,8 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
-from pyro_mmvae.checks import check_untouched, state_of
 from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, mapped
-from pyro_mmvae.modality import Modality, Seen, failure
+from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.networks import SeesHoles
 from pyro_mmvae.stack import Stack
 
@@ -113,15 +112,8 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.values()
-            state = state_of(x)
-            try:
-                if isinstance(trunk, SeesHoles):
-                    self._features[name] = trunk(x, _holes(x, seen))
-                else:
-                    self._features[name] = x if trunk is None else trunk(x)
-            except (ValueError, RuntimeError, IndexError) as error:
-                raise failure("trunk", name, x, error) from error
-            check_untouched("trunk", name, x, state)
+            holes = [_holes(x, seen)] if isinstance(trunk, SeesHoles) else []
+            self._features[name] = x if trunk is None else ask("trunk", name, trunk, x, *holes)
         return self._features[name]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
@@ -180,12 +172,7 @@ class Experts(Mapping[str, Distribution]):
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
         features = self.features(name)
-        state = state_of(features)
-        try:
-            q = head(features)
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise failure("encoder", name, features, error) from error
-        check_untouched("encoder", name, features, state)
+        q = ask("encoder", name, head, features)
         if not isinstance(q, Distribution):
             raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
         if len(q.batch_shape) != 1:

@@ -65,16 +65,10 @@ def to_arviz(
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
     num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
-    known = getattr(vae, "modalities", batch)
-    for name in feature_names or ():
-        if name not in known:
-            raise ValueError(f"feature_names has the name {name!r}, which is no modality; there is {', '.join(known)}")
-    for name in {"draw", "chain", "row"}.intersection(batch):
-        raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
+    names = list(range(batch.rows)) if row_names is None else list(row_names)
+    _check_names(vae, batch, names, feature_names or {})
     latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
-    names = list(range(batch.rows)) if row_names is None else list(row_names)
-    _fits("row_names", names, batch.rows)
     groups = {
         **_latents(latents, log_weights),
         "posterior_predictive": {},
@@ -93,9 +87,20 @@ def to_arviz(
             groups[group][name] = variable
         coords[f"{name}_row"] = [row for row, there in zip(names, seen.tolist()) if there]
         if feature_names and name in feature_names:
-            _fits(f"feature_names[{name!r}]", feature_names[name], batch[name][0].numel())
             coords[f"{name}_feature"] = list(feature_names[name])
     return build(groups, coords)
+
+
+def _check_names(vae: Any, batch: Batch, row_names: list[Any], feature_names: Mapping[str, Sequence[Any]]) -> None:
+    for name in {"draw", "chain", "row"}.intersection(batch):
+        raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
+    _fits("row_names", row_names, batch.rows)
+    known = getattr(vae, "modalities", batch)
+    for name, labels in feature_names.items():
+        if name not in known:
+            raise ValueError(f"feature_names has the name {name!r}, which is no modality; there is {', '.join(known)}")
+        if name in batch:
+            _fits(f"feature_names[{name!r}]", labels, batch[name].shape[1:].numel())
 
 
 def _modality(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
 from pyro_mmvae.arrays import positive
+from pyro_mmvae.checks import check_untouched, state_of
 from pyro_mmvae.data import Batch
 
 REMEDIES = {
@@ -211,7 +213,22 @@ def places(seen: Tensor, device: torch.device | None) -> Tensor | None:
     return None if len(found) == len(seen) else moved(found, device)
 
 
-def failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
+def ask(what: str, name: str, network: Callable[..., Any], x: Tensor, *more: Tensor) -> Any:
+    """What a network says of x.
+
+    Raises:
+        ValueError: it fails, or writes into x; in one line that says whose it is.
+    """
+    state = state_of(x)
+    try:
+        found = network(x, *more)
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise _failure(what, name, x, error) from error
+    check_untouched(what, name, x, state)
+    return found
+
+
+def _failure(what: str, name: str, value: Tensor, error: Exception) -> Exception:
     """What a network raised, in one line that says whose network it is, and what it was called with."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return error

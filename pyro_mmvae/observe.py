@@ -10,10 +10,10 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mmvae.checks import BadRow, check_untouched, state_of
+from pyro_mmvae.checks import BadRow
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Categorical, Columnwise, Rows, feasible, masked
-from pyro_mmvae.modality import Modality, Seen, failure
+from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
 
@@ -60,12 +60,7 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
     """p(x_m | z, w_m) at the codes latent (..., row, 1, dim), checked."""
     decoder = modality.decoder
     assert decoder is not None, name
-    state = state_of(latent)
-    try:
-        p = decoder(latent)
-    except (ValueError, RuntimeError, IndexError) as error:
-        raise failure("decoder", name, latent, error) from error
-    check_untouched("decoder", name, latent, state)
+    p = ask("decoder", name, decoder, latent)
     if not isinstance(p, Distribution):
         raise TypeError(f"the decoder of {name!r} returned {type(p).__name__}; it must return a Pyro distribution")
     if p.batch_shape != latent.shape[:-1]:

@@ -31,7 +31,8 @@ class Gaps:
             long as the guide is normal, and its Monte-Carlo standard error.
         amortisation, amortisation_se: (row,), refined - elbo: what the encoder loses; below zero where the guide's
             family is richer than the normal, as a mixture may be.
-        khat: (row,), of log_likelihood; where it is not good that is a lower bound, and so is the approximation gap.
+        khat: (row,), of log_likelihood; where it is not good that is a lower bound in expectation, and so is the
+            approximation gap.
 
     Example:
         >>> import torch, pyro_mmvae as mm

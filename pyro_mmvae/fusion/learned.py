@@ -13,7 +13,7 @@ from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
 from pyro_mmvae.fusion.base import Fusion
-from pyro_mmvae.modality import failure, places
+from pyro_mmvae.modality import ask, places
 from pyro_mmvae.sequences import attention_layer
 
 
@@ -145,10 +145,7 @@ class JointEncoder(Fusion):
         """What the network says of all modalities, in the rows `at`; None = in every row."""
         features = features_beside(experts, self.sizes)
         features = features if at is None else features.index_select(0, at)
-        try:
-            return one_repeat(self.net(features))
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise failure("network", "JointEncoder", features, error) from error
+        return one_repeat(ask("network", "JointEncoder", self.net, features))
 
 
 def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
