@@ -51,21 +51,12 @@ class Smoothed(NamedTuple):
         """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
 
         Weights alone cannot tell: a proposal that fits one of two modes has equal ones. A few huge weights of the other
-        do not tell either: one draw of a proposal that is too narrow can raise its mean by nats.
+        do not tell either: one draw of a proposal that is too narrow can raise its mean by nats, and smoothing hides how
+        few they are.
         """
-        variance = sum((1 / one.ess - 1 / len(one.log_weights)).clamp(min=0) for one in (self, other))
-        further = other.log_mean - self.log_mean > 0.01 + 3 * torch.as_tensor(variance).sqrt()
+        variance = 1 / self.ess + 1 / other.raw_ess - 1 / len(self.log_weights) - 1 / len(other.log_weights)
+        further = other.log_mean - self.log_mean > 0.01 + 3 * variance.clamp(min=0).sqrt()
         return further & (other.raw_ess >= MANY)
-
-    def beyond(self, distances: Tensor, dim: int) -> Tensor:
-        """(row,), whether much of these weights' mass lies where another proposal, a normal, has next to none.
-
-        Args:
-            distances: (draw, row), squared Mahalanobis distances of the draws from that normal.
-            dim: of the draws.
-        """
-        far = torch.where(distances > (math.sqrt(dim) + 4) ** 2, self.log_weights.exp(), 0).sum(0).clamp(max=1)
-        return (self.ess >= MANY) & (far > 0.02 + (far * (1 - far) / self.ess).sqrt())
 
     def beats(self, other: Smoothed) -> Tensor:
         """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""

@@ -105,7 +105,7 @@ def test_nuts_repairs_as_well(short):
     repaired(found, truth, x)
 
 
-def counts(dim=48):
+def counts(dim=96):
     """z ~ N(0, 2^2 I), x_d | z ~ Poisson(exp z_d): skewed in too many dimensions for a proposal; by quadrature."""
     x = {"n": torch.tensor([0.0, 1, 0, 3, 0, 0, 8, 1]).repeat(dim // 8).expand(3, dim).clone()}
 

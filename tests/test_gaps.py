@@ -96,6 +96,9 @@ def test_the_target_is_the_joint_of_every_draw_and_row():
     expected = drawn.log_weights + vae.posterior(x, mask).log_prob(drawn.latents["z"])
     torch.testing.assert_close(target.log_prob(z, {}), expected)
     torch.testing.assert_close(target.latents(z)["z"], drawn.latents["z"])
+    seen, log_likelihood = target.prior(5)
+    codes = target.latents(seen)["z"]
+    torch.testing.assert_close(target.log_prob(seen, {}), vae.prior(None).log_prob(codes) + log_likelihood)
     _, slope = target.gradient(z, {})
     step = 1e-6 * torch.randn_like(z)
     moved = (target.log_prob(z + step, {}) - target.log_prob(z - step, {})) / 2
@@ -143,5 +146,5 @@ def test_a_huge_weight_of_a_narrow_guide_does_not_count_against_an_exact_refinem
     torch.manual_seed(0)
     found = mm.gaps(broken(exact, 0.0, 0.5), x)
     off = (found.log_likelihood - exact.log_prob(x)).abs()
-    assert float(off.max()) < 0.7  # nats; 2.9 and more where huge weights count
-    assert float((off > 0.05).double().mean()) < 0.015
+    assert float(off.max()) < 0.4  # nats; 2.9 and more where huge weights count
+    assert float((off > 0.05).double().mean()) < 0.002

@@ -180,7 +180,7 @@ class _Way:
     """The densities between a normal and the posterior, and the steps that trial chains found for each."""
 
     def __init__(self, target: Target, chains: int, temperatures: int, from_prior: bool):
-        base = moments(target.prior(1000), full_rank=True) if from_prior else fit_normal(target, full_rank=True)
+        base = moments(target.prior(1000)[0], full_rank=True) if from_prior else fit_normal(target, full_rank=True)
         self.path = Path(target, base, chains)
         grid = torch.linspace(-4, 4, temperatures + 1, device="cpu").sigmoid()
         self.betas: list[float] = ((grid - grid[0]) / (grid[-1] - grid[0])).tolist()

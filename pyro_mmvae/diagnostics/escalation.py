@@ -18,11 +18,12 @@ from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, mahalanobis, marginal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
+from pyro_mmvae.diagnostics.witness import Witness, witnesses
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import Smoothed, resampled, smooth
+from pyro_mmvae.psis import MANY, Smoothed, resampled, smooth
 from pyro_mmvae.weights import joined, nesting, opened, parts
 
 Walk = Callable[[Path, Tensor, int, int, float], "Tensor | None"]
@@ -53,17 +54,19 @@ def posterior_draws(
 
     - "guide": the guide's own draws. An expectation under q is off by at most sqrt(chi2(p, q)) standard deviations,
       and 1 + chi2 is draws / ESS of the importance weights: certified if k-hat is good and sqrt(draws / ESS - 1) is
-      within the tolerance. A good k-hat alone says only that q is a usable proposal.
+      within the tolerance, unless draws of the prior have found more of p(x_S). A good k-hat alone says only that q is
+      a usable proposal.
     - "refined": draws of a normal in real coordinates that was fitted to the posterior of this row; certified likewise,
-      unless the guide has found more of p(x_S) than it, or much of it elsewhere (true of all that follow).
-    - "psis": draws of the guide or of the refined normal, whichever proposes better, resampled by Pareto-smoothed
+      unless guide or prior have found more of p(x_S) than it, or much of it elsewhere (true of all that follow).
+    - "psis": draws of the guide, the prior or the refined normal, whichever proposes best, resampled by Pareto-smoothed
       weights; certified if k-hat is good and 1 / sqrt(ESS) is within the tolerance.
     - "hmc": chains for all rows side by side, in coordinates whitened by the refined normal, half of them started
-      there and half at the guide; certified if R-hat is below 1.01 and 1 / sqrt(ESS) is within the tolerance.
+      there and half at weighted draws of the guide or the prior; certified if R-hat is below 1.01 and 1 / sqrt(ESS) is
+      within the tolerance.
     - "nuts": Pyro's NUTS likewise, for the rows where those have not mixed.
 
     Rows beyond the budget, and rows where no chains mixed, keep the best of the earlier methods and are not certified.
-    No certificate sees a mode that neither the guide nor a chain has found; `mm.sandwich` from the prior does.
+    No certificate sees a mode that neither guide, prior nor a chain has found; `mm.sandwich` from the prior may.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes; sites outside the plate "data" are drawn from the
@@ -127,13 +130,12 @@ class _Ladder:
         self.target, self.method, self.num_draws = target, method, num_draws
         self.tolerance, self.budget = tolerance, budget
         self.num_particles = max(1000, num_draws)
-        self.z, raw = target.guide(self.num_particles)
-        self.guide = smooth(raw)
-        latents = {site: value.clone() for site, value in target.latents(self.z[:num_draws]).items()}  # written over
-        nan = torch.full_like(self.guide.khat, torch.nan)
-        names = ["guide"] * target.batch.rows
-        khat, ess = self.guide.khat.clone(), self.guide.ess
-        self.served = PosteriorDraws(latents, names, khat, ess, nan, self._close(self.guide))
+        guide, self.witness = witnesses(target, self.num_particles)
+        latents = {site: value.clone() for site, value in target.latents(guide.z[:num_draws]).items()}  # written over
+        weights, names = guide.weights, ["guide"] * target.batch.rows
+        close = self._close(weights) & ~weights.misses(self.witness.weights)
+        nan = torch.full_like(weights.khat, torch.nan)
+        self.served = PosteriorDraws(latents, names, weights.khat.clone(), weights.ess, nan, close)
 
     def climb(self, say: Callable[[str], None]) -> PosteriorDraws:
         """Up to the method asked for, or as far as each row needs."""
@@ -158,15 +160,14 @@ class _Ladder:
 
     def _refined(self, rows: Tensor, target: Target, q: MultivariateNormal, columns: Tensor) -> None:
         """The methods that stand on weights: plain draws of the normal, and resampled ones of the best proposal."""
-        z, forced = self.z[:, rows][..., columns], self.method
-        best = guide = self.guide.of(rows)
-        astray = guide.beyond(mahalanobis(z, q.loc, q.scale_tril), z.shape[-1])
+        witness, forced = self.witness.of(rows, columns), self.method
+        z, best, astray = witness.z, witness.weights, witness.elsewhere(q.loc, q.scale_tril)
         for proposal in (q, widened(q)):
             new = proposal.sample((self.num_particles,))
             weights = smooth(target.log_weights(new, proposal))
             better = weights.beats(best) & ~astray
             if proposal is q:
-                close = self._close(weights) & ~weights.misses(guide) & ~astray
+                close = self._close(weights) & ~weights.misses(witness.weights) & ~astray
                 take = (close | better) & ~self.served.certified[rows] | (forced == "refined")
                 self._put(
                     rows, take, "refined", target.latents(new[: self.num_draws]), weights.khat, weights.ess, close
@@ -174,30 +175,29 @@ class _Ladder:
             z = torch.where(better.unsqueeze(-1), new, z)
             best = weights.where(better, best)
         enough = best.good & (best.ess >= self.tolerance**-2)
-        take = enough & ~self.served.certified[rows] | (forced == "psis")
+        take = best.good & (best.ess >= MANY) & ~self.served.certified[rows] | (forced == "psis")
         index = resampled(best.log_weights, self.num_draws).unsqueeze(-1).expand(-1, -1, z.shape[-1])
         self._put(rows, take, "psis", target.latents(z.gather(0, index)), best.khat, best.ess, enough)
 
     def _walked(
         self, name: str, walk: Walk, some: Tensor, rows: Tensor, q: MultivariateNormal, columns: Tensor
     ) -> None:
-        """Chains for some of the refined rows, half of them started at the normal, half at the guide."""
+        """Chains for some of the refined rows, half of them started at the normal, half at the witness."""
         if not len(some) or time.monotonic() > self.budget.deadline:
             return
         target, own = self.target.take(some)
         q = marginal(_rows(q, torch.searchsorted(rows, some)), torch.searchsorted(columns, own))
         path = Path(target, q, CHAINS)
-        z = widened(path.base).sample((CHAINS // 2,))
-        index = resampled(self.guide.log_weights[:, some], CHAINS - len(z)).unsqueeze(-1).expand(-1, -1, len(own))
-        start = path.whitened(torch.cat([z, self.z[:, some][..., own].gather(0, index)]))
+        z, witness = widened(path.base).sample((CHAINS // 2,)), self.witness.of(some, own)
+        index = resampled(witness.weights.log_weights, CHAINS - len(z)).unsqueeze(-1).expand(-1, -1, len(own))
+        start = path.whitened(torch.cat([z, witness.z.gather(0, index)]))
         y = walk(path, start, WARMUP, max(FEWEST, math.ceil(self.num_draws / CHAINS)), self.budget.deadline)
         if y is None:
             return
         self.budget.nuts_rows -= len(some) if name == "nuts" else 0
         rhat, ess = mixing(y)
         y = y.flatten(0, 1)
-        guide, z = self.guide.of(some), self.z[:, some][..., own]
-        astray = guide.beyond(mahalanobis(path.whitened(z), y.mean(0), _factor(y)), y.shape[-1])
+        astray = Witness(path.whitened(witness.z), witness.raw).elsewhere(y.mean(0), _factor(y))
         mixed = (rhat < MIXED) & (ess >= self.tolerance**-2) & ~astray
         y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]
         latents, take = target.latents(path.codes(y)), (rhat < USABLE) | (self.method == name)

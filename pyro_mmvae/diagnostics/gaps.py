@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, mahalanobis, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.diagnostics.witness import witnesses
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -24,7 +25,7 @@ class Gaps:
 
     Attributes:
         log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal, from that with wider tails,
-            or from the guide, whichever is the best proposal of the row.
+            from the guide or from the prior, whichever is the best proposal of the row.
         refined: (row,), the ELBO of the best normal in real coordinates.
         elbo: (row,), the ELBO of the guide.
         approximation, approximation_se: (row,), log_likelihood - refined, the distance that no encoder can close as
@@ -86,7 +87,7 @@ def gaps(
         given: S; None = all that is observed.
         full_rank: whether the best posterior has a covariance. The difference of the two approximation gaps is what
             independence costs.
-        num_draws: draws a row from the guide, and from each refined proposal.
+        num_draws: draws a row from each proposal.
         steps: of refinement.
 
     Returns:
@@ -115,24 +116,22 @@ def gaps(
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
         refined, wide = (target.log_weights(r.sample((num_draws,)), r) for r in (q, widened(q)))
-        z, guide = target.guide(num_draws)
-        astray = smooth(guide).beyond(mahalanobis(z, q.loc, q.scale_tril), z.shape[-1])
-        columns.append(_split(guide, refined, wide, astray))
+        guide, witness = witnesses(target, num_draws)
+        astray = witness.elsewhere(q.loc, q.scale_tril)
+        columns.append(_split(guide.raw, refined, wide, witness.raw, astray))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 
-def _split(guide: Tensor, refined: Tensor, wide: Tensor, astray: Tensor) -> tuple[Tensor, ...]:
-    """The fields of `Gaps` from the log weights (draw, row) of the guide, the refined normal, and the widened one.
-
-    Where the normal went astray (row,), the guide having found much of p(x) elsewhere, log p is the guide's.
+def _split(guide: Tensor, refined: Tensor, wide: Tensor, witness: Tensor, astray: Tensor) -> tuple[Tensor, ...]:
+    """The fields of `Gaps` from the log weights (draw, row) of the guide, the refined normal, the widened one, and the
+    better of guide and prior, which has log p where the normal went astray (row,).
 
     Errors come from influence functions: of a mean its terms, of log p the weights divided by their mean.
     """
     chosen, best_so_far = refined, smooth(refined)
-    for weights in (wide, guide):
+    for weights, sure in ((wide, torch.zeros_like(astray)), (witness, astray)):
         smoothed = smooth(weights)
-        better = smoothed.beats(best_so_far)
-        better = better | astray if weights is guide else better
+        better = smoothed.beats(best_so_far) | sure
         chosen = torch.where(better, weights, chosen)
         best_so_far = smoothed.where(better, best_so_far)
     value = chosen.logsumexp(0) - math.log(len(chosen))

@@ -106,9 +106,3 @@ def _better(target: Target, old: MultivariateNormal, new: MultivariateNormal) ->
     wins = (gain.mean(0) > -2 * gain.std(0) / len(noise) ** 0.5)[:, None]
     loc, factor = torch.where(wins, new.loc, old.loc), torch.where(wins[:, None], new.scale_tril, old.scale_tril)
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
-
-
-def mahalanobis(z: Tensor, loc: Tensor, factor: Tensor) -> Tensor:
-    """Squared distances (draw, row) of z (draw, row, dim) from loc (row, dim), by the covariance's Cholesky factor."""
-    away = torch.linalg.solve_triangular(factor, (z - loc).movedim(0, -1).nan_to_num(), upper=False)
-    return (away**2).sum(1).T

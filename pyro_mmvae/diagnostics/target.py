@@ -92,13 +92,18 @@ class Target:
         return torch.cat([z for z, _ in found]), torch.cat([weights for _, weights in found])
 
     @torch.no_grad()
-    def prior(self, num_draws: int) -> Tensor:
-        """Draws of the model's codes as if nothing had been observed, in real coordinates (draw, row, size)."""
-        plate = pyro.plate("draws", num_draws, dim=-1 - self.depth)
-        with pyro.validation_enabled(False), silent(), plate:
-            trace = poutine.trace(self.vae.model).get_trace(self.batch, self.batch.mask)
-        values = {name: value_of(trace.nodes[name], num_draws, self.batch.rows) for name in self.sites}
-        return self.coordinates(values)
+    def prior(self, num_draws: int) -> tuple[Tensor, Tensor]:
+        """Draws of the model's codes as if nothing had been observed, in real coordinates (draw, row, size), and
+        log p(x | z), (draw, row)."""
+        found = []
+        for k in self.split(num_draws):
+            trace = self._trace(self.shared(k), k)
+            values = {name: value_of(trace.nodes[name], k, self.batch.rows) for name in self.sites}
+            z = self.coordinates(values)
+            seen = [trace.nodes[name] for name in trace.observation_nodes if row_axis(trace.nodes[name]) is not None]
+            total = sum((per_row(site, k, self.batch.rows) for site in seen), z.new_zeros(z.shape[:2]))
+            found.append((z, torch.where(total.isnan(), -torch.inf, total)))
+        return torch.cat([z for z, _ in found]), torch.cat([weights for _, weights in found])
 
     def shared(self, num_draws: int) -> dict[str, Tensor]:
         """One draw from the guide of the sites outside the plate "data" for each draw of the codes; mostly none."""
@@ -111,14 +116,16 @@ class Target:
     def log_prob(self, z: Tensor, shared: dict[str, Tensor]) -> Tensor:
         """log p(x_S, z), (draw, row), in nats; -inf where it is not a number."""
         placed, total = self._placed(z)
-        model = poutine.condition(self.vae.model, {**shared, **placed})
-        plate = pyro.plate("draws", len(z), dim=-1 - self.depth)
-        with pyro.validation_enabled(False), silent(), plate:
-            trace = poutine.trace(model).get_trace(self.batch, self.batch.mask)
-        for site in trace.nodes.values():
+        for site in self._trace({**shared, **placed}, len(z)).nodes.values():
             if row_axis(site) is not None:
                 total = total + per_row(site, len(z), self.batch.rows)
         return torch.where(total.isnan(), -torch.inf, total)
+
+    def _trace(self, values: dict[str, Tensor], num_draws: int) -> Any:
+        """The model at those values of its sites, and at draws of the others."""
+        model = poutine.condition(self.vae.model, values)
+        with pyro.validation_enabled(False), silent(), pyro.plate("draws", num_draws, dim=-1 - self.depth):
+            return poutine.trace(model).get_trace(self.batch, self.batch.mask)
 
     def gradient(self, z: Tensor, shared: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log p(x_S, z), and its gradient by z, zero where it is not a number."""
