@@ -51,8 +51,8 @@ class Smoothed(NamedTuple):
         """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
 
         Weights alone cannot tell: a proposal that fits one of two modes has equal ones. A few huge weights of the other
-        do not tell either: one draw of a proposal that is too narrow can raise its mean by nats, and smoothing hides how
-        few they are.
+        do not tell either: one draw of a proposal that is too narrow can raise its mean by nats; smoothing hides that
+        they are few.
         """
         variance = 1 / self.ess + 1 / other.raw_ess - 1 / len(self.log_weights) - 1 / len(other.log_weights)
         further = other.log_mean - self.log_mean > 0.01 + 3 * variance.clamp(min=0).sqrt()
