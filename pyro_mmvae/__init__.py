@@ -46,6 +46,14 @@ Distributions: Mixture, LogPool, Rows, Switch, Stacked, Columnwise.
 __version__ = "0.1.0"
 
 from pyro_mmvae import objectives, recipes
+from pyro_mmvae.columns import (
+    CategoryColumn,
+    CountColumn,
+    OrdinalColumn,
+    PositiveColumn,
+    RealColumn,
+    outputs_of,
+)
 from pyro_mmvae.counts import Last, LogRates
 from pyro_mmvae.data import Batch
 from pyro_mmvae.dataset import MultimodalDataset
@@ -189,16 +197,7 @@ from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.sequences import AttentionTrunk, RecurrentTrunk, TokenDecoder
 from pyro_mmvae.sleep import Sleep
 from pyro_mmvae.storage import load
-from pyro_mmvae.tables import (
-    CategoryColumn,
-    CountColumn,
-    OrdinalColumn,
-    PositiveColumn,
-    RealColumn,
-    TableLikelihood,
-    TableTrunk,
-    outputs_of,
-)
+from pyro_mmvae.tables import TableLikelihood, TableTrunk
 from pyro_mmvae.training import History, carry_on, constant, cosine, fit, give_up
 from pyro_mmvae.vae import MultimodalVAE
 from pyro_mmvae.view import EVERYTHING, View

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_mmvae.announce import once_a_step
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import refuse
+from pyro_mmvae.codes import beside, one_code, own_of
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, part_of
 from pyro_mmvae.experts import Experts
@@ -179,11 +180,11 @@ class MultimodalVAE(nn.Module):
         with alone(), at_rest([self]), undisturbed(devices_of(self.parameters())), torch.no_grad():
             experts = None if batch is None else self._some(batch.few())
             own = None if experts is None else experts.private(None)
-            z = [] if self.prior is None else [_one_code(self.prior, experts)]
+            z = [] if self.prior is None else [one_code(self.prior, experts)]
             found = {}
             for name, modality in self.modalities.items():
                 if modality.decoder is not None:
-                    w = [] if modality.private is None else [_one_code(self.private_prior[name], own)]
+                    w = [] if modality.private is None else [one_code(self.private_prior[name], own)]
                     found[name] = decode(name, modality, beside([*z, *w]))
             return found
 
@@ -250,31 +251,3 @@ def _refuse_classes(parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
         if isinstance(part, type):
             raise ValueError(f"{name} is the class {part.__name__}; give an object of it, such as {part.__name__}(...)")
-
-
-def own_of(experts: Experts, view: View) -> Experts:
-    """The unimodal posteriors of the private codes, beside those of z."""
-    return experts.private(view.given if view.private is None else view.private)
-
-
-def beside(codes: Sequence[Tensor]) -> Tensor:
-    """The codes side by side, each (..., row, 1, its own size)."""
-    if len(codes) == 1:
-        return codes[0]
-    shape = torch.broadcast_shapes(*[code.shape[:-1] for code in codes])
-    return torch.cat([code.expand(*shape, code.shape[-1]) for code in codes], -1)
-
-
-def _one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
-    """A code for one row, (1, 1, dim); for a prior that cannot do without data a zero, of the size of the experts."""
-    if not isinstance(prior, Fusion):
-        p = prior(None)
-        if not p.event_shape:
-            raise ValueError(
-                f"the prior has batch {tuple(p.batch_shape)} and event (); it must have event (dim,): add .to_event(1)"
-            )
-        return p.expand((1, 1)).sample()
-    if experts is None or not experts.given:
-        return prior(None).sample()  # which says why not
-    q = experts.entries(next(iter(experts)))
-    return q.mean.new_zeros(1, 1, *q.event_shape)
