@@ -21,9 +21,9 @@ from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
-from pyro_mmvae.diagnostics.witness import Witness, witnesses
+from pyro_mmvae.diagnostics.witness import Witness, better, witnesses
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import MANY, Smoothed, resampled, smooth
+from pyro_mmvae.psis import MANY, Smoothed
 from pyro_mmvae.weights import joined, nesting, opened, parts
 
 Walk = Callable[[Path, Tensor, int, int, float], "Tensor | None"]
@@ -54,10 +54,10 @@ def posterior_draws(
 
     - "guide": the guide's own draws. An expectation under q is off by at most sqrt(chi2(p, q)) standard deviations,
       and 1 + chi2 is draws / ESS of the importance weights: certified if k-hat is good and sqrt(draws / ESS - 1) is
-      within the tolerance, unless draws of the prior have found more of p(x_S). A good k-hat alone says only that q is
-      a usable proposal.
+      within the tolerance, unless draws of the prior have found more of p(x_S), or a hundredth of it where the guide
+      draws next to nothing. A good k-hat alone says only that q is a usable proposal.
     - "refined": draws of a normal in real coordinates that was fitted to the posterior of this row; certified likewise,
-      unless guide or prior have found more of p(x_S) than it, or much of it elsewhere (true of all that follow).
+      by draws of the guide and of the prior (true of all that follow).
     - "psis": draws of the guide, the prior or the refined normal, whichever proposes best, resampled by Pareto-smoothed
       weights; certified if k-hat is good and 1 / sqrt(ESS) is within the tolerance.
     - "hmc": chains for all rows side by side, in coordinates whitened by the refined normal, half of them started
@@ -130,10 +130,10 @@ class _Ladder:
         self.target, self.method, self.num_draws = target, method, num_draws
         self.tolerance, self.budget = tolerance, budget
         self.num_particles = max(1000, num_draws)
-        guide, self.witness = witnesses(target, self.num_particles)
-        latents = {site: value.clone() for site, value in target.latents(guide.z[:num_draws]).items()}  # written over
-        weights, names = guide.weights, ["guide"] * target.batch.rows
-        close = self._close(weights) & ~weights.misses(self.witness.weights)
+        self.guide, self.prior, self.missed = witnesses(target, self.num_particles)
+        latents = target.latents(self.guide.z[:num_draws].clone())  # which are written over
+        weights, names = self.guide.weights, ["guide"] * target.batch.rows
+        close = self._close(weights) & ~self.missed
         nan = torch.full_like(weights.khat, torch.nan)
         self.served = PosteriorDraws(latents, names, weights.khat.clone(), weights.ess, nan, close)
 
@@ -160,24 +160,22 @@ class _Ladder:
 
     def _refined(self, rows: Tensor, target: Target, q: MultivariateNormal, columns: Tensor) -> None:
         """The methods that stand on weights: plain draws of the normal, and resampled ones of the best proposal."""
-        witness, forced = self.witness.of(rows, columns), self.method
-        z, best, astray = witness.z, witness.weights, witness.elsewhere(q.loc, q.scale_tril)
+        guide, prior, forced = self.guide.of(rows, columns), self.prior.of(rows, columns), self.method
+        best = better(guide, prior, self.missed[rows])
         for proposal in (q, widened(q)):
-            new = proposal.sample((self.num_particles,))
-            weights = smooth(target.log_weights(new, proposal))
-            better = weights.beats(best) & ~astray
+            z = proposal.sample((self.num_particles,))
+            new = Witness(z, target.log_weights(z, proposal))
+            weights, astray = new.weights, new.lacks(guide, q) | new.lacks(prior, q)
+            wins = weights.beats(best.weights) & ~astray
             if proposal is q:
-                close = self._close(weights) & ~weights.misses(witness.weights) & ~astray
-                take = (close | better) & ~self.served.certified[rows] | (forced == "refined")
-                self._put(
-                    rows, take, "refined", target.latents(new[: self.num_draws]), weights.khat, weights.ess, close
-                )
-            z = torch.where(better.unsqueeze(-1), new, z)
-            best = weights.where(better, best)
-        enough = best.good & (best.ess >= self.tolerance**-2)
-        take = best.good & (best.ess >= MANY) & ~self.served.certified[rows] | (forced == "psis")
-        index = resampled(best.log_weights, self.num_draws).unsqueeze(-1).expand(-1, -1, z.shape[-1])
-        self._put(rows, take, "psis", target.latents(z.gather(0, index)), best.khat, best.ess, enough)
+                close = self._close(weights) & ~weights.misses(best.weights) & ~astray
+                take = (close | wins) & ~self.served.certified[rows] | (forced == "refined")
+                self._put(rows, take, "refined", target.latents(z[: self.num_draws]), weights.khat, weights.ess, close)
+            best = new.where(wins, best)
+        weights = best.weights
+        enough = weights.good & (weights.ess >= self.tolerance**-2)
+        take = weights.good & (weights.ess >= MANY) & ~self.served.certified[rows] | (forced == "psis")
+        self._put(rows, take, "psis", target.latents(best.resampled(self.num_draws)), weights.khat, weights.ess, enough)
 
     def _walked(
         self, name: str, walk: Walk, some: Tensor, rows: Tensor, q: MultivariateNormal, columns: Tensor
@@ -188,16 +186,18 @@ class _Ladder:
         target, own = self.target.take(some)
         q = marginal(_rows(q, torch.searchsorted(rows, some)), torch.searchsorted(columns, own))
         path = Path(target, q, CHAINS)
-        z, witness = widened(path.base).sample((CHAINS // 2,)), self.witness.of(some, own)
-        index = resampled(witness.weights.log_weights, CHAINS - len(z)).unsqueeze(-1).expand(-1, -1, len(own))
-        start = path.whitened(torch.cat([z, witness.z.gather(0, index)]))
+        guide, prior = self.guide.of(some, own), self.prior.of(some, own)
+        z = widened(path.base).sample((CHAINS // 2,))
+        seen = better(guide, prior, self.missed[some]).resampled(CHAINS - len(z))
+        start = path.whitened(torch.cat([z, seen]))
         y = walk(path, start, WARMUP, max(FEWEST, math.ceil(self.num_draws / CHAINS)), self.budget.deadline)
         if y is None:
             return
         self.budget.nuts_rows -= len(some) if name == "nuts" else 0
         rhat, ess = mixing(y)
         y = y.flatten(0, 1)
-        astray = Witness(path.whitened(witness.z), witness.raw).elsewhere(y.mean(0), _factor(y))
+        walked = Witness(path.codes(y), torch.zeros_like(y[..., 0]))
+        astray = walked.lacks(guide, walked.normal) | walked.lacks(prior, walked.normal)
         mixed = (rhat < MIXED) & (ess >= self.tolerance**-2) & ~astray
         y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]
         latents, take = target.latents(path.codes(y)), (rhat < USABLE) | (self.method == name)
@@ -227,13 +227,6 @@ class _Ladder:
     def _close(self, weights: Smoothed) -> Tensor:
         """Whether plain draws of a proposal are within the tolerance, by its weights."""
         return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
-
-
-def _factor(y: Tensor) -> Tensor:
-    """The Cholesky factor of the covariance of draws (draw, row, dim), with a little on its diagonal."""
-    away = y - y.mean(0)
-    little = 1e-6 * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-    return torch.linalg.cholesky(torch.einsum("nri,nrj->rij", away, away) / (len(y) - 1) + little)
 
 
 def _rows(q: MultivariateNormal, rows: Tensor) -> MultivariateNormal:

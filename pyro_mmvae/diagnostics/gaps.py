@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.diagnostics.witness import witnesses
+from pyro_mmvae.diagnostics.witness import Witness, better, witnesses
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -115,10 +115,12 @@ def gaps(
     for part in parts(batch, PARTICLES):
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
-        refined, wide = (target.log_weights(r.sample((num_draws,)), r) for r in (q, widened(q)))
-        guide, witness = witnesses(target, num_draws)
-        astray = witness.elsewhere(q.loc, q.scale_tril)
-        columns.append(_split(guide.raw, refined, wide, witness.raw, astray))
+        refined, wide = (
+            Witness(z, target.log_weights(z, r)) for r in (q, widened(q)) for z in [r.sample((num_draws,))]
+        )
+        guide, prior, missed = witnesses(target, num_draws)
+        astray = wide.lacks(guide, q) | wide.lacks(prior, q)
+        columns.append(_split(guide.raw, refined.raw, wide.raw, better(guide, prior, missed).raw, astray))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 

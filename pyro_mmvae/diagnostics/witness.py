@@ -8,9 +8,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
+from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.psis import MANY, Smoothed, smooth
+from pyro_mmvae.psis import MANY, Smoothed, resampled, smooth
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,37 @@ class Witness:
             torch.where(condition.unsqueeze(-1), self.z, other.z), torch.where(condition, self.raw, other.raw)
         )
 
-    def elsewhere(self, loc: Tensor, factor: Tensor) -> Tensor:
-        """(row,), whether much of the posterior's mass is where a normal has next to none.
+    def resampled(self, num_draws: int) -> Tensor:
+        """Draws that need no weights, (num_draws, row, size)."""
+        index = resampled(self.weights.log_weights, num_draws).unsqueeze(-1)
+        return self.z.gather(0, index.expand(-1, -1, self.z.shape[-1]))
 
-        Args:
-            loc, factor: of the normal, (row, size), and the Cholesky factor of its covariance.
-        """
-        away = torch.linalg.solve_triangular(factor, (self.z - loc).movedim(0, -1).nan_to_num(), upper=False)
-        distances, weights = (away**2).sum(1).T, self.weights
-        beyond = distances > (math.sqrt(self.z.shape[-1]) + 4) ** 2
-        far = torch.where(beyond, weights.log_weights.exp(), 0).sum(0).clamp(max=1)
-        return (weights.ess >= MANY) & (far > 0.02 + (far * (1 - far) / weights.ess).sqrt())
+    @property
+    def normal(self) -> MultivariateNormal:
+        """The moments of the draws, weights aside; no covariances if the draws are too few for them."""
+        z = self.z.nan_to_num(posinf=0.0, neginf=0.0)
+        return moments(z, full_rank=len(z) >= 10 * z.shape[-1])
+
+    def beyond(self, q: MultivariateNormal) -> Tensor:
+        """(row,), the share of the posterior's mass that is where a normal has next to none, by the weights."""
+        away = torch.linalg.solve_triangular(q.scale_tril, (self.z - q.loc).movedim(0, -1).nan_to_num(), upper=False)
+        far = (math.sqrt(self.z.shape[-1]) + 3) ** 2 < (away**2).sum(1).T
+        return torch.where(far, self.weights.log_weights.exp(), 0).sum(0).clamp(max=1)
+
+    def lacks(self, other: Witness, q: MultivariateNormal) -> Tensor:
+        """(row,), whether the other has found much of the posterior's mass away from these draws of about a normal q,
+        where they themselves have found less."""
+        there, here = other.beyond(q), self.beyond(q)
+        variance = there * (1 - there) / other.weights.ess + here * (1 - here) / self.weights.ess
+        return (other.weights.ess >= MANY) & (there - here > 0.01 + variance.sqrt())
 
 
-def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness]:
-    """The guide, and for each row the better proposal of guide and prior."""
+def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness, Tensor]:
+    """The guide, the prior, and whether the guide has missed what the prior has found (row,)."""
     guide, prior = Witness(*target.guide(num_draws)), Witness(*target.prior(num_draws))
-    return guide, prior.where(prior.weights.beats(guide.weights), guide)
+    return guide, prior, guide.weights.misses(prior.weights) | guide.lacks(prior, guide.normal)
+
+
+def better(guide: Witness, prior: Witness, missed: Tensor) -> Witness:
+    """For each row the better proposal of the two."""
+    return prior.where(prior.weights.beats(guide.weights) | missed, guide)
