@@ -105,6 +105,23 @@ def test_the_prior_sees_the_mode_that_the_guide_does_not_know():
     assert draws.certified.all() and (draws.latents["z"].mean(0).abs() < 0.5).all()  # 1.5 in one mode
 
 
+def test_a_conditional_likelihood_knows_all_modes_of_the_condition():
+    """x_a = 1 leaves four stripes of the prior, and the normal of x_a is in one of them; b | a by quadrature."""
+    torch.manual_seed(0)
+    stripes = From(lambda z: 10 * (4 * z).sin())
+    parts = {
+        "a": mm.Modality(mm.BernoulliLikelihood(stripes), From(lambda x: normal(torch.full((len(x), 1), 0.9), 0.4))),
+        "b": mm.Modality(mm.NormalLikelihood(nn.Identity(), scale=0.5), From(lambda x: normal(0.8 * x, 0.4))),
+    }
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(1), mm.PoE())
+    x, z = {"a": torch.ones(40, 1), "b": torch.linspace(-2, 2, 40).unsqueeze(1)}, torch.linspace(-8, 8, 16001)
+    label = dist.Normal(0.0, 1.0).log_prob(z) - nn.functional.softplus(-10 * (4 * z).sin())
+    exact = (label + dist.Normal(z, 0.5).log_prob(x["b"])).logsumexp(1) - label.logsumexp(0)
+    found = mm.conditional_log_likelihood(vae, x, given=["a"], targets=["b"])
+    error = (found.value - exact).abs()
+    assert error.max() < 0.6 and (error < 3 * found.se).double().mean() > 0.85  # by the two normals alone 6.1 and 0.16
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.7, 1.3])
 @pytest.mark.parametrize("width", [0.05, 0.1])
 def test_a_guide_with_nine_tenths_of_a_posterior_is_not_certified(width, scale):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.modes import tool
@@ -33,8 +33,9 @@ def conditional_log_likelihood(
 ) -> LogLikelihood:
     """The model's log p(x_T | x_S) = log p(x_S, x_T) - log p(x_S), both from the same draws of one strong proposal.
 
-    The proposal is a mixture in equal parts of two normals refined for each row, one for p(z | x_S), the other for
-    p(z | x_S, x_T). So neither term is at the mercy of the guide, and their errors have the draws in common.
+    The proposal is a mixture in equal parts of three normals: two refined for each row, one for p(z | x_S), the other
+    for p(z | x_S, x_T), and one with the moments of the prior, which reaches all of a posterior that knows little. So
+    neither term is at the mercy of the guide, and their errors have the draws in common.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes.
@@ -70,10 +71,11 @@ def conditional_log_likelihood(
         small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)
-        broad = _with(second, first, shared)
-        z = _halves(broad, second).sample((num_particles,))
-        top = large.log_weights(z, _halves(broad, second))
-        bottom = small.log_weights(z[..., shared], _halves(first, marginal(second, shared)))
+        normals = [_with(second, first, shared), second, moments(large.prior(1000)[0], full_rank=True)]
+        proposal = _mixture(normals)
+        z = proposal.sample((num_particles,))
+        top = large.log_weights(z, proposal)
+        bottom = small.log_weights(z[..., shared], _mixture([marginal(q, shared) for q in normals]))
         values = [weights.logsumexp(0) - math.log(num_particles) for weights in (top, bottom)]
         terms = (top - values[0]).exp() - (bottom - values[1]).exp()
         se = terms.std(0) / math.sqrt(num_particles)
@@ -91,12 +93,12 @@ def _with(q: MultivariateNormal, part: MultivariateNormal, columns: Tensor) -> M
     return MultivariateNormal(loc, covariance, validate_args=False)
 
 
-def _halves(first: MultivariateNormal, second: MultivariateNormal) -> MixtureSameFamily:
-    """The mixture of two normals in equal parts, in every row."""
-    factors = torch.stack([first.scale_tril, second.scale_tril], 1)
-    normals = MultivariateNormal(torch.stack([first.loc, second.loc], 1), scale_tril=factors, validate_args=False)
-    shares = torch.full_like(normals.loc[..., 0], 0.5)
-    return MixtureSameFamily(Categorical(shares, validate_args=False), normals, validate_args=False)
+def _mixture(normals: Sequence[MultivariateNormal]) -> MixtureSameFamily:
+    """The mixture of normals in equal parts, in every row."""
+    loc, factors = torch.stack([q.loc for q in normals], 1), torch.stack([q.scale_tril for q in normals], 1)
+    components = MultivariateNormal(loc, scale_tril=factors, validate_args=False)
+    shares = torch.full_like(loc[..., 0], 1 / len(normals))
+    return MixtureSameFamily(Categorical(shares, validate_args=False), components, validate_args=False)
 
 
 @torch.no_grad()
