@@ -104,6 +104,13 @@ def _of_objects(array: np.ndarray) -> np.ndarray:
     return np.array([math.nan if hole else float(value) for value, hole in zip(flat, holes)]).reshape(array.shape)
 
 
+def shown(thing: object) -> str:
+    """What Python writes for it if that is short, or what it is."""
+    text = repr(thing)
+    short = len(text) < 60 and "\n" not in text and not text.startswith("<")
+    return text if short else f"an object of {type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
+
+
 def positive(what: str, value: Any, *, zero: bool = False) -> float:
     """The value as a number above 0, or from 0 on.
 
@@ -112,7 +119,9 @@ def positive(what: str, value: Any, *, zero: bool = False) -> float:
     """
     fine = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not fine or value < 0 or (value == 0 and not zero):
-        raise ValueError(f"{what} is {value!r}; give a number {'from' if zero else 'above'} 0{' on' if zero else ''}")
+        raise ValueError(
+            f"{what} is {shown(value)}; give a number {'from' if zero else 'above'} 0{' on' if zero else ''}"
+        )
     return float(value)
 
 
@@ -123,5 +132,5 @@ def whole(what: str, value: Any, least: int = 1) -> int:
         ValueError: it is none, or below the least that makes sense.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{what} is {value!r}; give a whole number from {least} on")
+        raise ValueError(f"{what} is {shown(value)}; give a whole number from {least} on")
     return int(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,27 @@ def check_mapping(what: str, value: object) -> None:
     for name in value:
         if not isinstance(name, str):
             raise ValueError(f"{what} has the name {name!r}; name a modality by a string, such as 'image'")
+
+
+def check_named(what: str, value: object, such: str) -> None:
+    """Refuses what has no names, where a dictionary of other things than data is asked for."""
+    if isinstance(value, type) or not hasattr(value, "items"):
+        raise ValueError(f"{what} is {kind_of(value)}; give a dictionary, such as {such}")
+
+
+def check_collection(names: object) -> None:
+    """Refuses what is no collection of names."""
+    if isinstance(names, str):
+        raise ValueError(f"{names!r} stands where names are asked for; give a list, [{names!r}]")
+    if isinstance(names, type) or not isinstance(names, Collection):  # an iterator would be used up here
+        raise ValueError(f"{kind_of(names)} stands where names are asked for; give a list")
+
+
+def kind_of(value: object) -> str:
+    """What something is, in words."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_index(x: Mapping[str, Any], mask: Mapping[str, Any]) -> None:

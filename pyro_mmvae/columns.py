@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from pyro_mmvae.arrays import positive, whole
+from pyro_mmvae.checks import kind_of
 from pyro_mmvae.distributions import Categorical, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST
 
@@ -206,4 +207,10 @@ def outputs_of(columns: Sequence[Column]) -> int:
         >>> outputs_of([RealColumn(), CategoryColumn(3)])
         4
     """
-    return sum(c.outputs for c in columns)
+    if isinstance(columns, type) or not hasattr(columns, "__iter__"):
+        raise ValueError(f"columns is {kind_of(columns)}; give a list, such as [mm.RealColumn()]")
+    found = list(columns)
+    for column in found:
+        if isinstance(column, type) or not hasattr(column, "outputs"):
+            raise ValueError(f"{kind_of(column)} stands where a column is asked for; give one, such as mm.RealColumn()")
+    return sum(column.outputs for column in found)

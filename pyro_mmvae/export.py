@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.arviz_adapter import Variable, build
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.checks import check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import joint_draws, predictive_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw_in_parts, opened
+from pyro_mmvae.weights import draw_in_parts, known, opened
 
 DRAWS = ("chain", "draw")
 
@@ -65,7 +65,10 @@ def to_arviz(
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
     num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
-    names = list(range(batch.rows)) if row_names is None else list(row_names)
+    known(vae, given)
+    names = list(range(batch.rows)) if row_names is None else _listed(row_names)
+    if feature_names is not None:
+        check_named("feature_names", feature_names, "{'size': ['length', 'width']}")
     _check_names(vae, batch, names, feature_names or {})
     latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
@@ -153,6 +156,12 @@ def _chain(value: Tensor) -> np.ndarray:
 def _fine(batch: Batch, name: str) -> Tensor:
     mask = batch.mask[name]
     return mask.reshape(*mask.shape, *[1] * (batch[name].dim() - mask.dim()))
+
+
+def _listed(labels: Any) -> list[Any]:
+    if isinstance(labels, (str, type)) or not hasattr(labels, "__iter__"):
+        raise ValueError(f"row_names is {kind_of(labels)}; give a list, one label a row")
+    return list(labels)
 
 
 def _fits(what: str, labels: Sequence[Any], size: int) -> None:

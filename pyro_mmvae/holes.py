@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 
@@ -55,7 +55,7 @@ def hide(
         True
     """
     if not isinstance(share, (Real, Tensor)) or not 0 <= share <= 1:
-        raise ValueError(f"share is {share!r}; give the share of (row, modality) pairs to hide, from 0 to 1")
+        raise ValueError(f"share is {shown(share)}; give the share of (row, modality) pairs to hide, from 0 to 1")
     batch = Batch.of(x, mask)
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     seen = torch.stack([seen_rows(m).cpu() for m in batch.mask.values()], 1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from pyro_mmvae.heads import NormalHead
-from pyro_mmvae.networks import Batched, Crop, Standardize, batched
+from pyro_mmvae.networks import Batched, Crop, Standardize, batched, picture
 
 
 class Residual(nn.Module):
@@ -41,7 +41,7 @@ def residual_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64, 128)
         >>> residual_trunk((3, 33, 50), channels=(8, 16), size=20)(torch.zeros(2, 3, 33, 50)).shape
         torch.Size([2, 20])
     """
-    inner, height, width = shape
+    inner, height, width = picture(shape)
     layers: list[nn.Module] = [Standardize(), nn.Conv2d(inner, channels[0], 3, padding=1)]
     inner = channels[0]
     for outer in channels:
@@ -73,7 +73,7 @@ def residual_decoder(
         >>> residual_decoder(16, (3, 33, 50), channels=(16, 8), size=20)(torch.zeros(5, 1, 16)).shape
         torch.Size([5, 1, 3, 33, 50])
     """
-    outer, height, width = shape
+    outer, height, width = picture(shape)
     step = 2 ** len(channels)
     small = (channels[0], -(-height // step), -(-width // step))
     layers: list[nn.Module] = [nn.Linear(dim, size), nn.SiLU(), nn.Linear(size, small[0] * small[1] * small[2])]

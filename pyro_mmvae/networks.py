@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.heads import NormalHead
 
 
@@ -141,6 +142,8 @@ def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Seq
         >>> encoder(784, 256, dim=16)(torch.zeros(5, 784)).event_shape
         torch.Size([16])
     """
+    if not sizes:
+        raise ValueError("an encoder has no sizes; give those of its layers, the data first, such as 784, 256")
     return nn.Sequential(Standardize(), mlp(*sizes), nn.ReLU(), head(sizes[-1], dim))
 
 
@@ -152,7 +155,7 @@ def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: i
         torch.Size([5, 128])
     """
     layers: list[nn.Module] = [Standardize()]
-    inner, height, width = shape
+    inner, height, width = picture(shape)
     for outer in channels:
         layers += [nn.Conv2d(inner, outer, 3, stride=2, padding=1), nn.ReLU()]
         inner, height, width = outer, (height + 1) // 2, (width + 1) // 2
@@ -178,7 +181,7 @@ def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 
         >>> conv_decoder(16, (3, 28, 28))(torch.zeros(5, 1, 16)).shape
         torch.Size([5, 1, 3, 28, 28])
     """
-    outer, height, width = shape
+    outer, height, width = picture(shape)
     step = 2 ** len(channels)
     small = (channels[0], -(-height // step), -(-width // step))
     layers: list[nn.Module] = [nn.Linear(dim, size), nn.ReLU(), nn.Linear(size, small[0] * small[1] * small[2])]
@@ -187,6 +190,14 @@ def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 
     for inner, after in pairwise(widths):
         layers += [nn.ConvTranspose2d(inner, after, 4, stride=2, padding=1), nn.ReLU()]
     return batched(nn.Sequential(*layers[:-1], Crop(height, width)))
+
+
+def picture(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of pictures; raises ValueError for what are not those."""
+    if not isinstance(shape, Sequence) or len(shape) != 3:
+        raise ValueError(f"shape is {shown(shape)}; give (channel, height, width), such as (3, 28, 28)")
+    channels, height, width = (whole(f"shape[{place}]", size) for place, size in enumerate(shape))
+    return channels, height, width
 
 
 class Crop(nn.Module):

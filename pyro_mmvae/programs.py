@@ -13,6 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mmvae.announce import announce
+from pyro_mmvae.checks import kind_of
 from pyro_mmvae.warn import warn
 
 _TURN = threading.RLock()
@@ -114,8 +115,9 @@ def with_posterior(vae: Any) -> Any:
 def check_model(vae: Any) -> None:
     """Raises ValueError for what is no object with `model` and `guide`."""
     if isinstance(vae, type) or not (hasattr(vae, "model") and hasattr(vae, "guide")):
-        found = f"the class {vae.__name__}" if isinstance(vae, type) else f"a {type(vae).__name__}"
-        raise ValueError(f"{found} stands where a model is asked for; give a MultimodalVAE, or mm.Pair(model, guide)")
+        raise ValueError(
+            f"{kind_of(vae)} stands where a model is asked for; give a MultimodalVAE, or mm.Pair(model, guide)"
+        )
 
 
 def owners_of(vae: Any) -> list[nn.Module]:

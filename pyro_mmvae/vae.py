@@ -13,8 +13,9 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.announce import once_a_step
+from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.checks import refuse
+from pyro_mmvae.checks import check_collection, refuse
 from pyro_mmvae.codes import beside, one_code, own_of
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, part_of
@@ -190,13 +191,10 @@ class MultimodalVAE(nn.Module):
 
     def check_names(self, names: Collection[str]) -> None:
         """Raises ValueError for a name that is no modality of this model, and for what is no collection of names."""
-        if isinstance(names, str):
-            raise ValueError(f"{names!r} stands where names are asked for; give a list, [{names!r}]")
-        if not isinstance(names, Collection):  # an iterator would be used up here
-            raise ValueError(f"a {type(names).__name__} stands where names are asked for; give a list")
+        check_collection(names)
         for name in names:
             if not isinstance(name, str) or name not in self.modalities:
-                raise ValueError(f"unknown modality {name!r}; this model has {', '.join(self.modalities)}")
+                raise ValueError(f"unknown modality {shown(name)}; this model has {', '.join(self.modalities)}")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the parameters to a file, for `mm.load(path, vae)`: whole or not at all; nothing in it is code."""

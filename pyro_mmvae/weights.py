@@ -13,6 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
+from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.programs import library_of, owners_of, silent
@@ -50,7 +51,10 @@ def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None, given: Collec
 def known(vae: Any, names: Collection[str] | None) -> None:
     """Raises ValueError for a name that is no modality of the model, as far as it can be asked."""
     ours = library_of(vae)
-    if names is not None and ours is not None:
+    if names is None:
+        return
+    check_collection(names)
+    if ours is not None:
         ours.check_names(names)
 
 

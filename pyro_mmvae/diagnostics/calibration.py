@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.checks import refuse_outside
+from pyro_mmvae.checks import check_collection, refuse_outside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
 from pyro_mmvae.inference import joint_draws
@@ -120,6 +120,7 @@ def sbc(
         True
     """
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
+    check_collection(given)
     batch = None if like is None else opened(vae, like)
     return calibrate(vae, simulate(vae, rows, batch), given, num_draws)
 

@@ -74,6 +74,7 @@ def certify(
         [('a',), ('b',), ('a', 'b')]
     """
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
+    num_particles, gap_rows = whole("num_particles", num_particles), whole("gap_rows", gap_rows, 0)
     batch, found = opened(vae, x, mask), []
     with seeded(seed, devices(vae, batch)):
         wanted = chosen_subsets(batch, subsets)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import title
 from pyro_mmvae.evidence import log_likelihood
@@ -73,7 +74,7 @@ def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, n
         `Comparison`.
 
     Raises:
-        ValueError: no model to compare, or bad input.
+        ValueError: no model to compare, one without a name, or bad input.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -83,6 +84,7 @@ def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, n
         >>> sorted(row.name for row in compare({"poe": vae, "mopoe": other}, x, num_particles=100).rows)
         ['mopoe', 'poe']
     """
+    check_named("vaes", vaes, "{'poe': vae}")
     if not vaes:
         raise ValueError("no model to compare; give at least one, such as {'poe': vae}")
     found = {name: log_likelihood(vae, x, mask, num_particles=num_particles) for name, vae in vaes.items()}

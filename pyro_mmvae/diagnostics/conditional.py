@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments
 from pyro_mmvae.diagnostics.target import Target
@@ -63,8 +64,9 @@ def conditional_log_likelihood(
     """
     num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
-    known(vae, given)
-    known(vae, targets)
+    for names in (given, targets):
+        check_collection(names)
+        known(vae, names)
     both = [*given, *(name for name in targets if name not in given)]
     depth = nesting(vae, batch)
     for part in parts(batch.only(both), PARTICLES):
@@ -127,8 +129,9 @@ def guide_predictive_log_likelihood(
     """
     num_particles = whole("num_particles", num_particles)
     batch, found = opened(vae, x, mask), []
-    known(vae, given)
-    known(vae, targets)
+    for names in (given, targets):
+        check_collection(names)
+        known(vae, names)
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import chunks, draw, nesting, opened
@@ -74,6 +74,8 @@ def iwae_curve(
         >>> bool((curve.value.mean(1).diff() > 0).all())
         True
     """
+    if isinstance(num_particles, str) or not isinstance(num_particles, Collection):
+        raise ValueError(f"num_particles is {shown(num_particles)}; give a list of numbers, such as [1, 10, 100]")
     counts = sorted({whole("num_particles", k) for k in num_particles})
     if not counts:
         raise ValueError("num_particles is empty; give at least one number, such as [1, 10, 100]")

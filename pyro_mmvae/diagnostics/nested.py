@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.modes import tool
@@ -80,15 +81,18 @@ def consistency(
         >>> consistency(vae, x, given=["a"], more=["a", "b"]).gain > 0
         True
     """
+    check_collection(given)
+    check_collection(more)
+    num_draws = whole("num_draws", num_draws, 2)
     if not set(given) < set(more):
         raise ValueError(f"given {sorted(given)} is not within more {sorted(more)}; name a set and one that holds it")
     batch = opened(vae, x, mask)
     vae.check_names(more)
     there = [seen_rows(batch.mask[name]) for name in more if name in batch]
-    whole = torch.stack(there).all(0).nonzero().squeeze(-1)
-    if len(there) < len(more) or not len(whole):
+    complete = torch.stack(there).all(0).nonzero().squeeze(-1)
+    if len(there) < len(more) or not len(complete):
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")
-    batch = batch.take(whole)
+    batch = batch.take(complete)
     less, full = vae.posterior(batch, given=given), vae.posterior(batch, given=more)
     before, after = less.sample((num_draws,)), full.sample((num_draws,))
     # The variance of a mean of draws is taken off, so that few draws do not look like changes of mind.

@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.arrays import shown
+from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Batch
 
 Subsets = Sequence[Collection[str]] | int | Literal["all"] | None
@@ -25,7 +26,7 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
         subsets: see `Subsets`.
 
     Raises:
-        ValueError: a word other than "all", a number below 1, or none at all.
+        ValueError: a word other than "all", a number below 1, what is no list of lists of names, or none at all.
 
     Example:
         >>> import torch
@@ -41,8 +42,11 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
         if subsets != "all":
             raise ValueError(f'subsets is {subsets!r}; give "all", a number, or a list such as [("image", "sound")]')
         return all_subsets(names)
-    if not len(subsets):
-        raise ValueError('subsets is empty; give "all", a number, or a list such as [("image", "sound")]')
+    if isinstance(subsets, type) or not isinstance(subsets, Collection) or not len(subsets):
+        found = shown(subsets) if not isinstance(subsets, Collection) else "empty"
+        raise ValueError(f'subsets is {found}; give "all", a number, or a list such as [("image", "sound")]')
+    for given in subsets:
+        check_collection(given)
     return [tuple(given) for given in subsets]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -105,6 +106,9 @@ def leave_one_out(
     Returns:
         `PredictiveCheck`.
 
+    Raises:
+        ValueError: bad input.
+
     Reference:
         Gneiting, Balabdaoui and Raftery, 2007, Probabilistic Forecasts, Calibration and Sharpness, JRSS B 69(2);
         Czado, Gneiting and Held, 2009, Predictive Model Assessment for Count Data, Biometrics 65(4)
@@ -116,6 +120,7 @@ def leave_one_out(
         >>> [row.entries for row in leave_one_out(vae, x).rows]
         [150, 100]
     """
+    num_draws = whole("num_draws", num_draws)
     batch, found = opened(vae, x, mask), []
     with seeded(seed, devices(vae, batch)):
         for name in batch:

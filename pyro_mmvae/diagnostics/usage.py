@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
@@ -92,7 +93,7 @@ def usage(
         >>> abs(found.kl - found.information - found.marginal) < 1e-4
         True
     """
-    vae = with_posterior(vae)
+    vae, num_draws = with_posterior(vae), whole("num_draws", num_draws)
     batch = vae.check(x, mask)
     levels = hasattr(vae.prior, "guide")  # with the experts it is p(z | a draw from above)
     q, prior = vae.posterior(batch, given=given), vae.prior(None if levels else vae.experts(batch))

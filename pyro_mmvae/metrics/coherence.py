@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.checks import check_named, seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.inference import generate, predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
@@ -20,6 +20,7 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
+JUDGES = "{'image': mm.Judge(images, labels)}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def coherence(
     """
     batch = opened(vae, x, mask)
     right = whole_labels("labels", labels, batch.rows).cpu()
+    check_named("classifiers", classifiers, JUDGES)
     if not classifiers:
-        raise ValueError("no classifier; give at least one, such as {'image': mm.Judge(images, labels)}")
+        raise ValueError(f"no classifier; give at least one, such as {JUDGES}")
     known(vae, classifiers)
     most = len(batch) - 1 if most_given is None else whole("most_given", most_given)
     share, counts = {}, {}
@@ -157,6 +159,7 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
         >>> 0.0 <= joint_coherence(vae, {"a": sign, "b": sign}) <= 1.0
         True
     """
+    check_named("classifiers", classifiers, JUDGES)
     if len(classifiers) < 2:
         raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
     known(vae, classifiers)

@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_mmvae.checks import check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.inference import predict
@@ -78,6 +79,7 @@ def imputation_error(
         >>> found["a"].rmse > 0
         True
     """
+    check_mapping("visible", visible)
     batch = opened(vae, x, mask)
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
     fine = {name: (_fine(batch, name, batch.mask[name]), _fine(batch, name, shown[name])) for name in batch}

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.arrays import tensor_of
+from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
@@ -90,6 +91,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     """
     vae, sides = with_posterior(vae), []
     for given in (query, target):
+        check_collection(given)
         mean, _ = moments_of(vae.posterior(x, given=list(given)))
         if len(mean) < 2:
             raise ValueError(f"x has {len(mean)} row, and similarities are relative to other rows; give more of them")
@@ -124,6 +126,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         torch.Size([20, 20])
     """
     batch, rows = opened(vae, x), []
+    check_collection(query)
     known(vae, query)
     known(vae, [target])
     if target not in batch or not bool(batch.mask[target].all()):

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyro_mmvae.checks import kind_of
+
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
 HOLE = "#d7e1ee"
 """Of single entries that are missing: neither a zero nor a shade of grey."""
 
 
+def check_result(what: str, value: object, kind: type, maker: str) -> None:
+    """Refuses what is not the result that a picture shows."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{what} is {kind_of(value)}; give a {kind.__name__}, from {maker}")
+
+
 def new_axes(ax: Any, size: tuple[float, float] = (6.0, 3.6)) -> Any:
     """The Axes that were given, or those of a new figure (width, height in inches)."""
     if ax is not None:
+        if isinstance(ax, type) or not hasattr(ax, "set_axis_off"):
+            raise ValueError(f"ax is {kind_of(ax)}; give one Axes of matplotlib, or leave it out")
         return ax
     import matplotlib.pyplot as plt
 

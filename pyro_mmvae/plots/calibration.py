@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.checks import check_collection, check_named, seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
 from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, check_result, new_axes
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.weights import opened
 
@@ -40,6 +40,9 @@ def plot_khat(
         >>> [text.get_text() for text in ax.get_yticklabels()]
         ['a', 'a + b']
     """
+    check_collection(subsets)
+    for given in subsets:
+        check_collection(given)
     ax = new_axes(ax, (6.0, 0.45 * len(subsets) + 1.4))
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
@@ -82,6 +85,7 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> ax = plot_ranks(mm.sbc(vae, ["a"], rows=100), Figure().subplots())
     """
+    check_result("calibration", calibration, Calibration, "mm.sbc")
     ax = new_axes(ax)
     found = {name: rank_ecdf(u, level) for name, u in calibration.position.items()}
     named = sorted(found, key=lambda name: -float((found[name].difference.abs() / found[name].band).max()))[:3]
@@ -113,6 +117,7 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
         >>> calibration, nominal = mm.sbc(vae, ["a"], rows=100), [0.1, 0.5, 0.9]
         >>> ax = plot_coverage(nominal, {"a": [calibration.coverage(p) for p in nominal]}, Figure().subplots())
     """
+    check_named("actual", actual, "{'sound': [0.48, 0.91]}")
     ax = new_axes(ax, (4.2, 4.0))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
     for name, values in actual.items():
@@ -137,6 +142,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
         >>> [text.get_text() for text in ax.get_yticklabels()]
         ['a', 'b', 'a + b']
     """
+    check_result("certificate", certificate, Certificate, "mm.certify")
     rows = certificate.rows
     ax = new_axes(ax, (8.5, 0.4 * len(rows) + 1.4))
     for position, row in enumerate(rows):
@@ -164,6 +170,7 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> ax = plot_compare(mm.compare({"poe": vae}, x, num_particles=100), Figure().subplots())
     """
+    check_result("comparison", comparison, Comparison, "mm.compare")
     rows = comparison.rows
     ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
     error = [2 * row.se for row in rows]

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
-from pyro_mmvae.checks import first_row, seen_rows
+from pyro_mmvae.checks import check_named, first_row, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
@@ -113,6 +113,8 @@ def _looks(
     vae: Any, batch: Batch, show: Mapping[str, Show] | None, predicted: list[dict[str, Tensor]]
 ) -> dict[str, Look]:
     """How each modality is drawn: what is observed and what is predicted in the same colours."""
+    if show is not None:
+        check_named("show", show, "{'label': str}")
     ours = library_of(vae)
     likelihoods = {} if ours is None else ours.likelihoods(batch)
     looks = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, RED, check_result, new_axes
 from pyro_mmvae.training import History
 
 
@@ -26,6 +26,7 @@ def plot_history(history: History, ax: Any = None) -> Any:
         >>> ax.get_xlabel()
         'epoch'
     """
+    check_result("history", history, History, "mm.fit")
     ax = new_axes(ax)
     ax.plot(history.loss, color=BLUE, label="training")
     if history.validation:

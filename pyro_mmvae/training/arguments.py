@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 
+from pyro_mmvae.arrays import shown
+
 BY_HAND = "give a function (parameters, lr) -> torch optimiser, such as torch.optim.AdamW"
 
 
@@ -65,14 +67,3 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
     if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
         raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
     return optim
-
-
-def kind(thing: object) -> str:
-    """Its class with the package that it comes from."""
-    return f"{type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
-
-
-def shown(thing: object) -> str:
-    """What Python writes for it if that is short, or what it is."""
-    text = repr(thing)
-    return text if len(text) < 60 and "\n" not in text and not text.startswith("<") else f"an object of {kind(thing)}"

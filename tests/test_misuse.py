@@ -1,0 +1,64 @@
+"""What is easily given by mistake, to every public function: one line that says what to give instead."""
+
+import pytest
+import torch
+from cases import three, three_rows
+
+import pyro_mmvae as mm
+
+ROWS = 6
+X = three_rows(ROWS)
+JUDGE = {"body": lambda x: x[:, 0].long()}
+
+
+# the line -> the call
+MISUSE = {
+    r"vaes is a list; give a dictionary, such as \{'poe': vae\}": lambda vae: mm.compare([vae], X),
+    "vaes is a MultimodalVAE; give a dictionary": lambda vae: mm.compare(vae, X),
+    "the class MultimodalVAE stands where a model": lambda vae: mm.compare({"a": mm.MultimodalVAE}, X),
+    "num_particles is 'many'; give a whole number": lambda vae: mm.certify(vae, X, num_particles="many"),
+    "num_particles is an object of pyro_mmvae.MultimodalVAE;": lambda vae: mm.log_likelihood(vae, X, num_particles=vae),
+    "gap_rows is 0.5; give a whole number from 0 on": lambda vae: mm.certify(vae, X, gap_rows=0.5),
+    "subsets is 0.5; give": lambda vae: mm.certify(vae, X, subsets=0.5),
+    r"'body' stands where names are asked for; give a list, \['body'\]": lambda vae: mm.certify(
+        vae, X, subsets=["body"]
+    ),
+    "num_draws is None; give": lambda vae: mm.leave_one_out(vae, X, num_draws=None),
+    "num_draws is 0.5; give": lambda vae: mm.usage(vae, X, num_draws=0.5),
+    "num_draws is 1; give a whole number from 2": lambda vae: mm.consistency(
+        vae, X, given=["body"], more=["body", "label"], num_draws=1
+    ),
+    "num_particles is 10; give a list of numbers": lambda vae: mm.iwae_curve(vae, X, num_particles=10),
+    "None stands where names are asked for": lambda vae: mm.sbc(vae, None, rows=20),
+    "'body' stands where names": lambda vae: mm.consistency(vae, X, given="body", more=["body", "label"]),
+    "'counts' stands where names": lambda vae: mm.latent_similarity(vae, X, query="counts", target=["body"]),
+    "^None stands where names": lambda vae: mm.conditional_log_likelihood(vae, X, given=["body"], targets=None),
+    "a float stands where names": lambda vae: mm.to_arviz(vae, X, given=0.5),
+    "the class list stands where names": lambda vae: mm.log_likelihood(mm.Pair(vae.model, vae.guide), X, given=list),
+    "classifiers is a function; give a dictionary": lambda vae: mm.coherence(vae, X, [0] * ROWS, JUDGE["body"]),
+    "classifiers is None; give a dictionary": lambda vae: mm.joint_coherence(vae, None),
+    "visible is a Tensor; give a dictionary": lambda vae: mm.imputation_error(vae, X, visible=torch.ones(ROWS).bool()),
+    "feature_names is a list; give a dictionary": lambda vae: mm.to_arviz(vae, X, feature_names=["a", "b", "c"]),
+    "row_names is a str; give a list": lambda vae: mm.to_arviz(vae, X, row_names="abcdef"),
+    "history is a list; give a History, from mm.fit": lambda vae: mm.plot_history([1.0, 0.5]),
+    "certificate is a MultimodalVAE; give a Certificate": mm.plot_certificate,
+    "comparison is a dict; give a Comparison": lambda vae: mm.plot_compare({"a": vae}),
+    "calibration is None; give a Calibration": lambda vae: mm.plot_ranks(None),
+    "actual is a list; give a dictionary": lambda vae: mm.plot_coverage([0.5], [0.5]),
+    "^None stands where names are": lambda vae: mm.plot_khat(vae, X, subsets=None),
+    "show is a builtin_function_or_method; give a dict": lambda vae: mm.plot_reconstructions(vae, X, show=repr),
+    "ax is a list; give one Axes": lambda vae: mm.plot_missingness(X, ax=[None]),
+    "the class RealColumn stands where a column": lambda vae: mm.outputs_of([mm.RealColumn]),
+    "columns is a RealColumn; give a list": lambda vae: mm.outputs_of(mm.RealColumn()),
+    "an encoder has no sizes; give": lambda vae: mm.encoder(dim=2),
+    "shape is None; give": lambda vae: mm.conv_trunk(None),
+    r"shape is \(28, 28\); give \(channel, height, width\)": lambda vae: mm.residual_decoder(2, (28, 28)),
+    r"shape\[0\] is 0.5; give a whole number": lambda vae: mm.conv_encoder((0.5, 28, 28), dim=2),
+}
+
+
+@pytest.mark.parametrize("line", MISUSE)
+def test_one_line_says_what_to_give(line):
+    with pytest.raises(ValueError, match=line) as caught:
+        MISUSE[line](three())
+    assert "\n" not in str(caught.value)
