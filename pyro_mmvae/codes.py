@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.distributions import like
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.view import View
@@ -37,4 +38,4 @@ def one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
     if experts is None or not experts.given:
         return prior(None).sample()  # which says why not
     q = experts.entries(next(iter(experts)))
-    return q.mean.new_zeros(1, 1, *q.event_shape)
+    return like(q).new_zeros(1, 1, *q.event_shape)

@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, mapped
+from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.networks import SeesHoles
 from pyro_mmvae.stack import Stack
@@ -190,7 +190,7 @@ def _unit(experts: Experts) -> Distribution:
             "the prior of a private code depends on the data and cannot be drawn from without; give x, or another prior"
         )
     q = experts.entries(next(iter(experts)))
-    return Normal(q.mean.new_zeros(q.event_shape), q.mean.new_ones(q.event_shape)).to_event(1)
+    return Normal(like(q).new_zeros(q.event_shape), like(q).new_ones(q.event_shape)).to_event(1)
 
 
 def _holes(x: Tensor, seen: Seen) -> Tensor:

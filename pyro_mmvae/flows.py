@@ -18,6 +18,11 @@ from pyro_mmvae.distributions.base import Mapped, mapped
 INVERSE = "inv_permutation"
 """What Pyro's permutation keeps of the order that it had when it was first inverted."""
 
+NO_MOMENTS = (
+    "a flow knows neither its mean nor its variance; take those of draws, such as q.sample((1000,)).mean(0),"
+    " or the posterior's own, mm.importance(vae, x).mean()"
+)
+
 
 class Pushed(TransformedDistribution):
     """A transformed distribution whose `sample` leaves nothing behind.
@@ -30,6 +35,14 @@ class Pushed(TransformedDistribution):
         value = super().sample(torch.Size(sample_shape))
         self.clear_cache()
         return value
+
+    @property
+    def mean(self) -> Tensor:
+        raise NotImplementedError(NO_MOMENTS)
+
+    @property
+    def variance(self) -> Tensor:
+        raise NotImplementedError(NO_MOMENTS)
 
     def mapped(self, function: Mapped) -> Pushed:
         return Pushed(mapped(self.base_dist, function), self.transforms)

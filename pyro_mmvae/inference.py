@@ -143,11 +143,14 @@ def predict(
 ) -> dict[str, Tensor]:
     """Posterior predictive means E[x_m | x_S] over draws of z ~ q(z | x_S), observed entries predicted as well.
 
-    Args and Raises: as `impute`.
+    Args: as `impute`.
 
     Returns:
         name -> (row, *event); for a categorical modality the probabilities (row, *event, categories), for a column of
         categories in a table the most probable one.
+
+    Raises:
+        ValueError: as `impute`, or a likelihood that knows no mean.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -197,7 +200,13 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     """The mean over the draws, (1, row, *event)."""
     p: Distribution = site["fn"]
     base = p.base_dist if isinstance(p, Independent) else p
-    value = base.probs if isinstance(base, Categorical) else p.mean
+    try:
+        value = base.probs if isinstance(base, Categorical) else p.mean
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the likelihood of {site['name']!r}, a {type(base).__name__}, knows no mean; take that of draws, such as"
+            f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).mean(0)"
+        ) from error
     shape = value.shape[len(p.batch_shape) :]
     value = value.reshape(*p.batch_shape, *shape)
     axes = value.shape[2 : len(p.batch_shape)]

@@ -14,7 +14,9 @@ from torch import nn
 from torch.distributions import AffineTransform, ComposeTransform
 
 import pyro_mmvae as mm
+from pyro_mmvae.flows import Transforms
 from pyro_mmvae.fusion.subsets import indicator, subsets
+from pyro_mmvae.weights import draw
 
 GRID = torch.linspace(-15, 15, 6001, dtype=torch.float64)
 STEP = 30 / 6000
@@ -419,6 +421,36 @@ def test_scoring_a_drawn_sample_reaches_the_transforms():
     expected = torch.autograd.grad(vae.posterior(x).log_prob(z.clone()).sum(), list(transform.parameters()))
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b)
+
+
+def flowing():
+    """A model whose experts are flows, held against a mixture of them."""
+    vae = known(mm.MoE(), names="ab", dim=2, prior=mm.MoE())
+    for modality in vae.modalities.values():
+        modality.encoder = nn.Sequential(modality.encoder, Transforms([AffineTransform(0.3, 2.0)]))
+    return vae
+
+
+def test_flows_as_experts_of_a_prior_cost_nothing_against_themselves():
+    vae, x = flowing(), drawn(4, names="ab", dim=2)
+    found = draw(vae, vae.check(x), 5)
+    torch.testing.assert_close(found.log_weights, sum(found.log_likelihood.values()))
+    prior = mm.FlowPrior(2, [dist.transforms.affine_coupling(2, [4])])
+    assert mm.Conditioned(prior, {"a": 3})(None).event_shape == (2 + 3 + 1,)
+
+
+def test_a_flow_says_where_its_mean_is_to_be_had():
+    """And so does a likelihood; the tools that need a mean take it of draws."""
+    vae, x = flowing(), drawn(4, names="ab", dim=2)
+    for moment in ("mean", "variance", "stddev"):
+        with pytest.raises(NotImplementedError, match=r"a flow knows neither .*; take those of draws, .*mm.importance"):
+            getattr(vae.posterior(x), moment)
+    assert mm.usage(vae, x).spread.shape == (2,)
+    vae.modalities["b"].decoder = nn.Sequential(vae.modalities["b"].decoder, Transforms([AffineTransform(0.3, 2.0)]))
+    with pytest.raises(
+        ValueError, match=r"the likelihood of 'b', a Pushed, knows no mean; .*mm.translate\(vae, x, to='b'"
+    ):
+        mm.predict(vae, x)
 
 
 def test_zuko_flows_are_transforms_and_importing_zuko_keeps_validation_on():

@@ -4,7 +4,7 @@ All of them leave the number of axes alone: batch axes are counted from the righ
 which stand on the left, come for free.
 """
 
-from pyro_mmvae.distributions.base import Stacked, log_prob_sum, mapped, moments_of, parameters_of, stacked
+from pyro_mmvae.distributions.base import Stacked, like, log_prob_sum, mapped, moments_of, parameters_of, stacked
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain
@@ -40,6 +40,7 @@ __all__ = [
     "feasible",
     "indicator",
     "is_normal",
+    "like",
     "log_prob_sum",
     "mapped",
     "masked",

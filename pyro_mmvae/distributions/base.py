@@ -81,12 +81,25 @@ def moments_of(distribution: Distribution, num_draws: int = 1000) -> tuple[Tenso
             return mean, sd
     except (NotImplementedError, AttributeError):
         pass
-    tensors: list[Tensor] = []
-    mapped(distribution, lambda value, _: tensors.append(value) or value)  # type: ignore[func-returns-value]
-    with seeded(0, devices_of(tensors)):
+    with seeded(0, devices_of(_tensors(distribution))):
         pieces = [torch.var_mean(distribution.sample((PIECE,)), 0, correction=0) for _ in range(num_draws // PIECE)]
     within, means = (torch.stack(column) for column in zip(*pieces))
     return means.mean(0), (within.mean(0) + means.var(0, correction=0)).sqrt()
+
+
+def like(distribution: Distribution) -> Tensor:
+    """A tensor of its dtype, on its device."""
+    try:
+        return distribution.mean
+    except NotImplementedError:  # a flow
+        return _tensors(distribution)[0]
+
+
+def _tensors(distribution: Distribution) -> list[Tensor]:
+    """All tensors that it was built from."""
+    tensors: list[Tensor] = []
+    mapped(distribution, lambda value, _: tensors.append(value) or value)  # type: ignore[func-returns-value]
+    return tensors
 
 
 def stacked(distributions: Sequence[Distribution]) -> Distribution:

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Normal, is_normal
+from pyro_mmvae.distributions import Normal, is_normal, like
 from pyro_mmvae.experts import Experts, otherwise
 from pyro_mmvae.stack import Stack
 
@@ -80,7 +80,7 @@ def prior_normal(experts: Experts) -> dist.Normal:
     prior = experts.plain_prior
     if is_normal(prior):
         return prior.base_dist
-    first = experts.entries(next(iter(experts))).mean  # for dtype and device
+    first = like(experts.entries(next(iter(experts))))
     return Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pyro.distributions import Distribution
 from torch import nn
 
-from pyro_mmvae.distributions import Beside
+from pyro_mmvae.distributions import Beside, like
 from pyro_mmvae.experts import Experts, otherwise
 from pyro_mmvae.fusion.base import Fusion
 from pyro_mmvae.fusion.learned import features_beside
@@ -38,7 +38,7 @@ class Conditioned(nn.Module):
     def forward(self, experts: Experts | None) -> Distribution:
         if experts is None:
             part = self.part(None)
-            return Beside(part, part.mean.new_zeros(sum(self.sizes.values()) + len(self.sizes)))
+            return Beside(part, like(part).new_zeros(sum(self.sizes.values()) + len(self.sizes)))
         return Beside(self.part(experts), features_beside(experts, self.sizes).unsqueeze(1))
 
 
