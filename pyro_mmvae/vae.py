@@ -109,7 +109,11 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         with plate("data", batch.rows, dim=-2):
-            z = None if self.fusion is None else pyro.sample("z", part_of(self.fusion(experts), view.stratum))
+            z = (
+                None
+                if self.fusion is None
+                else pyro.sample("z", part_of(self.fusion(experts), view.stratum, bool(experts)))
+            )
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)

@@ -9,6 +9,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 
 import pyro_mmvae as mm
 from pyro_mmvae import objectives as ob
+from pyro_mmvae.recipes.base import ByComponent
 
 MASK = {"a": torch.arange(40) % 3 > 0, "b": torch.arange(40) % 4 > 0}
 
@@ -169,3 +170,36 @@ def test_modality_weights_enter_the_loss():
     assert Trace_ELBO(num_particles=2000, vectorize_particles=True, max_plate_nesting=2).loss(
         vae.model, vae.guide, x
     ) == pytest.approx(more, rel=0.01)
+
+
+MIXED = {
+    "MoE": mm.MoE,
+    "MoE by component": lambda: ByComponent(mm.MoE()),
+    "MoPoE by component": lambda: ByComponent(mm.MoPoE()),
+    "PoE": mm.PoE,
+}
+
+
+def generated_as_well(fusion):
+    """A model with a mixture for a prior, and a modality "c" that no encoder looks at."""
+    parts = {name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, dim=2)) for name in "ab"}
+    parts["c"] = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)))
+    return mm.MultimodalVAE(parts, mm.GaussianMixture(2, components=3), MIXED[fusion]())
+
+
+@pytest.mark.parametrize("fusion", MIXED)
+def test_a_batch_in_which_nothing_was_seen_costs_nothing_under_a_mixture_prior(fusion):
+    vae, x = generated_as_well(fusion), {name: torch.full((4, 3), torch.nan) for name in "ab"}
+    for loss in (Trace_ELBO(), ob.Objective([ob.joint]), ob.Objective([ob.strata]), ob.Objective(bound=ob.iwae)):
+        assert loss.loss(vae.model, vae.guide, x) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("fusion", MIXED)
+def test_components_of_the_prior_are_no_strata(fusion):
+    """Only "c" is there, which the guide does not see: all draws are the prior's, and each row counts once."""
+    vae, x = generated_as_well(fusion), {"c": torch.randn(4, 3)}
+    losses = []
+    for views in (ob.joint, ob.strata):
+        pyro.set_rng_seed(0)
+        losses.append(ob.Objective([views], num_particles=3).loss(vae.model, vae.guide, x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)

@@ -108,11 +108,14 @@ def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor | float]:
     return q, first
 
 
-def part_of(q: Distribution, index: int | None) -> Distribution:
-    """One component of a mixture, with its weight in `share` for the objective that asked for it; None = q itself."""
+def part_of(q: Distribution, index: int | None, fused: bool = True) -> Distribution:
+    """One component of a mixture, with its weight in `share` for the objective that asked for it; None = q itself.
+
+    Where nothing was there to be fused q is the prior: its components, if it has any, are no strata.
+    """
     if index is None:
         return q
-    q, share = stratum(q, index)
+    q, share = stratum(q, index) if fused else (q, float(index == 0))
     q.share = share
     return q
 

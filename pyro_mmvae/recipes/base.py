@@ -21,6 +21,8 @@ Ready = tuple[MultimodalVAE, Objective | Trace_ELBO]
 class ByComponent(Fusion):
     """A fusion whose mixture is scored by the component that each draw came from: the bound of MoPoE and mmJSD.
 
+    A row with nothing given has the model's prior, whole: it costs nothing.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
@@ -34,4 +36,5 @@ class ByComponent(Fusion):
         self.fusion = fusion
 
     def forward(self, experts: Experts | None) -> Distribution:
-        return by_component(self.fusion(experts))
+        q = self.fusion(experts)
+        return by_component(q) if experts else q  # where nothing was seen it is the prior, which may be a mixture
