@@ -112,7 +112,7 @@ class MultimodalVAE(nn.Module):
             z = (
                 None
                 if self.fusion is None
-                else pyro.sample("z", part_of(self.fusion(experts), view.stratum, bool(experts)))
+                else pyro.sample("z", part_of(self.fusion(experts), view.stratum, view.strata, fused=bool(experts)))
             )
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:

@@ -18,6 +18,7 @@ class View(NamedTuple):
             in model and guide alike. None = as given.
         stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
         rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
+        strata: how many strata are looked at in turn: a mixture of more components is refused. None = nobody counts.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -32,6 +33,7 @@ class View(NamedTuple):
     private: Collection[str] | None = None
     stratum: int | None = None
     rows: Tensor | None = None
+    strata: int | None = None
 
 
 EVERYTHING = View()

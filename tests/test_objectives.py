@@ -203,3 +203,18 @@ def test_components_of_the_prior_are_no_strata(fusion):
         pyro.set_rng_seed(0)
         losses.append(ob.Objective([views], num_particles=3).loss(vae.model, vae.guide, x))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def test_strata_leave_no_component_out():
+    """A modality that no encoder looks at is none of them; repeats and a prior expert are more than the strata."""
+    vae, x = generated_as_well("MoE"), {name: torch.randn(4, 3) for name in "abc"}
+    plain, layered = (ob.Objective([views], num_particles=4000) for views in (ob.joint, ob.strata))
+    a, b = (loss.loss(vae.model, vae.guide, x) for loss in (plain, layered))
+    assert a == pytest.approx(b, rel=0.01)
+    more = mm.MultimodalVAE(dict(vae.modalities.items()), mm.StandardNormal(2), mm.MoE(prior_expert=True))
+    del x["c"]
+    with pytest.raises(ValueError, match=r"a mixture of 3 components and the loss has 2 strata; .*give"):
+        layered.loss(more.model, more.guide, x)
+    vae.modalities["a"].repeated = True
+    with pytest.raises(ValueError, match="a mixture of 4 components and the loss has 2 strata"):
+        mm.fit(vae, {"a": torch.randn(4, 3, 3), "b": x["b"]}, loss=layered, progress=False)

@@ -97,24 +97,40 @@ def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor | float]:
     """Draws from one component of q, and that component's weight: (row, 1), or one number.
 
     What is no mixture is one of a single component. A row that a `Switch` gives the prior has its weight in the first.
+    Beyond the last component there is nothing, of weight zero: a modality that no encoder looks at has none.
     """
     first = float(index == 0)
     if isinstance(q, Switch):
         yes, share = stratum(q.yes, index)
         return Switch(q.condition, yes, q.no), torch.where(q.condition, share, first)
-    if isinstance(q, Mixture):
+    if isinstance(q, Mixture) and index < components_of(q):
         part = Stratum(q, index)
         return part, part.share
-    return q, first
+    return q, 0.0 if isinstance(q, Mixture) else first
 
 
-def part_of(q: Distribution, index: int | None, fused: bool = True) -> Distribution:
+def components_of(q: Distribution) -> int:
+    """How many components a mixture has; 1 of what is none."""
+    q = q.yes if isinstance(q, Switch) else q
+    return len(q.weights) if isinstance(q, Mixture) else 1
+
+
+def part_of(q: Distribution, index: int | None, strata: int | None = None, *, fused: bool = True) -> Distribution:
     """One component of a mixture, with its weight in `share` for the objective that asked for it; None = q itself.
 
     Where nothing was there to be fused q is the prior: its components, if it has any, are no strata.
+
+    Raises:
+        ValueError: more components than there are `strata`, so that some would be left out of the loss.
     """
     if index is None:
         return q
+    count = components_of(q)
+    if fused and strata is not None and count > strata:
+        raise ValueError(
+            f"the posterior is a mixture of {count} components and the loss has {strata} strata; repeats and a prior"
+            " expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
+        )
     q, share = stratum(q, index) if fused else (q, float(index == 0))
     q.share = share
     return q

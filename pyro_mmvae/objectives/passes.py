@@ -83,11 +83,13 @@ def dropped(probability: float) -> Views:
 def strata(names: Sequence[str]) -> list[View]:
     """One pass for each component of a mixture of experts, weighted by its share of each row.
 
-    Private codes of the other modalities come from the auxiliary prior.
+    Private codes of the other modalities come from the auxiliary prior. Repeats and a prior expert are components of
+    their own, which no modality stands for: a model with them is refused, and has the joint pass.
     """
-    return [View(private=(name,), stratum=position) for position, name in enumerate(names)]
+    return [View(private=(name,), stratum=place, strata=len(names)) for place, name in enumerate(names)]
 
 
 def subset_strata(names: Sequence[str]) -> list[View]:
     """One pass for each component of a mixture over all subsets of the modalities, such as MoPoE's."""
-    return [View(stratum=position) for position in range(2 ** len(names) - 1)]
+    count = 2 ** len(names) - 1
+    return [View(stratum=place, strata=count) for place in range(count)]
