@@ -1,16 +1,39 @@
-"""Codes of a model: what private ones are inferred from, several side by side, and one to try a decoder with."""
+"""Codes of a model: the posteriors that they are drawn from, several side by side, and one to try a decoder with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import like
+from pyro_mmvae.distributions import components_of, like, stratum
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.view import View
+
+
+def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, view: View) -> Distribution:
+    """q(z | x_S), or the component of it that is the view's stratum, with its weight in `share` for the objective.
+
+    Where nothing was seen that is the prior, whose components, if it has any, are no strata.
+
+    Raises:
+        ValueError: more components than strata, so that some would be left out of the loss.
+    """
+    q = fusion(experts)
+    if view.stratum is None:
+        return q
+    count = components_of(q)
+    if view.strata is not None and experts and count > view.strata:
+        raise ValueError(
+            f"the posterior is a mixture of {count} components and the loss has {view.strata} strata; repeats and"
+            " a prior expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
+        )
+    part, share = stratum(q, view.stratum) if experts else (q, float(view.stratum == 0))
+    part.share = share
+    return part
 
 
 def own_of(experts: Experts, view: View) -> Experts:

@@ -16,9 +16,9 @@ from pyro_mmvae.announce import once_a_step
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse
-from pyro_mmvae.codes import beside, one_code, own_of
+from pyro_mmvae.codes import beside, one_code, own_of, posterior_of
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import mapped, part_of
+from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, Seen, check_modalities, counted
@@ -109,11 +109,7 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         with plate("data", batch.rows, dim=-2):
-            z = (
-                None
-                if self.fusion is None
-                else pyro.sample("z", part_of(self.fusion(experts), view.stratum, view.strata, fused=bool(experts)))
-            )
+            z = None if self.fusion is None else pyro.sample("z", posterior_of(self.fusion, experts, view))
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)

@@ -16,7 +16,7 @@ from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
-from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, detached, part_of, stratum
+from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, components_of, detached, stratum
 
 __all__ = [
     "Beside",
@@ -36,6 +36,7 @@ __all__ = [
     "Surrogate",
     "Switch",
     "by_component",
+    "components_of",
     "detached",
     "feasible",
     "indicator",
@@ -47,7 +48,6 @@ __all__ = [
     "moments_of",
     "natural_form",
     "parameters_of",
-    "part_of",
     "pick_members",
     "stacked",
     "stratum",

@@ -115,27 +115,6 @@ def components_of(q: Distribution) -> int:
     return len(q.weights) if isinstance(q, Mixture) else 1
 
 
-def part_of(q: Distribution, index: int | None, strata: int | None = None, *, fused: bool = True) -> Distribution:
-    """One component of a mixture, with its weight in `share` for the objective that asked for it; None = q itself.
-
-    Where nothing was there to be fused q is the prior: its components, if it has any, are no strata.
-
-    Raises:
-        ValueError: more components than there are `strata`, so that some would be left out of the loss.
-    """
-    if index is None:
-        return q
-    count = components_of(q)
-    if fused and strata is not None and count > strata:
-        raise ValueError(
-            f"the posterior is a mixture of {count} components and the loss has {strata} strata; repeats and a prior"
-            " expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
-        )
-    q, share = stratum(q, index) if fused else (q, float(index == 0))
-    q.share = share
-    return q
-
-
 def detached(q: Distribution) -> Distribution:
     """The same density with no gradient to its parameters."""
     if isinstance(q, Surrogate):
