@@ -99,7 +99,8 @@ def smooth(log_weights: Tensor) -> Smoothed:
         to rounding, as they are for an exact guide.
     """
     draws = len(log_weights)
-    rounding = 64 * torch.finfo(log_weights.dtype).eps * log_weights.abs().amax(0).clamp(1, 1e6)
+    size = log_weights.masked_fill(log_weights == -torch.inf, 0).abs().amax(0).clamp(1, 1e6)
+    rounding = 64 * torch.finfo(log_weights.dtype).eps * size
     found = log_weights - log_weights.amax(0)
     tail = min(draws // 5, math.isqrt(9 * draws))  # at most 3 sqrt(draws)
     khat = found.new_full(found.shape[1:], math.inf)

@@ -54,6 +54,12 @@ def test_weights_that_rounding_makes_alike_are_not_called_good():
     assert smooth(raw.double()).khat.tolist() == [-math.inf] * 2
 
 
+def test_draws_that_are_impossible_do_not_spoil_the_k_hat_of_the_others():
+    raw = torch.full((1000, 2), -3.0, dtype=torch.float32)
+    raw[::7] = -torch.inf
+    assert smooth(raw).khat.tolist() == [-math.inf] * 2
+
+
 def two_modes():
     """x given z is N(z^2, 0.3), and the guide is the prior: the posterior has two modes and the guide draws both."""
     look = From(lambda x: normal(torch.zeros(len(x), 1), 1.0))
@@ -141,8 +147,8 @@ def test_a_guide_with_nine_tenths_of_a_posterior_is_not_certified(width, scale):
     found = mm.posterior_draws(vae, x, progress=False, max_nuts_rows=0)
     error = (found.latents["z"].mean(0).squeeze(-1) + 0.48).abs() / sd  # 0.33 in one mode
     assert float((found.certified & (error > 0.2)).double().mean()) < 0.1
-    error = mm.gaps(vae, x).log_likelihood + 3.5
-    assert float(error.median().abs()) < 0.05  # -0.105 in one mode
+    error = mm.gaps(vae, x).log_likelihood + 3.5  # -0.105 in one mode; by the prior alone, 0.08 in the root mean square
+    assert float((error**2).mean().sqrt()) < 0.03
 
 
 def conjugate(x=None, mask=None):

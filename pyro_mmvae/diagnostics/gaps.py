@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.diagnostics.witness import Witness, better, witnesses
+from pyro_mmvae.diagnostics.witness import Witness, witnesses
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -25,7 +25,8 @@ class Gaps:
 
     Attributes:
         log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal, from that with wider tails,
-            from the guide or from the prior, whichever is the best proposal of the row.
+            from the guide or from the prior, whichever is the best proposal of the row; what guide or prior alone have
+            found far from it is added.
         refined: (row,), the ELBO of the best normal in real coordinates.
         elbo: (row,), the ELBO of the guide.
         approximation, approximation_se: (row,), log_likelihood - refined, the distance that no encoder can close as
@@ -119,21 +120,23 @@ def gaps(
             Witness(z, target.log_weights(z, r)) for r in (q, widened(q)) for z in [r.sample((num_draws,))]
         )
         guide, prior, missed = witnesses(target, num_draws)
-        astray = wide.lacks(guide, q) | wide.lacks(prior, q)
-        columns.append(_split(guide.raw, refined.raw, wide.raw, better(guide, prior, missed).raw, astray))
+        seen = [wide.lacks(guide, q), wide.lacks(prior, q)]
+        rest = prior.where(missed | ~seen[0], guide)
+        others = wide.completed(rest, q, seen[0] | seen[1]), guide.completed(prior, guide.normal, missed), prior.raw
+        columns.append(_split(guide.raw, refined.raw, [refined.completed(rest, q, seen[0] | seen[1]), *others]))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 
-def _split(guide: Tensor, refined: Tensor, wide: Tensor, witness: Tensor, astray: Tensor) -> tuple[Tensor, ...]:
-    """The fields of `Gaps` from the log weights (draw, row) of the guide, the refined normal, the widened one, and the
-    better of guide and prior, which has log p where the normal went astray (row,).
+def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The fields of `Gaps` from the log weights (draw, row) of the guide, of the refined normal, and of the proposals
+    for log p.
 
     Errors come from influence functions: of a mean its terms, of log p the weights divided by their mean.
     """
-    chosen, best_so_far = refined, smooth(refined)
-    for weights, sure in ((wide, torch.zeros_like(astray)), (witness, astray)):
+    chosen, best_so_far = proposals[0], smooth(proposals[0])
+    for weights in proposals[1:]:
         smoothed = smooth(weights)
-        better = smoothed.beats(best_so_far) | sure
+        better = smoothed.beats(best_so_far)
         chosen = torch.where(better, weights, chosen)
         best_so_far = smoothed.where(better, best_so_far)
     value = chosen.logsumexp(0) - math.log(len(chosen))

@@ -55,11 +55,14 @@ class Witness:
         z = self.z.nan_to_num(posinf=0.0, neginf=0.0)
         return moments(z, full_rank=len(z) >= 10 * z.shape[-1])
 
-    def beyond(self, q: MultivariateNormal) -> Tensor:
-        """(row,), the share of the posterior's mass that is where a normal has next to none, by the weights."""
+    def far(self, q: MultivariateNormal) -> Tensor:
+        """(draw, row), whether a normal has next to no mass so far out."""
         away = torch.linalg.solve_triangular(q.scale_tril, (self.z - q.loc).movedim(0, -1).nan_to_num(), upper=False)
-        far = (math.sqrt(self.z.shape[-1]) + 3) ** 2 < (away**2).sum(1).T
-        return torch.where(far, self.weights.log_weights.exp(), 0).sum(0).clamp(max=1)
+        return (math.sqrt(self.z.shape[-1]) + 3) ** 2 < (away**2).sum(1).T
+
+    def beyond(self, q: MultivariateNormal) -> Tensor:
+        """(row,), the share of the posterior's mass that is far from a normal, by the weights."""
+        return torch.where(self.far(q), self.weights.log_weights.exp(), 0).sum(0).clamp(max=1)
 
     def lacks(self, other: Witness, q: MultivariateNormal) -> Tensor:
         """(row,), whether the other has found much of the posterior's mass away from these draws of about a normal q,
@@ -67,6 +70,12 @@ class Witness:
         there, here = other.beyond(q), self.beyond(q)
         variance = there * (1 - there) / other.weights.ess + here * (1 - here) / self.weights.ess
         return (other.weights.ess >= MANY) & (there - here > 0.01 + variance.sqrt())
+
+    def completed(self, other: Witness, q: MultivariateNormal, condition: Tensor) -> Tensor:
+        """Weights (draw, row) whose mean is p(x_S) as well: where the condition (row,) holds, that of these draws near
+        a normal q, and that of the other's far from it."""
+        near, rest = (w.raw.masked_fill(out, -torch.inf) for w, out in ((self, self.far(q)), (other, ~other.far(q))))
+        return torch.where(condition, torch.logaddexp(near, rest), self.raw)
 
 
 def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness, Tensor]:
