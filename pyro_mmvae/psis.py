@@ -52,11 +52,12 @@ class Smoothed(NamedTuple):
 
         Weights alone cannot tell: a proposal that fits one of two modes has equal ones. A few huge weights of the other
         do not tell either: one draw of a proposal that is too narrow can raise its mean by nats; smoothing hides that
-        they are few.
+        they are few. But means of weights are unbiased, so that they are seven nats too high once in e^7 rows at most.
         """
         variance = 1 / self.ess + 1 / other.raw_ess - 1 / len(self.log_weights) - 1 / len(other.log_weights)
-        further = other.log_mean - self.log_mean > 0.01 + 3 * variance.clamp(min=0).sqrt()
-        return further & (other.raw_ess >= MANY)
+        further = other.log_mean - self.log_mean
+        doubt = torch.where(other.raw_ess >= MANY, 0.01 + 3 * variance.clamp(min=0).sqrt(), 7.0)
+        return further > doubt
 
     def beats(self, other: Smoothed) -> Tensor:
         """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""

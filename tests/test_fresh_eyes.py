@@ -111,6 +111,25 @@ def test_the_prior_sees_the_mode_that_the_guide_does_not_know():
     assert draws.certified.all() and (draws.latents["z"].mean(0).abs() < 0.5).all()  # 1.5 in one mode
 
 
+def test_a_guide_with_next_to_nothing_of_a_posterior_is_not_certified():
+    """It fits a mode of 1e-5 of the mass; of a thousand draws of the prior two or three reach the other, not ten."""
+    modes = dist.Normal(torch.tensor([[-0.36, 0.0], [0.36, 0.0]]), 0.06).to_event(1)
+    posterior = dist.MixtureSameFamily(dist.Categorical(torch.tensor([1e-5, 1 - 1e-5])), modes)
+
+    def logits(z):
+        log_p = posterior.log_prob(z) - dist.Normal(torch.zeros(2), 1.0).to_event(1).log_prob(z) - 6
+        return (log_p - torch.log1p(-log_p.exp())).unsqueeze(-1)
+
+    look = From(lambda x: normal(torch.tensor([[-0.36, 0.0]]).expand(len(x), 2), 0.06))
+    part = mm.Modality(mm.BernoulliLikelihood(From(logits)), look)
+    vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(2), mm.PoE(prior_expert=False))
+    x = {"a": torch.ones(60, 1)}
+    found = mm.posterior_draws(vae, x, progress=False, max_nuts_rows=0)
+    assert not bool((found.certified & (found.latents["z"].mean(0)[:, 0] < 0)).any())
+    gaps = mm.gaps(vae, x)
+    assert not bool(((gaps.log_likelihood + 6 < -2) & (gaps.khat < mm.khat_limit(1000))).any())  # -11.5
+
+
 def test_a_conditional_likelihood_knows_all_modes_of_the_condition():
     """x_a = 1 leaves four stripes of the prior, and the normal of x_a is in one of them; b | a by quadrature."""
     torch.manual_seed(0)
