@@ -13,9 +13,10 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.refine import fit_normal, moments
+from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
+from pyro_mmvae.diagnostics.witness import covering
 from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.inference import joint_draws
 from pyro_mmvae.modes import tool
@@ -36,9 +37,10 @@ def annealed_log_likelihood(
 ) -> LogLikelihood:
     """log p(x_S) by annealed importance sampling: the strong check of `mm.log_likelihood`.
 
-    Every chain starts in a normal fitted to the posterior of its row and goes through densities that become the
-    posterior step by step, moved by Hamiltonian Monte Carlo. What it loses on the way is its weight. Trial chains find
-    the length of the steps first, so that the weights are unbiased for p(x_S).
+    Every chain starts in a normal fitted to the posterior of its row, or in a wider one where draws of guide or prior
+    have found modes that this one lacks, and goes through densities that become the posterior step by step, moved by
+    Hamiltonian Monte Carlo. What it loses on the way is its weight. Trial chains find the length of the steps first, so
+    that the weights are unbiased for p(x_S).
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes.
@@ -47,7 +49,7 @@ def annealed_log_likelihood(
         chains: for each row.
         temperatures: densities on the way; the bound tightens as they grow.
         from_prior: start in the normal with the moments of the prior, which knows nothing of the guide, and may find
-            modes that a fitted normal does not see; it takes more temperatures.
+            modes that neither a fitted normal nor draws have seen; it takes more temperatures.
 
     Returns:
         `LogLikelihood`: a lower bound in expectation, as that of importance sampling, and a tighter one; k-hat is that
@@ -180,7 +182,7 @@ class _Way:
     """The densities between a normal and the posterior, and the steps that trial chains found for each."""
 
     def __init__(self, target: Target, chains: int, temperatures: int, from_prior: bool):
-        base = moments(target.prior(1000)[0], full_rank=True) if from_prior else fit_normal(target, full_rank=True)
+        base = moments(target.prior(1000)[0], full_rank=True) if from_prior else covering(target)
         self.path = Path(target, base, chains)
         grid = torch.linspace(-4, 4, temperatures + 1, device="cpu").sigmoid()
         self.betas: list[float] = ((grid - grid[0]) / (grid[-1] - grid[0])).tolist()

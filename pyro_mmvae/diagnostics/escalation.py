@@ -196,7 +196,8 @@ class _Ladder:
         self.budget.nuts_rows -= len(some) if name == "nuts" else 0
         rhat, ess = mixing(y)
         y = y.flatten(0, 1)
-        walked = Witness(path.codes(y), torch.zeros_like(y[..., 0]))
+        found = torch.maximum(guide.weights.log_mean, prior.weights.log_mean)  # of p(x_S), of which chains know nothing
+        walked = Witness(path.codes(y), found.expand(y.shape[:2]))
         astray = walked.lacks(guide, walked.normal) | walked.lacks(prior, walked.normal)
         mixed = (rhat < MIXED) & (ess >= self.tolerance**-2) & ~astray
         y = y[torch.linspace(0, len(y) - 1, self.num_draws).round().long()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_mmvae.diagnostics.refine import moments
+from pyro_mmvae.diagnostics.refine import fit_normal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.psis import MANY, Smoothed, resampled, smooth
 
@@ -66,8 +66,9 @@ class Witness:
 
     def lacks(self, other: Witness, q: MultivariateNormal) -> Tensor:
         """(row,), whether the other has found much of the posterior's mass away from these draws of about a normal q,
-        where they themselves have found less."""
-        there, here = other.beyond(q), self.beyond(q)
+        where they themselves have found less; of the mass that these draws have found in all."""
+        more = (other.weights.log_mean - self.weights.log_mean).clamp(max=10).exp()
+        there, here = (other.beyond(q) * more).clamp(max=1), self.beyond(q)
         variance = there * (1 - there) / other.weights.ess + here * (1 - here) / self.weights.ess
         return (other.weights.ess >= MANY) & (there - here > 0.01 + variance.sqrt())
 
@@ -87,3 +88,15 @@ def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness, Tensor]
 def better(guide: Witness, prior: Witness, missed: Tensor) -> Witness:
     """For each row the better proposal of the two."""
     return prior.where(prior.weights.beats(guide.weights) | missed, guide)
+
+
+def covering(target: Target, num_draws: int = 1000) -> MultivariateNormal:
+    """A normal fitted to each row; where guide or prior have found much that it lacks, that of their weighted draws."""
+    q = fit_normal(target, full_rank=True)
+    guide, prior, missed = witnesses(target, num_draws)
+    z, seen = q.sample((num_draws,)), better(guide, prior, missed)
+    fitted = Witness(z, target.log_weights(z, q))
+    astray = fitted.lacks(guide, q) | fitted.lacks(prior, q) | fitted.weights.misses(seen.weights)
+    wide, where = Witness(seen.resampled(num_draws), seen.raw).normal, astray[:, None]
+    loc, factor = torch.where(where, wide.loc, q.loc), torch.where(where[..., None], wide.scale_tril, q.scale_tril)
+    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
