@@ -170,6 +170,30 @@ def test_a_guide_with_nine_tenths_of_a_posterior_is_not_certified(width, scale):
     assert float((error**2).mean().sqrt()) < 0.03
 
 
+def test_draws_of_a_pooled_prior_have_the_constant_that_its_density_leaves_out():
+    """The pool is 0.5 N(0, 1) and 0.5 q in the exponent, which integrates to less than one; by quadrature."""
+    look = From(lambda x: normal(2 * x, 0.3))
+    part = mm.Modality(mm.NormalLikelihood(nn.Identity(), scale=1.0), look)
+    vae, x = mm.MultimodalVAE({"a": part}, mm.Pooled(mm.StandardNormal(1), 0.5), mm.PoE()), torch.randn(40, 1)
+    z = torch.linspace(-12, 12, 12001)
+    pool = 0.5 * (dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(2 * x, 0.3).log_prob(z))
+    exact = (pool + dist.Normal(x, 1.0).log_prob(z)).logsumexp(1) + math.log(0.002)
+    found = mm.gaps(vae, {"a": x}, full_rank=True)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=1e-3)
+    target = Target(vae, vae.check({"a": x}), None, 2)
+    value = target.prior(20_000)[1].logsumexp(0) - math.log(20_000)
+    torch.testing.assert_close(value, exact, rtol=0, atol=0.1)
+
+
+def test_a_prior_that_cannot_be_drawn_is_no_witness():
+    vae, x = three(), three_rows(6)
+    pooled = mm.MultimodalVAE(dict(vae.modalities), mm.Pooled(mm.Laplace(2), 0.2), mm.PoE())
+    assert mm.gaps(pooled, x, num_draws=100, steps=5).log_likelihood.isfinite().all()
+    assert mm.posterior_draws(pooled, x, method="guide", progress=False).latents["z"].shape == (1000, 6, 2)
+    found = mm.conditional_log_likelihood(pooled, x, given=["body"], targets=["label"], num_particles=100)
+    assert found.value.isfinite().all()
+
+
 def conjugate(x=None, mask=None):
     batch = mm.Batch.of(x, mask)
     with pyro.plate("data", batch.rows, dim=-1):

@@ -15,6 +15,7 @@ from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.diagnostics.witness import of_prior
 from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
@@ -73,7 +74,7 @@ def conditional_log_likelihood(
         small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)
-        normals = [_with(second, first, shared), second, moments(large.prior(1000)[0], full_rank=True)]
+        normals = [_with(second, first, shared), second, moments(of_prior(large, 1000).z, full_rank=True)]
         proposal = _mixture(normals)
         z = proposal.sample((num_particles,))
         top = large.log_weights(z, proposal)

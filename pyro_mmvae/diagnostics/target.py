@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import LogPool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of, value_of
 
@@ -94,7 +95,12 @@ class Target:
     @torch.no_grad()
     def prior(self, num_draws: int) -> tuple[Tensor, Tensor]:
         """Draws of the model's codes as if nothing had been observed, in real coordinates (draw, row, size), and
-        log p(x | z), (draw, row)."""
+        log p(x, z) less the log-density that they were drawn from, (draw, row): log p(x | z), and the constant that a
+        `LogPool` leaves out.
+
+        Raises:
+            NotImplementedError: a prior that can be scored, not drawn.
+        """
         found = []
         for k in self.split(num_draws):
             trace = self._trace(self.shared(k), k)
@@ -102,6 +108,10 @@ class Target:
             z = self.coordinates(values)
             seen = [trace.nodes[name] for name in trace.observation_nodes if row_axis(trace.nodes[name]) is not None]
             total = sum((per_row(site, k, self.batch.rows) for site in seen), z.new_zeros(z.shape[:2]))
+            for site in (trace.nodes[name] for name in self.sites):
+                if isinstance(site["fn"], LogPool):
+                    drawn = {**site, "fn": site["fn"].normalized()}
+                    total = total + per_row(site, k, self.batch.rows) - per_row(drawn, k, self.batch.rows)
             found.append((z, torch.where(total.isnan(), -torch.inf, total)))
         return torch.cat([z for z, _ in found]), torch.cat([weights for _, weights in found])
 

@@ -79,9 +79,17 @@ class Witness:
         return torch.where(condition, torch.logaddexp(near, rest), self.raw)
 
 
+def of_prior(target: Target, num_draws: int) -> Witness:
+    """Draws of the prior, or of the guide where the prior can be scored alone."""
+    try:
+        return Witness(*target.prior(num_draws))
+    except NotImplementedError:
+        return Witness(*target.guide(num_draws))
+
+
 def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness, Tensor]:
     """The guide, the prior, and whether the guide has missed what the prior has found (row,)."""
-    guide, prior = Witness(*target.guide(num_draws)), Witness(*target.prior(num_draws))
+    guide, prior = Witness(*target.guide(num_draws)), of_prior(target, num_draws)
     return guide, prior, guide.weights.misses(prior.weights) | guide.lacks(prior, guide.normal)
 
 
