@@ -66,7 +66,7 @@ class Modality(nn.Module):
 
 
 def check_modalities(modalities: Mapping[str, Modality], private: Collection[str], alone: bool) -> None:
-    """Refuses what makes no model: what is no modality, a name that is taken, a code without a prior, none at all.
+    """Refuses what makes no model: no modality, a taken name, a code without a prior or the reverse, none at all.
 
     Args:
         private: the names that have a prior of their private code.
@@ -87,6 +87,9 @@ def check_modalities(modalities: Mapping[str, Modality], private: Collection[str
             raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
         if alone and modality.private is None and modality.decoder is not None:
             raise ValueError(f"modality {name!r} has no code at all; give a prior and a fusion of z, or private=...")
+    for name in private:
+        if name not in modalities or modalities[name].private is None:
+            raise ValueError(f"private_prior names {name!r}, which is no modality with a private code; drop it")
 
 
 class Seen:

@@ -56,7 +56,22 @@ REFUSED = {
     "target is 'tpyo'; choose one of the modalities a, b": lambda m: mm.recipes.cvae(
         m, 2, "tpyo", joint(), {"a": 3, "b": 2}
     ),
-    "modality 'b' has no size of its code; add it to private": lambda m: mm.recipes.nexus(m, 2, {"a": 2}),
+    "modality 'b' has no size; add it to private": lambda m: mm.recipes.nexus(m, 2, {"a": 2}),
+    "sizes has 'tpyo', which is no modality; there is a, b: drop it": lambda m: mm.recipes.jmvae(
+        m, 2, joint(), {"a": 3, "b": 2, "tpyo": 4}
+    ),
+    "sizes has 'c', which is no": lambda m: mm.recipes.cvae(m, 2, "a", joint(), {"a": 3, "b": 2, "c": 4}),
+    "sizes has 'd', which is no": lambda m: mm.recipes.mhvae(m, [2, 2], {"a": 3, "b": 2, "d": 4}),
+    "sizes has 'e', which is no": lambda m: mm.recipes.jnf(m, 2, joint(), {"a": 3, "b": 2, "e": 4}),
+    "sizes has 'f', which is no": lambda m: mm.recipes.telbo(m, 2, joint(), {"a": 3, "b": 2, "f": 4}),
+    "sizes has 'g', which is no": lambda m: mm.recipes.feature_fusion(m, 2, joint(), {"a": 3, "b": 2, "g": 4}),
+    "private has 'h', which is no": lambda m: mm.recipes.nexus(m, 2, {"a": 2, "b": 2, "h": 2}),
+    "modality 'b' has no size; add it to sizes": lambda m: mm.recipes.jmvae(m, 2, joint(), {"a": 3}),
+    r"sizes\['a'\] is 3.5; give a whole number": lambda m: mm.recipes.jmvae(m, 2, joint(), {"a": 3.5, "b": 2}),
+    r"sizes is a list; give a dictionary": lambda m: mm.recipes.jmvae(m, 2, joint(), [3, 2]),
+    "private_prior names 'a', which is no modality with a private code": lambda m: mm.MultimodalVAE(
+        m, mm.StandardNormal(2), mm.PoE(), private_prior={"a": mm.StandardNormal(2)}
+    ),
     r"dims is 2; give the size of each level, such as \[4, 8\]": lambda m: mm.recipes.mhvae(m, 2, {"a": 3, "b": 2}),
     r"dims\[1\] is 0; give a whole number": lambda m: mm.recipes.mhvae(m, [2, 0], {"a": 3, "b": 2}),
 }

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pyro.distributions import Distribution
 from pyro.infer import Trace_ELBO
 
+from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import check_named
 from pyro_mmvae.distributions import by_component
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
@@ -16,6 +18,23 @@ from pyro_mmvae.vae import MultimodalVAE
 
 Modalities = Mapping[str, Modality]
 Ready = tuple[MultimodalVAE, Objective | Trace_ELBO]
+
+
+def check_sizes(sizes: Mapping[str, int], modalities: Modalities, what: str = "sizes") -> None:
+    """Refuses sizes of what is no modality, or none for one that is looked at.
+
+    Args:
+        what: the name of the argument.
+    """
+    check_named("modalities", modalities, "{'image': mm.Modality(decoder, encoder)}")
+    check_named(what, sizes, "{'image': 128, 'sound': 40}")
+    for name in sizes:
+        if name not in modalities:
+            raise ValueError(f"{what} has {name!r}, which is no modality; there is {', '.join(modalities)}: drop it")
+        whole(f"{what}[{name!r}]", sizes[name])
+    for name, modality in modalities.items():
+        if name not in sizes and modality.encoder is not None:
+            raise ValueError(f"modality {name!r} has no size; add it to {what}")
 
 
 class ByComponent(Fusion):

@@ -16,7 +16,7 @@ from pyro_mmvae.modality import Modality
 from pyro_mmvae.networks import mlp
 from pyro_mmvae.objectives import Objective, Pass, every_subset
 from pyro_mmvae.priors import StandardNormal
-from pyro_mmvae.recipes.base import Modalities, Ready
+from pyro_mmvae.recipes.base import Modalities, Ready, check_sizes
 from pyro_mmvae.vae import MultimodalVAE
 
 
@@ -40,7 +40,7 @@ def cvae(
         prior: of z given the experts of the others; N(0, I) by default.
 
     Raises:
-        ValueError: a target that is no modality.
+        ValueError: a target that is no modality, or sizes of what is none.
 
     Reference:
         Sohn, Lee and Yan, 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
@@ -55,6 +55,7 @@ def cvae(
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    check_sizes(sizes, modalities)
     if target not in modalities:
         raise ValueError(f"target is {target!r}; choose one of the modalities {', '.join(modalities)}")
     others = {name: size for name, size in sizes.items() if name != target}
@@ -90,6 +91,7 @@ def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int],
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    check_sizes(sizes, modalities)
     prior = Ladder(dims, hidden)
     vae = MultimodalVAE(modalities, prior, LadderPoE(prior, sizes, hidden))
     return vae, Objective([Pass(every_subset, weight=1 / (2 ** len(modalities) - 1))])
@@ -118,7 +120,7 @@ def nexus(
         beta: weight of the top's KL.
 
     Raises:
-        ValueError: a modality without a size in `private`.
+        ValueError: a modality without a size in `private`, or a size of none.
 
     Reference:
         Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-
@@ -131,9 +133,10 @@ def nexus(
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    check_sizes(private, modalities, "private")
     for name in modalities:
         if name not in private:
-            raise ValueError(f"modality {name!r} has no size of its code; add it to private")
+            raise ValueError(f"modality {name!r} has no size; add it to private")
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
     codes = {name: Modality(NormalLikelihood(mlp(dim, hidden, private[name])), nn.Identity()) for name in own}

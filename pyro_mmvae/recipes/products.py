@@ -15,7 +15,7 @@ from pyro_mmvae.fusion import JointEncoder, MoE, PoE
 from pyro_mmvae.modality import Modality
 from pyro_mmvae.objectives import Match, Objective, Pass, encoders_only, joint, random_subsets, unimodal
 from pyro_mmvae.priors import Pooled, StandardNormal
-from pyro_mmvae.recipes.base import Modalities, Ready
+from pyro_mmvae.recipes.base import Modalities, Ready, check_sizes
 from pyro_mmvae.vae import MultimodalVAE
 
 
@@ -46,6 +46,7 @@ def feature_fusion(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapp
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    check_sizes(sizes, modalities)
     return MultimodalVAE(modalities, StandardNormal(dim), JointEncoder(net, sizes)), Trace_ELBO()
 
 
@@ -111,6 +112,7 @@ def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, 
         >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
         2
     """
+    check_sizes(sizes, modalities)
     total = 1 + alpha * len(modalities)
     prior = Pooled(StandardNormal(dim), alpha / total)
     vae = MultimodalVAE(modalities, prior, JointEncoder(net, sizes, otherwise=PoE()))
@@ -137,6 +139,7 @@ def telbo(
         >>> history = mm.fit(vae, x, loss=first, epochs=2, progress=False)
         >>> history = mm.fit(vae, x, loss=second(), epochs=2, progress=False)
     """
+    check_sizes(sizes, modalities)
     fusion = JointEncoder(net, sizes, otherwise=PoE(prior_expert=False))
     vae = MultimodalVAE(modalities, StandardNormal(dim), fusion)
 
@@ -200,6 +203,7 @@ def jnf(
         >>> history = mm.fit(vae, x, loss=first, epochs=2, progress=False)
         >>> history = mm.fit(vae, x, loss=second(), epochs=2, progress=False)
     """
+    check_sizes(sizes, modalities)
     make = transforms or (lambda: couplings(dim))
     flows = {
         name: Modality(m.decoder, _flowing(m, make()), trunk=m.trunk, weight=m.weight) for name, m in modalities.items()
