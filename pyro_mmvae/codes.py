@@ -14,6 +14,14 @@ from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.view import View
 
 
+def fused(fusion: Callable[[Experts], Distribution], experts: Experts) -> Distribution:
+    """q(z | x_S); raises TypeError for what is no distribution."""
+    q = fusion(experts)
+    if not isinstance(q, Distribution):
+        raise TypeError(f"the fusion returned {type(q).__name__}; it must return a Pyro distribution")
+    return q
+
+
 def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, view: View) -> Distribution:
     """q(z | x_S), or the component of it that is the view's stratum, with its weight in `share` for the objective.
 
@@ -22,7 +30,7 @@ def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, vi
     Raises:
         ValueError: more components than strata, so that some would be left out of the loss.
     """
-    q = fusion(experts)
+    q = fused(fusion, experts)
     if view.stratum is None:
         return q
     count = components_of(q)

@@ -180,6 +180,12 @@ class Experts(Mapping[str, Distribution]):
                 f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)};"
                 " it must have batch (entry,) and event (dim,): check its input size, or add .to_event(1)"
             )
+        for other, p in self._entries.items() if self._head == "encoder" else ():
+            if p.event_shape != q.event_shape:
+                raise ValueError(
+                    f"the encoder of {name!r} gives codes {tuple(q.event_shape)}, that of {other!r}"
+                    f" {tuple(p.event_shape)}; give all of them the size of z"
+                )
         return q
 
 

@@ -16,7 +16,7 @@ from pyro_mmvae.announce import once_a_step
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse
-from pyro_mmvae.codes import beside, one_code, own_of, posterior_of
+from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
@@ -136,7 +136,7 @@ class MultimodalVAE(nn.Module):
         self.check_names(() if given is None else given)
         if self.fusion is None:
             raise ValueError("this model has no shared code z; ask mm.importance for the draws of the private ones")
-        q = self.fusion(self._experts(batch, seen, View(given))).expand((batch.rows, 1))
+        q = fused(self.fusion, self._experts(batch, seen, View(given))).expand((batch.rows, 1))
         with torch.no_grad(), suppress(NotImplementedError):  # a flow knows no mean
             refuse(batch, q.mean.isfinite().all(-1), "the mean of z")
         return mapped(q, lambda value, event_dims: value.squeeze(-1 - event_dims))

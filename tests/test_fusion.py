@@ -336,6 +336,59 @@ def test_learned_fusions_say_what_is_wrong():
         known(learned("ab")["DeepSets"]).posterior({"c": torch.zeros(2, 2)})
 
 
+def embeds(*sizes):
+    return {"a": nn.Linear(sizes[0], sizes[1]), "b": nn.Linear(2, sizes[2])}
+
+
+MISFITS = {
+    "the network in embed of 'a' fails on .*mend its sizes": lambda: mm.DeepSets(embeds(5, 8, 8), mm.NormalHead(8, 1)),
+    r"embed of 'b' gives shape \(3, 7\); let it give \(3, 8\)": lambda: mm.DeepSets(
+        embeds(2, 8, 7), mm.NormalHead(8, 1)
+    ),
+    r"embed of 'a' gives shape \(3, 7\); let": lambda: mm.Attention(embeds(2, 7, 7), mm.NormalHead(8, 1), 8),
+    "embed of 'a' gives a Independent": lambda: mm.DeepSets({"a": Known()}, mm.NormalHead(8, 1)),
+    "the head of 'DeepSets' fails on .*mend its sizes": lambda: mm.DeepSets(embeds(2, 8, 8), mm.NormalHead(9, 1)),
+    "the head of 'Attention' fails on .*mend its sizes": lambda: mm.Attention(embeds(2, 8, 8), mm.NormalHead(9, 1), 8),
+    "size is 6, with 4 heads; give a multiple": lambda: mm.Attention(embeds(2, 6, 6), mm.NormalHead(6, 1), 6),
+    r"the head of 'DeepSets' has batch \(3, 1\) .*add .to_event": lambda: mm.DeepSets(
+        embeds(2, 8, 8), nn.Sequential(nn.Linear(8, 2), Loose())
+    ),
+    "GeneralizedPoE has dim 3 for codes of 1; mend": lambda: mm.GeneralizedPoE("ab", 3),
+}
+
+
+class Loose(nn.Module):
+    """Without an event."""
+
+    def forward(self, h):
+        return dist.Normal(h[:, :1], 1.0)
+
+
+@pytest.mark.parametrize("line", MISFITS)
+def test_parts_of_a_wrong_size_are_named_in_one_line(line):
+    with pytest.raises(ValueError, match=line) as caught:
+        known(MISFITS[line](), "ab").posterior(drawn(3, "ab"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_returns_no_distribution_is_named():
+    for fusion, line in {
+        mm.DeepSets(embeds(2, 8, 8), nn.Linear(8, 1)): "the head of 'DeepSets' returned Tensor",
+        mm.JointEncoder(nn.Linear(6, 1), {"a": 2, "b": 2}): "the network of 'JointEncoder' returned Tensor",
+        (lambda experts: torch.zeros(3, 1, 1)): "the fusion returned Tensor",
+    }.items():
+        with pytest.raises(TypeError, match=f"{line}; it must return a Pyro distribution"):
+            known(fusion, "ab").posterior(drawn(3, "ab"))
+    with pytest.raises(TypeError, match="the prior returned Tensor; it must"):
+        mm.MultimodalVAE(dict(known(mm.PoE()).modalities), lambda: torch.zeros(1), mm.PoE()).check(drawn(3))
+
+
+def test_experts_of_codes_of_different_sizes_are_named():
+    vae, x = known(mm.MoE(), "ab"), drawn(3, "a") | drawn(3, "b", dim=2)
+    with pytest.raises(ValueError, match=r"encoder of 'b' gives codes \(2,\), that of 'a' \(1,\); give all of them"):
+        vae.guide(x)
+
+
 @pytest.mark.parametrize("base", [mm.PoE(), mm.MoE()])
 def test_a_flow_has_the_density_of_the_change_of_variables(base):
     transform = dist.transforms.spline(1, count_bins=4)

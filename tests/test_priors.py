@@ -288,3 +288,11 @@ def test_learnt_priors_find_clusters_that_a_normal_cannot():
         lambda m, x: mm.VampPrior(2, m, mm.PoE(prior_expert=False), {n: v[:20] for n, v in x.items()}),
     ):
         assert held_out(prior) > normal + 0.5
+
+
+def test_the_networks_of_a_hierarchy_are_named():
+    for name, sizes in {"down": (9, DIM), "up": (3, 9)}.items():
+        nets = mm.encoder(sizes[0], 8, dim=DIM), mm.encoder(sizes[1], 8, dim=3)
+        vae = mm.MultimodalVAE(parts(), mm.HierarchicalNormal(DIM, mm.StandardNormal(3), *nets), mm.PoE())
+        with pytest.raises(ValueError, match=f"the network {name} of 'HierarchicalNormal' fails on .*; mend its sizes"):
+            mm.log_likelihood(vae, pseudo(4), num_particles=2)

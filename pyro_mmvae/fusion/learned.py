@@ -9,6 +9,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
@@ -43,11 +44,11 @@ class DeepSets(Fusion):
         self.embed, self.head, self.average = nn.ModuleDict(embed), head, average
 
     def fuse(self, experts: Experts) -> Distribution:
-        parts = [embedded(self.embed, experts, name).sum(1) for name in experts]
+        parts = [part.sum(1) for part in embedded(self.embed, experts)]
         pooled = sum(parts[1:], parts[0])
         if self.average:
             pooled = pooled / torch.cat(list(experts.given.values()), 1).sum(1, keepdim=True).clamp(min=1)
-        return one_repeat(self.head(pooled))
+        return said("head", "DeepSets", self.head, pooled)
 
 
 class Attention(Fusion):
@@ -63,6 +64,9 @@ class Attention(Fusion):
         heads: of the attention.
         layers: of the transformer.
 
+    Raises:
+        ValueError: a size that is no multiple of the heads.
+
     Reference:
         Hirt, Campolo, Leong and Ortega, 2024, https://arxiv.org/abs/2309.00380
 
@@ -74,17 +78,19 @@ class Attention(Fusion):
 
     def __init__(self, embed: Mapping[str, nn.Module], head: nn.Module, size: int, *, heads: int = 4, layers: int = 1):
         super().__init__()
+        if whole("size", size) % whole("heads", heads):
+            raise ValueError(f"size is {size}, with {heads} heads; give a multiple of the heads")
         self.embed, self.head = nn.ModuleDict(embed), head
         self.query = nn.Parameter(torch.randn(size) * size**-0.5)
         self.layers = nn.ModuleList([attention_layer(size, heads) for _ in range(layers)])
 
     def fuse(self, experts: Experts) -> Distribution:
         query = self.query.expand(experts.rows, 1, -1)
-        tokens = torch.cat([query, *[embedded(self.embed, experts, name) for name in experts]], 1)
+        tokens = torch.cat([query, *embedded(self.embed, experts, len(self.query))], 1)
         hidden = ~torch.cat([torch.ones_like(query[..., 0], dtype=torch.bool), *experts.given.values()], 1)
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=hidden)
-        return one_repeat(self.head(tokens[:, 0]))
+        return said("head", "Attention", self.head, tokens[:, 0])
 
 
 class JointEncoder(Fusion):
@@ -145,7 +151,7 @@ class JointEncoder(Fusion):
         """What the network says of all modalities, in the rows `at`; None = in every row."""
         features = features_beside(experts, self.sizes)
         features = features if at is None else features.index_select(0, at)
-        return one_repeat(ask("network", "JointEncoder", self.net, features))
+        return said("network", "JointEncoder", self.net, features)
 
 
 def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
@@ -175,11 +181,38 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
     return torch.cat([*(c.to(like) for c in columns), torch.stack(given, 1).to(like)], 1)
 
 
-def embedded(embed: nn.ModuleDict, experts: Experts, name: str) -> Tensor:
-    """embed_m(h_m) as (row, repeat, size), zero where not given."""
-    if name not in embed:
-        raise ValueError(f"modality {name!r} has no network in the fusion; add it to embed")
-    return placed(experts, name, embed[name](experts.features(name)))
+def embedded(embed: nn.ModuleDict, experts: Experts, size: int | None = None) -> list[Tensor]:
+    """embed_m(h_m) of every expert as (row, repeat, size), zero where not given.
+
+    Raises:
+        ValueError: a modality without a network, or one of another size than `size`, or than the first has.
+    """
+    found = []
+    for name in experts:
+        if name not in embed:
+            raise ValueError(f"modality {name!r} has no network in the fusion; add it to embed")
+        features = experts.features(name)
+        value = ask("network in embed", name, embed[name], features)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        size = shape[-1] if size is None and shape else size
+        if shape != (len(features), size):
+            what = f"shape {shape}" if shape else f"a {type(value).__name__}"
+            raise ValueError(f"the network in embed of {name!r} gives {what}; let it give {(len(features), size)}")
+        found.append(placed(experts, name, value))
+    return found
+
+
+def said(what: str, name: str, network: nn.Module, features: Tensor) -> Distribution:
+    """What a network makes of features (row, size) as a distribution with batch (row, 1)."""
+    q = ask(what, name, network, features)
+    if not isinstance(q, Distribution):
+        raise TypeError(f"the {what} of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
+    if q.batch_shape != features.shape[:1]:
+        raise ValueError(
+            f"the {what} of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)}; it must have batch"
+            " (row,) and event (dim,): add .to_event(1)"
+        )
+    return one_repeat(q)
 
 
 def placed(experts: Experts, name: str, value: Tensor) -> Tensor:

@@ -108,6 +108,8 @@ class GeneralizedPoE(Fusion):
         precision, shift, stack = natural(experts)
         own = [self._logits(name) for name in experts]
         given, logits = stack.given, torch.stack([own[place] for place in stack.modality])
+        if logits.shape[-1] != precision.shape[-1]:
+            raise ValueError(f"GeneralizedPoE has dim {logits.shape[-1]} for codes of {precision.shape[-1]}; mend dim")
         logits = logits.unsqueeze(1).unsqueeze(1)
         if self.prior_logits is not None:
             precision, shift = with_prior(experts, precision, shift)

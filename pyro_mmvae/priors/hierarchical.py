@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import torch
@@ -13,7 +13,9 @@ from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 from pyro_mmvae.experts import Experts
+from pyro_mmvae.modality import ask
 
+Lazy = Callable[[Tensor], Distribution]
 SITE = "prior.top.w"  # ends as the private codes do, so that every tool knows it for a latent one
 
 
@@ -46,12 +48,19 @@ class HierarchicalNormal(nn.Module):
 
     def forward(self, experts: Experts | None = None) -> Distribution:
         if experts is None:
-            return Ancestral(self.dim, self.top(None), self.down, self.up)
-        return self.down(pyro.sample(SITE, self.top(None).expand((experts.rows, 1))))
+            return Ancestral(self.dim, self.top(None), self._down, self._up)
+        v = pyro.sample(SITE, self.top(None).expand((experts.rows, 1)))
+        return self._down(v)
 
     def guide(self, z: Tensor) -> None:
         """Draws v given z, inside the guide's plate."""
-        pyro.sample(SITE, self.up(z))
+        pyro.sample(SITE, self._up(z))
+
+    def _down(self, v: Tensor) -> Distribution:
+        return ask("network down", "HierarchicalNormal", self.down, v)
+
+    def _up(self, z: Tensor) -> Distribution:
+        return ask("network up", "HierarchicalNormal", self.up, z)
 
 
 class Ancestral(Frozen):
@@ -68,7 +77,7 @@ class Ancestral(Frozen):
         num_particles: K.
     """
 
-    def __init__(self, dim: int, top: Distribution, down: nn.Module, up: nn.Module, num_particles: int = 1):
+    def __init__(self, dim: int, top: Distribution, down: Lazy, up: Lazy, num_particles: int = 1):
         self.top, self.down, self.up, self.num_particles = top, down, up, num_particles
         super().__init__(top.batch_shape, torch.Size((dim,)), validate_args=False)
 

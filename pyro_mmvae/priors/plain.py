@@ -20,7 +20,10 @@ class Function(nn.Module):
         self.bare = not inspect.signature(function).parameters
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return self.function() if self.bare else self.function(experts)
+        p = self.function() if self.bare else self.function(experts)
+        if not isinstance(p, Distribution):
+            raise TypeError(f"the prior returned {type(p).__name__}; it must return a Pyro distribution")
+        return p
 
 
 def of_experts(prior: Callable[..., Distribution]) -> nn.Module:
