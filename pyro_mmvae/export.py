@@ -123,7 +123,7 @@ def _modality(
 def _latents(latents: dict[str, Tensor], log_weights: Tensor) -> dict[str, dict[str, Variable]]:
     """The groups of the codes and their weights."""
     return {
-        "posterior": {k: ((*DRAWS, "row", _latent(k)), _chain(v)) for k, v in latents.items()},
+        "posterior": {k: _code(k, v, "draw", "row") for k, v in latents.items()},
         "sample_stats": {
             "log_weight": ((*DRAWS, "row"), _chain(log_weights)),
             "khat": (("row",), smooth(log_weights).khat.cpu().numpy()),
@@ -139,13 +139,16 @@ def _prior(vae: Any, num_draws: int) -> dict[str, dict[str, Variable]]:
         return {}
     features = {k: v.reshape(num_draws, -1) for k, v in drawn.items()}
     return {
-        "prior": {k: ((*DRAWS, _latent(k)), _chain(v)) for k, v in latents.items()},
+        "prior": {k: _code(k, v, "draw") for k, v in latents.items()},
         "prior_predictive": {k: ((*DRAWS, f"{k}_feature"), _chain(v)) for k, v in features.items()},
     }
 
 
-def _latent(name: str) -> str:
-    return "latent" if name == "z" else f"{name}_latent"
+def _code(name: str, value: Tensor, *axes: str) -> Variable:
+    """A code (*axes, *event), its entries along one axis; a single number has none."""
+    if value.dim() == len(axes):
+        return ("chain", *axes), _chain(value)
+    return ("chain", *axes, "latent" if name == "z" else f"{name}_latent"), _chain(value.flatten(len(axes)))
 
 
 def _chain(value: Tensor) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import arviz1
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_holes, three_rows
@@ -73,3 +75,24 @@ def test_labels_of_another_number_are_refused():
         mm.to_arviz(vae, x, row_names=[1, 2, 3])
     with pytest.raises(ValueError, match=r"feature_names\['body'\] has 1 labels for 3"):
         mm.to_arviz(vae, x, feature_names={"body": ["one"]})
+
+
+@pytest.mark.parametrize("event", [(), (2, 3)], ids=["a number", "a matrix"])
+def test_a_code_of_a_pair_is_no_vector(event):
+    """A single number has no axis of entries; a matrix has one of them all."""
+
+    def model(x=None, mask=None):
+        rows = 1 if x is None else len(x["a"])
+        with pyro.plate("data", rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(event), 1.0).expand([rows, *event]).to_event(len(event)))
+            loc = z.flatten(z.dim() - len(event)).mean(-1) if event else z
+            pyro.sample("a", dist.Normal(loc, 1.0), obs=None if x is None else x["a"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x["a"]), *event), 1.0).to_event(len(event)))
+
+    found = mm.to_arviz(mm.Pair(model, guide), {"a": torch.randn(4)}, num_draws=7)
+    assert found.posterior["z"].dims == ("chain", "draw", "row", "latent")[: 4 if event else 3]
+    assert found.posterior["z"].shape == ((1, 7, 4, 6) if event else (1, 7, 4))
+    assert found.prior["z"].shape == ((1, 7, 6) if event else (1, 7))
