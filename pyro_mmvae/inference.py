@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -20,6 +21,9 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
 
+FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
+"""Of a user's model on data in another layout than it expects."""
+
 
 @torch.no_grad()
 @tool
@@ -30,7 +34,7 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
         num_draws: how many.
 
     Returns:
-        name -> (draw, *event), one entry of every modality.
+        name -> (draw, *event), one entry of every modality. Of a `Pair` these are the sites that its model observes.
 
     Raises:
         ValueError: num_draws is no number of draws, or the model's prior depends on data.
@@ -52,17 +56,25 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
         depth = nesting_of_model(vae)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    drawn: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
-    for name, site in trace.nodes.items():
-        if row_axis(site) is not None:
-            drawn[_is_data(vae, name)][name] = value_of(site, num_draws, 1).squeeze(1)
-    return drawn
+    sites = {name: site for name, site in trace.nodes.items() if row_axis(site) is not None}
+    drawn = {name: value_of(site, num_draws, 1).squeeze(1) for name, site in sites.items()}
+    modalities = _modalities(vae, drawn)
+    data = {name: value for name, value in drawn.items() if name in modalities}
+    return {name: value for name, value in drawn.items() if name not in data}, data
 
 
-def _is_data(vae: Any, name: str) -> bool:
-    """Whether a site of a model that ran without data is a modality; a user's model calls its codes z and *.w."""
-    modalities = getattr(library_of(vae), "modalities", None)
-    return name in modalities if modalities is not None else name != "z" and not name.endswith(".w")
+def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
+    """Which sites of a model that ran without data are modalities: of a user's those that it observes if it is given
+    them. One that cannot be run on what it drew calls its codes z and *.w."""
+    known = getattr(library_of(vae), "modalities", None)
+    if known is not None:
+        return known
+    likely = [name for name in drawn if name != "z" and not name.endswith(".w")]
+    with suppress(*FAILURES), silent(), undisturbed(devices(vae, drawn)):
+        batch = Batch.of({name: drawn[name][:1] for name in likely})
+        seen = poutine.trace(vae.model).get_trace(batch, batch.mask).observation_nodes
+        return [name for name in likely if name in seen] or likely
+    return likely
 
 
 def nesting_of_model(vae: Any) -> int:

@@ -96,3 +96,47 @@ def test_an_autoguide_of_what_all_rows_share_goes_over_batches(features):
 def test_a_loss_that_traces_tensors_is_refused():
     with pytest.raises(ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"):
         mm.fit(three(), X, loss=JitTrace_ELBO(), progress=False)
+
+
+def of_code(name):
+    """x ~ N(code, 1), code ~ N(0, 1), with its exact posterior for a guide; the code may have any name."""
+
+    def model(x=None, mask=None):
+        rows = 1 if x is None else len(x["body"])
+        with pyro.plate("data", rows, dim=-1):
+            code = pyro.sample(name, dist.Normal(torch.zeros(rows), 1.0))
+            pyro.sample("body", dist.Normal(code, 1.0), obs=None if x is None else x["body"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["body"]), dim=-1):
+            pyro.sample(name, dist.Normal(x["body"] / 2, 0.5**0.5))
+
+    return mm.Pair(model, guide)
+
+
+@pytest.mark.parametrize("name", ["z", "topic"])
+def test_a_code_of_another_name_is_none_of_the_data(name):
+    pair = of_code(name)
+    assert mm.generate(pair, 5).keys() == {"body"}
+    ranks = mm.sbc(pair, ["body"], rows=200).position
+    assert f"{name}[0]" in ranks and all(float(mm.rank_ecdf(u).p) > 1e-3 for u in ranks.values())
+    found = mm.sandwich(pair, given=["body"], rows=5, chains=4, temperatures=5)
+    exact = dist.Normal(0.0, 2.0**0.5).log_prob(found.x["body"])
+    assert torch.allclose(found.lower, exact, atol=1.0) and torch.allclose(found.upper, exact, atol=1.0)
+
+
+def test_what_a_model_draws_is_not_moved_by_the_look_at_its_data():
+    after = []
+    for name in ("z", "topic"):
+        torch.manual_seed(0)
+        after.append((mm.generate(of_code(name), 5)["body"], torch.rand(())))
+    assert torch.equal(after[0][0], after[1][0]) and after[0][1] == after[1][1]
+
+
+def test_a_model_that_cannot_be_run_on_what_it_drew_calls_its_codes_z():
+    def model(x=None, mask=None):
+        with pyro.plate("data", 1 if x is None else x["body"].shape[2], dim=-1):  # in a layout of its own
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("body", dist.Normal(z, 1.0), obs=None if x is None else x["body"])
+
+    assert mm.generate(mm.Pair(model, program), 5)["body"].shape == (5,)
