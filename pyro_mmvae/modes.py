@@ -18,8 +18,10 @@ R = TypeVar("R")
 
 @contextmanager
 def in_training(vae: Any) -> Iterator[list[nn.Module]]:
-    """The modules of both programs in training mode, but for what is frozen; in eval mode afterwards."""
+    """The modules of both programs in training mode, but for what is frozen; in eval mode afterwards, or, if something
+    was refused, each in the mode that it had."""
     found = owners_of(vae)
+    before, refused = _modes(found), False
     for owner in found:
         owner.train()
         for module in owner.modules():
@@ -28,22 +30,35 @@ def in_training(vae: Any) -> Iterator[list[nn.Module]]:
                 module.eval()
     try:
         yield found
+    except (ValueError, TypeError):
+        refused = True
+        raise
     finally:
-        for module in found:
-            module.eval()
+        for owner in found:
+            owner.eval()
+        if refused:
+            _put_back(before)
 
 
 @contextmanager
 def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Modules in eval mode, which changes no buffer of theirs, and in their own modes afterwards."""
-    modes = [(module, module.training) for owner in modules for module in owner.modules()]
+    modes = _modes(modules)
     for owner in modules:
         owner.eval()
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        _put_back(modes)
+
+
+def _modes(owners: Sequence[nn.Module]) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for owner in owners for module in owner.modules()]
+
+
+def _put_back(modes: Sequence[tuple[nn.Module, bool]]) -> None:
+    for module, mode in modes:
+        module.training = mode
 
 
 def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:

@@ -23,6 +23,7 @@ WRONG = [
     ({"optimizer": pyro.optim.Adam({"lr": 1e-3})}, "optimizer is an object of pyro.PyroOptim; give a function"),
     ({"optimizer": torch.optim.LBFGS}, "optimizer gives an object of torch.LBFGS, not what takes a step"),
     ({"optimizer": lambda parameters, lr: None}, "optimizer gives None, not what takes a step"),
+    ({"optimizer": lambda parameters: None}, "optimizer fails on .*, lr.: .*unexpected keyword argument 'lr'; give a"),
     ({"validation": "x"}, "validation: x is a str; give a dictionary"),
     ({"validation": {"body": torch.zeros(4, 9)}}, "validation: modality 'body' has entries of shape"),
 ]
@@ -35,8 +36,28 @@ def test_what_is_none_is_refused_in_one_line_and_nothing_is_changed(given, line)
     with pytest.raises(ValueError, match=line) as error:
         mm.fit(vae, three_rows(8), epochs=1, progress=False, **given)
     assert "\n" not in str(error.value)
-    assert vae.training or "gives" in line  # it takes the parameters of a model that is about to train
+    assert all(module.training for module in vae.modules())
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
+def test_a_refusal_by_what_was_traced_changes_no_mode(tmp_path):
+    """Neither that of a loss that cannot be compiled, nor that of a file of another run, nor that of a network."""
+    vae, rows, path = three().train(), three_rows(8), tmp_path / "run"
+    vae.modalities["body"].encoder.eval()
+    before = [module.training for module in vae.modules()]
+    mm.fit(three(), rows, epochs=2, progress=False, checkpoint=path)
+    for given, line in (
+        ({"loss": Own(), "compile": "eager"}, "compile: Own has no differentiable_loss"),
+        ({"checkpoint": path}, "is of a run with epochs 2"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            mm.fit(vae, rows, epochs=1, progress=False, **given)
+        assert [module.training for module in vae.modules()] == before
+    vae = mm.MultimodalVAE(vae.modalities, vae.prior, lambda experts: torch.zeros(8, 1, 2))
+    before = [module.training for module in vae.modules()]
+    with pytest.raises(TypeError, match="the fusion returned Tensor"):
+        mm.fit(vae, rows, epochs=1, progress=False)
+    assert [module.training for module in vae.modules()] == before
 
 
 def test_an_optimizer_that_was_made_already_is_refused():

@@ -61,9 +61,12 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
     """The torch optimiser that `make` gives.
 
     Raises:
-        ValueError: it gives none, or one whose step asks for the loss several times.
+        ValueError: it takes other arguments, gives none, or one whose step asks for the loss several times.
     """
-    optim = make(list(parameters), lr=lr)
+    try:
+        optim = make(list(parameters), lr=lr)
+    except TypeError as error:
+        raise ValueError(f"optimizer fails on (parameters, lr): {str(error).splitlines()[0]}; {BY_HAND}") from error
     if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
         raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
     return optim

@@ -106,7 +106,8 @@ def fit(
             a warning, or `mm.give_up`, which raises the OSError.
 
     Returns:
-        A `History`. The modules are left in eval mode; those whose parameters are all frozen are never in another.
+        A `History`. The modules are left in eval mode, or as they were if something is refused; those whose parameters
+        are all frozen are never in another.
 
     Ctrl-C stops it after the step that is under way, a second one at once. The weights are those of that moment, or of
     the best epoch if there are validation data, the checkpoint has the run as far as it got, and the KeyboardInterrupt
