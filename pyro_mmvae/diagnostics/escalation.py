@@ -21,7 +21,7 @@ from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
-from pyro_mmvae.diagnostics.witness import Witness, better, witnesses
+from pyro_mmvae.diagnostics.witness import Witness, better, proposed, witnesses
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import MANY, Smoothed
 from pyro_mmvae.weights import joined, nesting, opened, parts
@@ -163,14 +163,15 @@ class _Ladder:
         guide, prior, forced = self.guide.of(rows, columns), self.prior.of(rows, columns), self.method
         best = better(guide, prior, self.missed[rows])
         for proposal in (q, widened(q)):
-            z = proposal.sample((self.num_particles,))
-            new = Witness(z, target.log_weights(z, proposal))
+            new = proposed(target, proposal, self.num_particles)
             weights, astray = new.weights, new.lacks(guide, q) | new.lacks(prior, q)
             wins = weights.beats(best.weights) & ~astray
             if proposal is q:
                 close = self._close(weights) & ~weights.misses(best.weights) & ~astray
                 take = (close | wins) & ~self.served.certified[rows] | (forced == "refined")
-                self._put(rows, take, "refined", target.latents(z[: self.num_draws]), weights.khat, weights.ess, close)
+                self._put(
+                    rows, take, "refined", target.latents(new.z[: self.num_draws]), weights.khat, weights.ess, close
+                )
             best = new.where(wins, best)
         weights = best.weights
         enough = weights.good & (weights.ess >= self.tolerance**-2)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.diagnostics.witness import Witness, witnesses
+from pyro_mmvae.diagnostics.witness import proposed, witnesses
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -116,14 +116,13 @@ def gaps(
     for part in parts(batch, PARTICLES):
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
-        refined, wide = (
-            Witness(z, target.log_weights(z, r)) for r in (q, widened(q)) for z in [r.sample((num_draws,))]
-        )
+        refined, wide = proposed(target, q, num_draws), proposed(target, widened(q), num_draws)
         guide, prior, missed = witnesses(target, num_draws)
-        seen = [wide.lacks(guide, q), wide.lacks(prior, q)]
-        rest = prior.where(missed | ~seen[0], guide)
-        others = wide.completed(rest, q, seen[0] | seen[1]), guide.completed(prior, guide.normal, missed), prior.raw
-        columns.append(_split(guide.raw, refined.raw, [refined.completed(rest, q, seen[0] | seen[1]), *others]))
+        astray = wide.lacks(guide, q), wide.lacks(prior, q)
+        rest, far = prior.where(missed | ~astray[0], guide), astray[0] | astray[1]
+        completed = refined.completed(rest, q, far), wide.completed(rest, q, far)
+        proposals = *completed, guide.completed(prior, guide.normal, missed), prior.raw
+        columns.append(_split(guide.raw, refined.raw, proposals))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 

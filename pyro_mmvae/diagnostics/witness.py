@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +80,12 @@ class Witness:
         return torch.where(condition, torch.logaddexp(near, rest), self.raw)
 
 
+def proposed(target: Target, proposal: Any, num_draws: int) -> Witness:
+    """Draws of a distribution in real coordinates."""
+    z = proposal.sample((num_draws,))
+    return Witness(z, target.log_weights(z, proposal))
+
+
 def of_prior(target: Target, num_draws: int) -> Witness:
     """Draws of the prior, or of the guide where the prior can be scored alone."""
     try:
@@ -102,8 +109,7 @@ def covering(target: Target, num_draws: int = 1000) -> MultivariateNormal:
     """A normal fitted to each row; where guide or prior have found much that it lacks, that of their weighted draws."""
     q = fit_normal(target, full_rank=True)
     guide, prior, missed = witnesses(target, num_draws)
-    z, seen = q.sample((num_draws,)), better(guide, prior, missed)
-    fitted = Witness(z, target.log_weights(z, q))
+    fitted, seen = proposed(target, q, num_draws), better(guide, prior, missed)
     astray = fitted.lacks(guide, q) | fitted.lacks(prior, q) | fitted.weights.misses(seen.weights)
     wide, where = Witness(seen.resampled(num_draws), seen.raw).normal, astray[:, None]
     loc, factor = torch.where(where, wide.loc, q.loc), torch.where(where[..., None], wide.scale_tril, q.scale_tril)
