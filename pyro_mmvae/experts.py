@@ -63,8 +63,14 @@ class Experts(Mapping[str, Distribution]):
         return {k: v.entries for k, v in self.seen.items() if getattr(self.modalities[k], self._head) is not None}
 
     def __getitem__(self, name: str) -> Distribution:
-        seen = self.seen[name]
-        return mapped(self.entries(name), lambda value, _: seen.scatter(value))
+        seen, q = self.seen[name], self.entries(name)
+        try:
+            return mapped(q, lambda value, _: seen.scatter(value))
+        except (TypeError, NotImplementedError) as error:
+            raise TypeError(
+                f"the expert of {name!r} is {_title(q)}, which cannot be laid out by row; give the encoder a"
+                " NormalHead, or another family of densities, such as dist.Laplace"
+            ) from error
 
     def entries(self, name: str) -> Distribution:
         """q(z | x_m) of the seen entries alone, batch (entry,)."""

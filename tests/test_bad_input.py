@@ -1,7 +1,10 @@
 """Bad input: one line that names the modality, what was found and what to do, raised before anything is changed."""
 
+import math
+
 import numpy as np
 import pandas as pd
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_rows
@@ -186,6 +189,47 @@ def test_experts_that_are_no_normals_are_named():
         vae.guide({"a": torch.zeros(2, 3)})
     mixed = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.MoE())
     assert mixed.posterior({"a": torch.zeros(2, 3)}).mean.shape == (2, 2)
+
+
+class Family(nn.Module):
+    """An encoder to any family of distributions over codes of two."""
+
+    def __init__(self, build):
+        super().__init__()
+        self.build, self.net = build, nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.build(self.net(x).reshape(-1, 2, 2))
+
+
+UNFIT = {
+    "Delta": lambda h: dist.Delta(h[:, 0]).to_event(1),
+    "ZeroInflatedPoisson": lambda h: dist.ZeroInflatedPoisson(h[:, 0].exp(), gate=h[:, 1].sigmoid()).to_event(1),
+    "MixtureOfDiagNormals": lambda h: dist.MixtureOfDiagNormals(h, h.exp(), h[:, 0]),
+}
+
+
+@pytest.mark.parametrize("family", UNFIT)
+def test_experts_that_cannot_be_laid_out_by_row_are_named(family):
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), Family(UNFIT[family]))}
+    for fusion, line in ((mm.MoE(), "cannot be laid out by row; give"), (mm.PoE(), "but this fusion multiplies")):
+        with pytest.raises(TypeError, match=f"the expert of 'a' is {family}, .*{line}") as caught:
+            mm.MultimodalVAE(parts, mm.StandardNormal(2), fusion).posterior({"a": torch.zeros(2, 3)})
+        assert "\n" not in str(caught.value)
+
+
+def test_experts_may_be_mixtures_of_torch():
+    """The mean of two mixtures in equal parts is the mixture of all components."""
+    mixed = Family(lambda h: dist.MixtureSameFamily(dist.Categorical(h[:, 1].exp()), dist.Normal(h, 1.0).to_event(1)))
+    parts = {name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mixed) for name in "ab"}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.MoE())
+    x, z = {name: torch.randn(5, 3) for name in "ab"}, torch.randn(5, 2)
+    mask = {"a": torch.arange(5) < 3}
+    own = [mixed(x[name]).log_prob(z) for name in "ab"]
+    expected = torch.where(mask["a"], torch.stack(own).logsumexp(0) - math.log(2), own[1])
+    torch.testing.assert_close(vae.posterior(x, mask).log_prob(z), expected)
+    assert mm.log_likelihood(vae, x, mask, num_particles=9).value.isfinite().all()
+    assert len(mm.fit(vae, x, mask, epochs=2, progress=False).loss) == 2
 
 
 def test_a_batch_brings_its_own_mask():

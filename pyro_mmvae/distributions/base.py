@@ -22,6 +22,8 @@ def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
     names = [name for name in distribution.arg_constraints if name in stored]
     if {"scale_tril", "covariance_matrix"} <= set(names):  # torch caches the other forms of a matrix beside the first
         names = [name for name in names if name not in ("covariance_matrix", "precision_matrix")]
+    if {"probs", "logits"} <= set(names):  # likewise
+        names.remove("probs" if stored["logits"] is stored.get("_param") else "logits")
     if not names:  # kept in a distribution inside, as those of Beta, HalfNormal and LogNormal
         return _within(distribution)
     return {name: (stored[name], distribution.arg_constraints[name].event_dim) for name in names}
@@ -56,8 +58,11 @@ def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) ->
     transformed = isinstance(distribution, torch.distributions.TransformedDistribution)
     if transformed and not distribution.arg_constraints:  # else its transforms hold parameters, as Gumbel's do
         return TransformedDistribution(mapped(distribution.base_dist, function, event_dims), distribution.transforms)
-    tensors = parameters_of(distribution)
-    if not tensors:
+    if isinstance(distribution, torch.distributions.MixtureSameFamily):  # its components are one axis more
+        parts = distribution.mixture_distribution, distribution.component_distribution
+        return type(distribution)(mapped(parts[0], function, event_dims), mapped(parts[1], function, event_dims + 1))
+    tensors, axes = parameters_of(distribution), len(distribution.batch_shape)
+    if not tensors or any(value.dim() - own > axes for value, own in tensors.values()):
         raise TypeError(f"{type(distribution).__name__} cannot be rebuilt from its parameters; use a Normal expert")
     new = {name: function(value, event_dims + own) for name, (value, own) in tensors.items()}
     return type(distribution)(**new, **_fixed(distribution))
