@@ -128,7 +128,7 @@ def test_a_pair_too():
     assert any(seen)  # a method of the module itself, which is in the mode that the user chose
 
 
-@pytest.mark.parametrize("thing, what", [(None, "a NoneType"), ({}, "a dict"), (mm.MultimodalVAE, "the class Multi")])
+@pytest.mark.parametrize("thing, what", [(None, "None"), ({}, "a dict"), (mm.MultimodalVAE, "the class Multi")])
 def test_what_is_no_model_is_refused_in_one_line(thing, what):
     for ask in (mm.fit, mm.log_likelihood, mm.impute):
         with pytest.raises(ValueError, match=f"^{what}.* stands where a model is asked for; give"):
