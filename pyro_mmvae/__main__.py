@@ -119,8 +119,8 @@ def show(table: list[demo.SubsetRow], digits: dict[str, float], rows: int) -> No
         )
     print(
         "\n  Nats a row, by importance sampling with 1000 draws; +- one standard error over rows. Good k-hat: share of"
-        "\n  rows for which these draws can be trusted; elsewhere log p(x_S) is a lower bound. The gain is what a"
-        "\n  normal with a covariance of its own finds for each row (mm.gaps, the first 30 rows)."
+        "\n  rows for which these draws can be trusted; elsewhere log p(x_S) is a lower bound. The gain is what"
+        "\n  a normal refined for each row, and draws of the prior, find more (mm.gaps, the first 30 rows)."
     )
     if digits:
         print("\nHeld-out pictures, and voices never heard in training:\n")

@@ -33,15 +33,24 @@ def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, vi
     q = fused(fusion, experts)
     if view.stratum is None:
         return q
+    place, strata = _place(experts, view.stratum, view.strata)
     count = components_of(q)
-    if view.strata is not None and experts and count > view.strata:
+    if strata is not None and experts and count > strata:
         raise ValueError(
-            f"the posterior is a mixture of {count} components and the loss has {view.strata} strata; repeats and"
-            " a prior expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
+            f"the posterior is a mixture of {count} components and the loss has {strata} strata; repeats and a prior"
+            " expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
         )
-    part, share = stratum(q, view.stratum) if experts else (q, float(view.stratum == 0))
+    part, share = stratum(q, place) if experts else (q, float(view.stratum == 0))
     part.share = share
     return part
+
+
+def _place(experts: Experts, place: int, strata: Sequence[str] | int | None) -> tuple[int, int | None]:
+    """Which component a stratum is, and how many there may be: one for each modality that an encoder looks at."""
+    if strata is None or isinstance(strata, int):
+        return place, strata
+    own = [name for name in strata if name in experts]
+    return own.index(strata[place]) if strata[place] in own else len(own), len(own)
 
 
 def own_of(experts: Experts, view: View) -> Experts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -18,7 +18,8 @@ class View(NamedTuple):
             in model and guide alike. None = as given.
         stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
         rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
-        strata: how many strata are looked at in turn: a mixture of more components is refused. None = nobody counts.
+        strata: the modalities that strata belong to, one after the other, or how many there are: a mixture of more
+            components is refused. None = nobody counts.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -33,7 +34,7 @@ class View(NamedTuple):
     private: Collection[str] | None = None
     stratum: int | None = None
     rows: Tensor | None = None
-    strata: int | None = None
+    strata: Sequence[str] | int | None = None
 
 
 EVERYTHING = View()

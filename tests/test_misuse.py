@@ -24,6 +24,12 @@ MISUSE = {
         vae, X, subsets=["body"]
     ),
     "num_draws is None; give": lambda vae: mm.leave_one_out(vae, X, num_draws=None),
+    "num_draws is 0; give": lambda vae: mm.gaps(vae, X, num_draws=0),
+    "steps is 0.5; give": lambda vae: mm.gaps(vae, X, steps=0.5),
+    "chains is None; give": lambda vae: mm.annealed_log_likelihood(vae, X, chains=None),
+    "temperatures is 0; give": lambda vae: mm.annealed_log_likelihood(vae, X, temperatures=0),
+    "max_nuts_rows is None; give": lambda vae: mm.posterior_draws(vae, X, max_nuts_rows=None),
+    "seconds is '9'; give": lambda vae: mm.posterior_draws(vae, X, seconds="9"),
     "num_draws is 0.5; give": lambda vae: mm.usage(vae, X, num_draws=0.5),
     "num_draws is 1; give a whole number from 2": lambda vae: mm.consistency(
         vae, X, given=["body"], more=["body", "label"], num_draws=1

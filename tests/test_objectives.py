@@ -218,3 +218,20 @@ def test_strata_leave_no_component_out():
     vae.modalities["a"].repeated = True
     with pytest.raises(ValueError, match="a mixture of 4 components and the loss has 2 strata"):
         mm.fit(vae, {"a": torch.randn(4, 3, 3), "b": x["b"]}, loss=layered, progress=False)
+
+
+def test_strata_and_private_codes_belong_together_whatever_comes_first():
+    """The stratum of a modality has its private code, also if one that no encoder looks at is listed before."""
+    parts = {
+        name: mm.Modality(mm.NormalLikelihood(mm.mlp(4, 3), 0.3), mm.encoder(3, dim=2), private=mm.encoder(3, dim=2))
+        for name in "ab"
+    }
+    parts["c"] = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)))
+    prior, auxiliary = ({name: mm.LearnedNormal(2) for name in "ab"} for _ in range(2))
+    x, losses = {name: 2 * torch.randn(4, 3) for name in "abc"}, []
+    for order in ("abc", "cab"):
+        modalities = {name: parts[name] for name in order}
+        vae = mm.MultimodalVAE(modalities, mm.StandardNormal(2), mm.MoE(), prior, auxiliary)
+        loss = ob.Objective([ob.strata], num_particles=4000)
+        losses.append(loss.loss(vae.model, vae.guide, {name: x[name] for name in order}))
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)

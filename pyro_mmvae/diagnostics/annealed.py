@@ -66,6 +66,7 @@ def annealed_log_likelihood(
         >>> annealed_log_likelihood(vae, x, chains=4, temperatures=5).value.shape
         torch.Size([20])
     """
+    chains, temperatures = whole("chains", chains), whole("temperatures", temperatures)
     batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     for part in parts(batch, chains):

@@ -101,6 +101,8 @@ def posterior_draws(
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
     num_draws, tolerance = whole("num_draws", num_draws), positive("tolerance", tolerance)
+    max_nuts_rows = whole("max_nuts_rows", max_nuts_rows, 0)
+    seconds = seconds if seconds == math.inf else positive("seconds", seconds, zero=True)
     batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     budget = _Budget(max_nuts_rows, time.monotonic() + seconds)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
@@ -110,6 +111,7 @@ def gaps(
         >>> bool(torch.allclose(found.log_likelihood - found.elbo, total, atol=1e-4))
         True
     """
+    num_draws, steps = whole("num_draws", num_draws), whole("steps", steps, 0)
     batch = opened(vae, x, mask, given)
     depth = nesting(vae, batch)
     columns = []

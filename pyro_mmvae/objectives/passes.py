@@ -86,7 +86,7 @@ def strata(names: Sequence[str]) -> list[View]:
     Private codes of the other modalities come from the auxiliary prior. Repeats and a prior expert are components of
     their own, which no modality stands for: a model with them is refused, and has the joint pass.
     """
-    return [View(private=(name,), stratum=place, strata=len(names)) for place, name in enumerate(names)]
+    return [View(private=(name,), stratum=place, strata=tuple(names)) for place, name in enumerate(names)]
 
 
 def subset_strata(names: Sequence[str]) -> list[View]:
