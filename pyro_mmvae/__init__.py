@@ -117,13 +117,14 @@ from pyro_mmvae.fusion import (
     WassersteinMean,
     WhereGiven,
 )
+from pyro_mmvae.generation import generate
 from pyro_mmvae.guess import guess_modalities
 
 # Networks
 from pyro_mmvae.heads import FullRankHead, LaplaceHead, NormalHead
 from pyro_mmvae.holes import from_nan, hide
 from pyro_mmvae.images import residual_decoder, residual_encoder, residual_trunk
-from pyro_mmvae.inference import generate, impute, predict, translate
+from pyro_mmvae.inference import impute, predict, translate
 from pyro_mmvae.likelihoods import (
     BernoulliLikelihood,
     BinomialLikelihood,

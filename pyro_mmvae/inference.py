@@ -1,9 +1,8 @@
-"""Questions to a trained model: draw, fill in, translate, and how likely is this row."""
+"""Questions to a trained model about rows of data: fill in, predict, translate."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyro
@@ -13,75 +12,12 @@ from pyro.distributions import Categorical, Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import devices, known, nesting, opened, row_axis, rows_at_once, value_of
-
-FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
-"""Of a user's model on data in another layout than it expects."""
-
-
-@torch.no_grad()
-@tool
-def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
-    """New rows from the model's own prior.
-
-    Args:
-        num_draws: how many.
-
-    Returns:
-        name -> (draw, *event), one entry of every modality. Of a `Pair` these are the sites that its model observes.
-
-    Raises:
-        ValueError: num_draws is no number of draws, or the model's prior depends on data.
-
-    Example:
-        >>> import torch, pyro_mmvae as mm
-        >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
-        >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-        >>> {name: value.shape for name, value in generate(vae, 100).items()}
-        {'a': torch.Size([100, 3]), 'b': torch.Size([100, 2])}
-    """
-    return joint_draws(vae, whole("num_draws", num_draws))[1]
-
-
-@torch.no_grad()
-def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Codes and the data drawn from them, both name -> (draw, *event); otherwise as `generate`."""
-    with silent(), pyro.validation_enabled(False):
-        depth = nesting_of_model(vae)
-        with pyro.plate("draws", num_draws, dim=-1 - depth):
-            trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    sites = {name: site for name, site in trace.nodes.items() if row_axis(site) is not None}
-    drawn = {name: value_of(site, num_draws, 1).squeeze(1) for name, site in sites.items()}
-    modalities = _modalities(vae, drawn)
-    data = {name: value for name, value in drawn.items() if name in modalities}
-    return {name: value for name, value in drawn.items() if name not in data}, data
-
-
-def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
-    """Which sites of a model that ran without data are modalities: of a user's those that it observes if it is given
-    them. One that cannot be run on what it drew calls its codes z and *.w."""
-    known = getattr(library_of(vae), "modalities", None)
-    if known is not None:
-        return known
-    likely = [name for name in drawn if name != "z" and not name.endswith(".w")]
-    with suppress(*FAILURES), silent(), undisturbed(devices(vae, drawn)):
-        batch = Batch.of({name: drawn[name][:1] for name in likely})
-        seen = poutine.trace(vae.model).get_trace(batch, batch.mask).observation_nodes
-        return [name for name in likely if name in seen] or likely
-    return likely
-
-
-def nesting_of_model(vae: Any) -> int:
-    """How many axes the model's plates take when it runs without data."""
-    with silent(), undisturbed(devices(vae, {})):
-        trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
+from pyro_mmvae.weights import known, nesting, opened, rows_at_once, value_of
 
 
 @torch.no_grad()

@@ -24,14 +24,14 @@ class TableLikelihood(nn.Module):
 
     Example:
         >>> import torch, pyro_mmvae as mm
-        >>> columns = [RealColumn(), PositiveColumn(), CountColumn(), OrdinalColumn(5), CategoryColumn(3)]
+        >>> columns = [mm.RealColumn(), mm.PositiveColumn(), mm.CountColumn(), mm.OrdinalColumn(5)]
         >>> part = mm.Modality(
-        ...     TableLikelihood(mm.mlp(2, 16, outputs_of(columns)), columns),
+        ...     TableLikelihood(mm.mlp(2, 16, mm.outputs_of(columns)), columns),
         ...     mm.NormalHead(16, 2),
         ...     trunk=TableTrunk(columns, 16),
         ... )
         >>> part.decoder(torch.zeros(4, 2)).event_shape
-        torch.Size([5])
+        torch.Size([4])
     """
 
     def __init__(self, net: nn.Module, columns: Sequence[Column]):
@@ -51,7 +51,8 @@ class TableTrunk(SeesHoles):
     of what was observed; (row, column) -> (row, size).
 
     Example:
-        >>> trunk = TableTrunk([RealColumn(), CategoryColumn(3)], 16)
+        >>> import torch, pyro_mmvae as mm
+        >>> trunk = TableTrunk([mm.RealColumn(), mm.CategoryColumn(3)], 16)
         >>> trunk(torch.zeros(5, 2), torch.ones(5, 2, dtype=torch.bool)).shape
         torch.Size([5, 16])
     """

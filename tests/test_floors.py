@@ -44,7 +44,7 @@ FLOORS = [
     {"codes"},
     {"vae"},
     {"objectives"},
-    {"levels", "training", "evidence", "inference", "mudata"},
+    {"levels", "training", "evidence", "generation", "inference", "mudata"},
     {"recipes", "diagnostics", "metrics", "export"},
     {"plots"},
     {"sleep"},

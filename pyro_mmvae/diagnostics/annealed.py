@@ -18,7 +18,7 @@ from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
 from pyro_mmvae.diagnostics.witness import covering
 from pyro_mmvae.evidence import LogLikelihood
-from pyro_mmvae.inference import joint_draws
+from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts

@@ -28,7 +28,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_collection, refuse_outside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
-from pyro_mmvae.inference import joint_draws
+from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import devices, draw_in_parts, opened, per_row, row_axis, value_of

@@ -14,7 +14,8 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_named, seen_rows
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.inference import generate, predictive_draws
+from pyro_mmvae.generation import generate
+from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import known, opened
