@@ -23,7 +23,7 @@ def fused(fusion: Callable[[Experts], Distribution], experts: Experts) -> Distri
 
 
 def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, view: View) -> Distribution:
-    """q(z | x_S), or the component of it that is the view's stratum, with its weight in `share` for the objective.
+    """q(z | x_S), or the part of it that is the view's stratum, with its weight in `share` for the objective.
 
     Where nothing was seen that is the prior, whose components, if it has any, are no strata.
 
@@ -33,24 +33,34 @@ def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, vi
     q = fused(fusion, experts)
     if view.stratum is None:
         return q
-    place, strata = _place(experts, view.stratum, view.strata)
-    count = components_of(q)
-    if strata is not None and experts and count > strata:
-        raise ValueError(
-            f"the posterior is a mixture of {count} components and the loss has {strata} strata; repeats and a prior"
-            " expert are components that it would leave out: give a loss without strata, such as mm.Objective()"
-        )
-    part, share = stratum(q, place) if experts else (q, float(view.stratum == 0))
+    if not experts:
+        q.share = float(view.stratum == 0)
+        return q
+    part, share = stratum(q, *_places(experts, view.stratum, view.strata, components_of(q)))
     part.share = share
     return part
 
 
-def _place(experts: Experts, place: int, strata: Sequence[str] | int | None) -> tuple[int, int | None]:
-    """Which component a stratum is, and how many there may be: one for each modality that an encoder looks at."""
+def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, count: int) -> tuple[int, int]:
+    """The first component of a stratum, and how many it has, of `count` in all.
+
+    A modality has one for each repeat, or one for all of them; one that no encoder looks at has none.
+    """
     if strata is None or isinstance(strata, int):
-        return place, strata
-    own = [name for name in strata if name in experts]
-    return own.index(strata[place]) if strata[place] in own else len(own), len(own)
+        sizes = [1] * (count if strata is None else strata)
+    else:
+        sizes = [_repeats(experts, name) for name in strata]
+        sizes = sizes if sum(sizes) <= count else [min(size, 1) for size in sizes]
+    if count > sum(sizes):
+        raise ValueError(
+            f"the posterior is a mixture of {count} components and the loss has {sum(sizes)} strata; a prior expert is"
+            " one that it would leave out: give a loss without strata, such as mm.Objective()"
+        )
+    return (sum(sizes[:place]), sizes[place]) if place < len(sizes) and sizes[place] else (count, 1)
+
+
+def _repeats(experts: Experts, name: str) -> int:
+    return experts.given[name].shape[1] if name in experts else 0
 
 
 def own_of(experts: Experts, view: View) -> Experts:

@@ -206,7 +206,7 @@ def test_components_of_the_prior_are_no_strata(fusion):
 
 
 def test_strata_leave_no_component_out():
-    """A modality that no encoder looks at is none of them; repeats and a prior expert are more than the strata."""
+    """A modality that no encoder looks at is none of them; a prior expert is one more than the strata."""
     vae, x = generated_as_well("MoE"), {name: torch.randn(4, 3) for name in "abc"}
     plain, layered = (ob.Objective([views], num_particles=4000) for views in (ob.joint, ob.strata))
     a, b = (loss.loss(vae.model, vae.guide, x) for loss in (plain, layered))
@@ -215,9 +215,20 @@ def test_strata_leave_no_component_out():
     del x["c"]
     with pytest.raises(ValueError, match=r"a mixture of 3 components and the loss has 2 strata; .*give"):
         layered.loss(more.model, more.guide, x)
+
+
+@pytest.mark.parametrize("fusion", ["MoE", "MoE by component"])
+def test_the_stratum_of_a_modality_has_all_of_its_repeats(fusion):
+    vae = generated_as_well(fusion)
     vae.modalities["a"].repeated = True
-    with pytest.raises(ValueError, match="a mixture of 4 components and the loss has 2 strata"):
-        mm.fit(vae, {"a": torch.randn(4, 3, 3), "b": x["b"]}, loss=layered, progress=False)
+    x = {"a": 2 * torch.randn(4, 3, 3), "b": torch.randn(4, 3), "c": torch.randn(4, 3)}
+    mask = {"a": torch.tensor([[True] * 3, [True, False, True], [False] * 3, [False] * 3])}
+    mask["b"] = torch.tensor([True, True, True, False])
+    ways = [(views, bound) for views in (ob.joint, ob.strata) for bound in (ob.elbo, ob.stl)]
+    losses = [
+        ob.Objective([views], bound, num_particles=4000).loss(vae.model, vae.guide, x, mask) for views, bound in ways
+    ]
+    assert losses[1:] == pytest.approx([losses[0]] * 3, rel=0.01)
 
 
 def test_strata_and_private_codes_belong_together_whatever_comes_first():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from pyro.distributions import Distribution, Independent
@@ -38,13 +39,15 @@ class Stratum(Frozen):
     Args:
         mixture: with components on its leading axis.
         index: which of them.
+        size: how many from there on; of more than one each draw chooses its own, by their weights.
 
     Attributes:
-        share: the component's weight, of the mixture's batch shape.
+        share: the weight, of the mixture's batch shape.
     """
 
-    def __init__(self, mixture: Mixture, index: int):
-        self.mixture, self.index, self.share = mixture, index, mixture.weights[index]
+    def __init__(self, mixture: Mixture, index: int, size: int = 1):
+        self.mixture, self.index, self.size = mixture, index, size
+        self.share = mixture.weights[index] if size == 1 else mixture.weights[index : index + size].sum(0)
         super().__init__(self.share.shape, mixture.event_shape, validate_args=False)
 
     @property
@@ -53,30 +56,36 @@ class Stratum(Frozen):
 
     @property
     def has_rsample(self) -> bool:
-        return self.mixture.components.has_rsample
+        return self.component.has_rsample
 
     def mapped(self, function: Mapped) -> Stratum:
         surrogate, (components, weights) = isinstance(self.mixture, Surrogate), self.mixture.spread()
         mixture = (Surrogate if surrogate else Mixture)(mapped(components, function), function(weights, 0))
-        return Stratum(mixture, self.index)
+        return Stratum(mixture, self.index, self.size)
 
+    @cached_property
     def component(self) -> Distribution:
-        """The component by itself."""
-        return component(self.mixture.components, self.index)
+        """The component by itself, or the mixture of them; of no meaning where their share is zero."""
+        if self.size == 1:
+            return component(self.mixture.components, self.index)
+        own = slice(self.index, self.index + self.size)
+        kind = Surrogate if isinstance(self.mixture, Surrogate) else Mixture
+        weights = torch.where(self.share > 0, self.mixture.weights[own] / self.share, 1 / self.size)
+        return kind(component(self.mixture.components, own), weights)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size([*sample_shape, *self.batch_shape[: len(self.batch_shape) - self.share.dim()]])
-        return self.component().rsample(shape)
+        return self.component.rsample(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         own = isinstance(self.mixture, (Surrogate, ProductSurrogate))
-        return self.component().log_prob(value) if own else self.mixture.log_prob(value)
+        return self.component.log_prob(value) if own else self.mixture.log_prob(value)
 
 
-def component(components: Distribution, index: int) -> Distribution:
-    """One of the distributions on the leading axis."""
+def component(components: Distribution, index: int | slice) -> Distribution:
+    """One of the distributions on the leading axis, or some of them."""
     if isinstance(components, Stacked):
-        return components.parts[index]
+        return Stacked(components.parts[index]) if isinstance(index, slice) else components.parts[index]
     if isinstance(components, Independent):
         return component(components.base_dist, index).to_event(components.reinterpreted_batch_ndims)
     return mapped(components, lambda value, _: value[index])
@@ -93,18 +102,18 @@ def by_component(q: Distribution) -> Distribution:
     return q
 
 
-def stratum(q: Distribution, index: int) -> tuple[Distribution, Tensor | float]:
-    """Draws from one component of q, and that component's weight: (row, 1), or one number.
+def stratum(q: Distribution, index: int, size: int = 1) -> tuple[Distribution, Tensor | float]:
+    """Draws from one component of q, or from `size` of them, and their weight: (row, 1), or one number.
 
     What is no mixture is one of a single component. A row that a `Switch` gives the prior has its weight in the first.
     Beyond the last component there is nothing, of weight zero: a modality that no encoder looks at has none.
     """
     first = float(index == 0)
     if isinstance(q, Switch):
-        yes, share = stratum(q.yes, index)
+        yes, share = stratum(q.yes, index, size)
         return Switch(q.condition, yes, q.no), torch.where(q.condition, share, first)
     if isinstance(q, Mixture) and index < components_of(q):
-        part = Stratum(q, index)
+        part = Stratum(q, index, size)
         return part, part.share
     return q, 0.0 if isinstance(q, Mixture) else first
 
@@ -117,10 +126,16 @@ def components_of(q: Distribution) -> int:
 
 def detached(q: Distribution) -> Distribution:
     """The same density with no gradient to its parameters."""
+    if isinstance(q, Switch):
+        return Switch(q.condition, detached(q.yes), detached(q.no))
     if isinstance(q, Surrogate):
         new = Surrogate(mapped(q.components, _stop), q.weights.detach())
         new.index = q.index
         return new
+    if isinstance(q, Stratum) and isinstance(q.component, Surrogate):
+        part = q.mapped(_stop)
+        part.component.index = q.component.index
+        return part
     if isinstance(q, ProductSurrogate):
         return q.scoring(mapped(q.last, _stop))
     return mapped(q, _stop)

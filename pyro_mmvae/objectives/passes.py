@@ -81,10 +81,10 @@ def dropped(probability: float) -> Views:
 
 
 def strata(names: Sequence[str]) -> list[View]:
-    """One pass for each component of a mixture of experts, weighted by its share of each row.
+    """One pass for each modality's component of a mixture of experts, weighted by its share of each row.
 
-    Private codes of the other modalities come from the auxiliary prior. Repeats and a prior expert are components of
-    their own, which no modality stands for: a model with them is refused, and has the joint pass.
+    Private codes of the other modalities come from the auxiliary prior. Of a modality with repeats each draw chooses
+    one. A prior expert is a component that no modality stands for: a model with it is refused, and has the joint pass.
     """
     return [View(private=(name,), stratum=place, strata=tuple(names)) for place, name in enumerate(names)]
 
