@@ -216,7 +216,7 @@ for title, full_rank in [("independent coordinates", False), ("with a covariance
     print(title, mm.gaps(vae, some, full_rank=full_rank), sep="\n")
 
 # %% [markdown]
-# It is the encoder. The best normal of a cell would lose one nat with independent coordinates, and a tenth with a
-# covariance; the encoder, which has seen 560 cells, loses more than eight on top. So the means
+# It is the encoder. The best normal of a cell would lose nine tenths of a nat with independent coordinates, and a
+# twentieth with a covariance; the encoder, which has seen 560 cells, loses more than eight nats on top. So the means
 # are good for maps, for filling in and for naming, as seen above; for error bars on z, let each cell be refined on its
 # own: `mm.posterior_draws`, in `09_diagnostics`.

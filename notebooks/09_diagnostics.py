@@ -132,8 +132,8 @@ for name, found in drawn.items():
 
 # %% [markdown]
 # The tolerance is strict, a tenth of a standard deviation for every mean, and even the good guide keeps it for one bird
-# only. A normal with a covariance, fitted bird by bird, is all that is needed: it is the exact posterior here, so that all
-# weights are equal, for which k-hat is minus infinity. Started from the bad guide, one bird goes on to Markov chains.
+# only. A normal with a covariance, fitted bird by bird, is all that is needed, from whichever guide it starts: it is the
+# exact posterior here, so that all weights are equal, for which k-hat is minus infinity.
 #
 # Both guides belong to the same model, so after the repair both must give the same posterior. For each bird, the standard
 # deviation of its code before and after, against that from Markov

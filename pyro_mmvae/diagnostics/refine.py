@@ -101,8 +101,9 @@ def _turn(rate: float, tilt: Tensor, covariances: bool) -> Tensor:
 def _better(target: Target, old: MultivariateNormal, new: MultivariateNormal) -> MultivariateNormal:
     """The new one, but for rows whose ELBO it made worse beyond doubt."""
     noise = torch.randn(64, *old.loc.shape, dtype=old.loc.dtype, device=old.loc.device)
+    noise = torch.cat([noise, -noise])
     first, second = (target.log_weights(q.loc + _times(q.scale_tril, noise), q) for q in (old, new))
-    gain = second - first
-    wins = (gain.mean(0) > -2 * gain.std(0) / len(noise) ** 0.5)[:, None]
+    gain = (second - first).unflatten(0, (2, -1)).mean(0)
+    wins = (gain.mean(0) > -2 * gain.std(0) / len(gain) ** 0.5)[:, None]
     loc, factor = torch.where(wins, new.loc, old.loc), torch.where(wins[:, None], new.scale_tril, old.scale_tril)
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
