@@ -10,6 +10,7 @@ from exact import LinearGaussian
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.refine import fit_normal
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.weights import draw, nesting, opened
 
 ROWS = 40
@@ -148,3 +149,12 @@ def test_a_huge_weight_of_a_narrow_guide_does_not_count_against_an_exact_refinem
     off = (found.log_likelihood - exact.log_prob(x)).abs()
     assert float(off.max()) < 0.4  # nats; 2.9 and more where huge weights count
     assert float((off > 0.05).double().mean()) < 0.002
+
+
+@pytest.mark.parametrize("found, tells", [(-20.0, False), (0.0, True)])
+def test_what_a_guide_far_off_has_found_counts_as_much_as_it_is(found, tells):
+    """All of its weights are far from the normal, and their mean is found nats above that of the normal's."""
+    q = torch.distributions.MultivariateNormal(torch.zeros(1, 2), torch.eye(2))
+    fitted = Witness(q.sample((1000,)), torch.zeros(1000, 1))
+    guide = Witness(20 + 0.1 * q.sample((1000,)), torch.full((1000, 1), found))
+    assert bool(fitted.lacks(guide, q)) == tells and not bool(guide.lacks(guide, q))
