@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 
@@ -60,6 +61,13 @@ def kind_of(value: object) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def distribution(what: str, value: Any) -> Distribution:
+    """What a part of the model returned; raises TypeError for what is no distribution."""
+    if not isinstance(value, Distribution):
+        raise TypeError(f"{what} returned {type(value).__name__}; it must return a Pyro distribution")
+    return value
 
 
 def check_index(x: Mapping[str, Any], mask: Mapping[str, Any]) -> None:

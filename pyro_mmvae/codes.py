@@ -8,6 +8,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import components_of, like, stratum
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
@@ -16,10 +17,7 @@ from pyro_mmvae.view import View
 
 def fused(fusion: Callable[[Experts], Distribution], experts: Experts) -> Distribution:
     """q(z | x_S); raises TypeError for what is no distribution."""
-    q = fusion(experts)
-    if not isinstance(q, Distribution):
-        raise TypeError(f"the fusion returned {type(q).__name__}; it must return a Pyro distribution")
-    return q
+    return distribution("the fusion", fusion(experts))
 
 
 def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, view: View) -> Distribution:

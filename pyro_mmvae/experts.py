@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
+from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.networks import SeesHoles
@@ -178,9 +179,7 @@ class Experts(Mapping[str, Distribution]):
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
         features = self.features(name)
-        q = ask("encoder", name, head, features)
-        if not isinstance(q, Distribution):
-            raise TypeError(f"the encoder of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
+        q = distribution(f"the encoder of {name!r}", ask("encoder", name, head, features))
         if len(q.batch_shape) != 1:
             raise ValueError(
                 f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)};"

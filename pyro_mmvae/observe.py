@@ -10,7 +10,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mmvae.checks import BadRow
+from pyro_mmvae.checks import BadRow, distribution
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Categorical, Columnwise, Rows, feasible, masked
 from pyro_mmvae.modality import Modality, Seen, ask
@@ -60,9 +60,7 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
     """p(x_m | z, w_m) at the codes latent (..., row, 1, dim), checked."""
     decoder = modality.decoder
     assert decoder is not None, name
-    p = ask("decoder", name, decoder, latent)
-    if not isinstance(p, Distribution):
-        raise TypeError(f"the decoder of {name!r} returned {type(p).__name__}; it must return a Pyro distribution")
+    p = distribution(f"the decoder of {name!r}", ask("decoder", name, decoder, latent))
     if p.batch_shape != latent.shape[:-1]:
         raise ValueError(
             f"the decoder of {name!r} has batch {tuple(p.batch_shape)} and event {tuple(p.event_shape)} for codes"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
@@ -204,9 +205,7 @@ def embedded(embed: nn.ModuleDict, experts: Experts, size: int | None = None) ->
 
 def said(what: str, name: str, network: nn.Module, features: Tensor) -> Distribution:
     """What a network makes of features (row, size) as a distribution with batch (row, 1)."""
-    q = ask(what, name, network, features)
-    if not isinstance(q, Distribution):
-        raise TypeError(f"the {what} of {name!r} returned {type(q).__name__}; it must return a Pyro distribution")
+    q = distribution(f"the {what} of {name!r}", ask(what, name, network, features))
     if q.batch_shape != features.shape[:1]:
         raise ValueError(
             f"the {what} of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)}; it must have batch"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pyro.distributions import Distribution
 from torch import nn
 
+from pyro_mmvae.checks import distribution
 from pyro_mmvae.experts import Experts
 
 
@@ -20,10 +21,7 @@ class Function(nn.Module):
         self.bare = not inspect.signature(function).parameters
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        p = self.function() if self.bare else self.function(experts)
-        if not isinstance(p, Distribution):
-            raise TypeError(f"the prior returned {type(p).__name__}; it must return a Pyro distribution")
-        return p
+        return distribution("the prior", self.function() if self.bare else self.function(experts))
 
 
 def of_experts(prior: Callable[..., Distribution]) -> nn.Module:
