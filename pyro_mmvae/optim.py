@@ -92,7 +92,8 @@ class Adam(torch.optim.Adam):
             }  # fmt: skip
             plain = settings["found_inf"] is None and not isinstance(group["lr"], Tensor)
             if plain and len({(p.device, p.dtype) for p in taught}) == 1:  # all that torch's own would look for
-                torch._foreach_add_(steps, 1)
+                one = torch.ones_like(steps[0])  # of a number torch would make a tensor for each of them
+                torch._foreach_add_(steps, [one] * len(steps))
                 torch._fused_adam_(values, gradients, means, squares, [], steps, **settings)
             else:
                 adam(values, gradients, means, squares, [], steps, fused=True, **settings)

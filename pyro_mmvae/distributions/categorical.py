@@ -12,7 +12,7 @@ from pyro_mmvae.distributions.base import Mapped
 from pyro_mmvae.distributions.normal import Entrywise
 
 SHORT = 16
-"""With fewer categories torch's `log_softmax` goes number by number on a CPU, and takes three times as long."""
+"""With fewer categories torch's `log_softmax` goes number by number on a CPU; over a leading axis it is faster."""
 
 
 class Categorical(Entrywise, dist.Categorical):
@@ -29,8 +29,11 @@ class Categorical(Entrywise, dist.Categorical):
     logits: Tensor
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None):
-        short = logits.shape[-1] < SHORT
-        self.logits = self._param = logits - logits.logsumexp(-1, keepdim=True) if short else logits.log_softmax(-1)
+        if logits.shape[-1] < SHORT:
+            self.logits = logits.movedim(-1, 0).log_softmax(0).movedim(0, -1)
+        else:
+            self.logits = logits.log_softmax(-1)
+        self._param = self.logits
         self._num_events = logits.shape[-1]
         torch.distributions.Distribution.__init__(self, logits.shape[:-1], validate_args=validate_args)
 
