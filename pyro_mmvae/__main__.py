@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from pyro_mmvae import __version__, demo
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.datasets import digits_and_voices
 from pyro_mmvae.demo_figure import cross_modal_figure
@@ -54,12 +55,8 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from None
     batch = Batch.of({k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in found.items()})
-    return {name: torch.where(_fine(batch, name), batch[name].float(), torch.nan) for name in batch}
-
-
-def _fine(batch: Batch, name: str) -> torch.Tensor:
-    mask = batch.mask[name]
-    return mask.reshape(*mask.shape, *[1] * (batch[name].dim() - mask.dim()))
+    masks = {name: with_axes(mask, batch[name].dim()) for name, mask in batch.mask.items()}
+    return {name: torch.where(mask, batch[name].float(), torch.nan) for name, mask in masks.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -104,6 +104,11 @@ def _of_objects(array: np.ndarray) -> np.ndarray:
     return np.array([math.nan if hole else float(value) for value, hole in zip(flat, holes)]).reshape(array.shape)
 
 
+def with_axes(value: Tensor, axes: int) -> Tensor:
+    """The same numbers with axes of size one added on the right up to `axes`: a mask of rows beside their entries."""
+    return value.reshape(*value.shape, *[1] * (axes - value.dim()))
+
+
 def shown(thing: object) -> str:
     """What Python writes for it if that is short, or what it is."""
     text = repr(thing)

@@ -10,6 +10,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
+
 
 class BadRow(ValueError):
     """What is wrong with one row.
@@ -112,7 +114,7 @@ def hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Ten
     if whole:
         value = value.clone(memory_format=torch.contiguous_format)
     else:
-        value = torch.where(mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())), value, 0).contiguous()
+        value = torch.where(with_axes(mask, value.dim()), value, 0).contiguous()
     if not finite and not all_finite(value):
         row = first_row(~value.isfinite())
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.checks import check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -112,7 +112,8 @@ def _modality(
 ) -> dict[str, Variable]:
     """Group -> what it holds of a modality in the rows `seen` (row,)."""
     axes = (f"{name}_row", f"{name}_feature")
-    value = torch.where(_fine(batch, name), batch[name].double(), torch.nan)[seen].reshape(int(seen.sum()), -1)
+    value = batch[name].double()
+    value = torch.where(with_axes(batch.mask[name], value.dim()), value, torch.nan)[seen].reshape(int(seen.sum()), -1)
     found: dict[str, Variable] = {"observed_data": (axes, value.cpu().numpy())}
     if name in predicted:  # it may be one to look at alone
         drawn = predicted[name][:, seen]
@@ -155,11 +156,6 @@ def _code(name: str, value: Tensor, *axes: str) -> Variable:
 def _chain(value: Tensor) -> np.ndarray:
     """(draw, ...) as one chain, (1, draw, ...)."""
     return value.unsqueeze(0).cpu().numpy()
-
-
-def _fine(batch: Batch, name: str) -> Tensor:
-    mask = batch.mask[name]
-    return mask.reshape(*mask.shape, *[1] * (batch[name].dim() - mask.dim()))
 
 
 def _listed(labels: Any) -> list[Any]:

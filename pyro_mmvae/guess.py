@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.likelihoods import (
@@ -95,7 +95,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
 
 def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
-    shown = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
+    shown = with_axes(mask, x.dim()).expand(x.shape)
     seen = x[shown]
     counted = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
     top = int(seen.max()) if counted and len(seen) else 0

@@ -7,7 +7,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import shown, whole
+from pyro_mmvae.arrays import shown, whole, with_axes
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 
@@ -66,5 +66,5 @@ def hide(
         kept |= seen & torch.zeros_like(seen).scatter(1, best, True)
     new = {}
     for column, (name, old) in enumerate(batch.mask.items()):
-        new[name] = old & kept[:, column].to(old.device).reshape(-1, *[1] * (old.dim() - 1))
+        new[name] = old & with_axes(kept[:, column].to(old.device), old.dim())
     return dict(batch), new

@@ -11,7 +11,7 @@ from pyro import poutine
 from pyro.distributions import Categorical, Distribution, Independent
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
@@ -54,14 +54,12 @@ def impute(
         (torch.Size([10, 20, 2]), True)
     """
     batch = opened(vae, x, mask)
-    drawn = _explain(vae, batch, num_draws, given, lambda site, n, rows: value_of(site, n, rows))
+    drawn = _explain(vae, batch, num_draws, given, value_of)
     found = {}
     for name, value in drawn.items():
         if name in batch:
-            fine = batch.mask[name].reshape(
-                *batch.mask[name].shape, *[1] * (batch[name].dim() - batch.mask[name].dim())
-            )
-            value = torch.where(fine, batch[name].to(value.dtype), value.reshape(num_draws, *batch[name].shape))
+            own = batch[name].to(value.dtype)
+            value = torch.where(with_axes(batch.mask[name], own.dim()), own, value.reshape(num_draws, *own.shape))
         found[name] = value
     return found
 

@@ -10,6 +10,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import BadRow, distribution
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Categorical, Columnwise, Rows, feasible, masked
@@ -102,7 +103,7 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
         return
     while mask.dim() > fits.dim():  # a support of whole vectors says nothing of a part of one
         mask = mask.all(-1)
-    wrong = ~fits & mask.reshape(*mask.shape, *[1] * (fits.dim() - mask.dim()))
+    wrong = ~fits & with_axes(mask, fits.dim())
     if bool(wrong.any()):
         where = wrong.nonzero()[0].tolist()
         value, column = x[tuple(where)], ""

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.calibration import placed_in, simulate
 from pyro_mmvae.objectives import Loss
@@ -64,8 +65,6 @@ class Sleep(Loss):
         """With a random subset of the modalities of every row."""
         chance = torch.rand(len(batch), batch.rows, device=batch.device)
         kept = (chance >= self.hide) | (chance == chance.amax(0))
-        mask = {}
-        for name, keep in zip(batch, kept):
-            old = batch.mask[name]
-            mask[name] = old & keep.reshape(-1, *[1] * (old.dim() - 1))
+        keep = dict(zip(batch, kept))
+        mask = {name: old & with_axes(keep[name], old.dim()) for name, old in batch.mask.items()}
         return Batch(dict(batch), mask, batch.rows, frozenset())

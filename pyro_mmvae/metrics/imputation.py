@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import pyro
@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
@@ -82,9 +83,9 @@ def imputation_error(
     check_mapping("visible", visible)
     batch = opened(vae, x, mask)
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
-    fine = {name: (_fine(batch, name, batch.mask[name]), _fine(batch, name, shown[name])) for name in batch}
-    seen = Batch.of(dict(batch), {name: there & look for name, (there, look) in fine.items()})
-    hidden = {name: there & ~look for name, (there, look) in fine.items()}
+    there, look = (_by_entry(batch, masks) for masks in (batch.mask, shown))
+    seen = Batch.of(dict(batch), {name: there[name] & look[name] for name in batch})
+    hidden = {name: there[name] & ~look[name] for name in batch}
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
@@ -162,7 +163,6 @@ def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draw
     return total
 
 
-def _fine(batch: Batch, name: str, mask: Tensor) -> Tensor:
-    """One truth value an entry."""
-    value = batch[name]
-    return mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim())).expand(value.shape)
+def _by_entry(batch: Batch, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks with one truth value for every single entry."""
+    return {name: with_axes(masks[name], value.dim()).expand(value.shape) for name, value in batch.items()}

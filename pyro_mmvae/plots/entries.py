@@ -10,6 +10,7 @@ import torch
 from pyro.distributions import Categorical, OneHotCategorical
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import check_named, first_row, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import predict
@@ -136,9 +137,8 @@ def _seen(batch: Batch, name: str, look: Look) -> list[Tensor]:
         return list(value)
     if look.show is not None and look.chances and mask.shape == value.shape:
         return [row[there] for row, there in zip(value, mask)]
-    fine = mask.reshape(*mask.shape, *[1] * (value.dim() - mask.dim()))
     real = value if value.is_floating_point() else value.to(torch.get_default_dtype())
-    return list(torch.where(fine, real, torch.nan))
+    return list(torch.where(with_axes(mask, value.dim()), real, torch.nan))
 
 
 def _title(ax: Any, words: str) -> None:
