@@ -150,8 +150,13 @@ class Batch(Mapping[str, Tensor]):
         new.known = known
         return new
 
+    def split(self, size: int) -> Iterator[Batch]:
+        """Its rows in their order, `size` at a time."""
+        for index in torch.arange(self.rows, device="cpu").split(size):
+            yield self.take(index)
+
     def _alike(self, name: str, rows: int) -> Tensor:
-        """The mask of so many rows where all is observed: of any of them, the same for every batch of that size."""
+        """The mask of that many rows of a modality that is observed everywhere: one tensor for all such batches."""
         if (name, rows) not in self._masks:
             self._masks[name, rows] = self.mask[name][:rows]
         return self._masks[name, rows]

@@ -16,7 +16,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import devices, row_axis, value_of
+from pyro_mmvae.weights import devices, plates_of, row_axis, value_of
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 """Of a user's model on data in another layout than it expects."""
@@ -78,4 +78,4 @@ def _nesting(vae: Any) -> int:
     """How many axes the model's plates take when it runs without data."""
     with silent(), undisturbed(devices(vae, {})):
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    return max((-f.dim for s in trace.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized), default=0)
+    return max((-frame.dim for frame in plates_of(trace)), default=0)

@@ -178,8 +178,8 @@ def _explain(
     depth, found = nesting(vae, batch), []
     wanted = _complete(vae, batch, only)
     with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
-        for index in torch.arange(batch.rows, device=batch.device).split(rows_at_once(wanted, num_draws)):
-            part, full = batch.take(index), wanted.take(index)
+        size = rows_at_once(wanted, num_draws)
+        for part, full in zip(batch.split(size), wanted.split(size), strict=True):
             seen = part.only(given)
             with pyro.plate("draws", num_draws, dim=-1 - depth):
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)

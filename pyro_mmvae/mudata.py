@@ -85,8 +85,8 @@ def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, ke
     """
     vae = with_posterior(vae)
     batch, means, sds = opened(vae, *from_mudata(data, slots)), [], []
-    for index in torch.arange(batch.rows, device=next(iter(batch.values())).device).split(ROWS_AT_ONCE):
-        mean, sd = moments_of(vae.posterior(batch.take(index)))
+    for part in batch.split(ROWS_AT_ONCE):
+        mean, sd = moments_of(vae.posterior(part))
         means.append(mean)
         sds.append(sd)
     data.obsm[key], data.obsm[f"{key}_sd"] = torch.cat(means).cpu().numpy(), torch.cat(sds).cpu().numpy()

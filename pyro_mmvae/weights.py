@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Distribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -41,21 +42,29 @@ class Draws(NamedTuple):
     model: Trace
 
 
-def opened(vae: Any, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None) -> Batch:
-    """The checked batch of a `MultimodalVAE`, or of any other pair, with only `given` in sight; None = all."""
-    batch = vae.check(x, mask) if hasattr(vae, "check") else Batch.of(x, mask)
+def opened(
+    vae: Any,
+    x: Arrays | None,
+    mask: Arrays | None = None,
+    given: Collection[str] | None = None,
+    likelihoods: Mapping[str, Distribution] | None = None,
+) -> Batch:
+    """The checked batch of a `MultimodalVAE`, or of any other pair, with only `given` in sight; None = all.
+
+    Args:
+        likelihoods: what the model's `likelihoods` said before, if it did, so that no network runs for this batch.
+    """
+    batch = vae.check(x, mask, likelihoods) if hasattr(vae, "check") else Batch.of(x, mask)
     known(vae, given)
     return batch.only(given)
 
 
 def known(vae: Any, names: Collection[str] | None) -> None:
     """Raises ValueError for a name that is no modality of the model, as far as it can be asked."""
-    ours = library_of(vae)
-    if names is None:
-        return
-    check_collection(names)
-    if ours is not None:
-        ours.check_names(names)
+    if names is not None:
+        check_collection(names)
+        if (ours := library_of(vae)) is not None:
+            ours.check_names(names)
 
 
 def nesting(vae: Any, batch: Batch) -> int:
@@ -64,12 +73,23 @@ def nesting(vae: Any, batch: Batch) -> int:
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(few, few.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(few, few.mask)
-    frames = [
-        f for t in (guide, model) for s in t.nodes.values() for f in s.get("cond_indep_stack", ()) if f.vectorized
-    ]
+    frames = plates_of(guide, model)
     if not any(frame.name == "data" for frame in frames):
         raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")
-    return max((-f.dim for f in frames), default=0)
+    return max(-frame.dim for frame in frames)
+
+
+def plates_of(*traces: Trace) -> list[Any]:
+    """The frames of the plates that take an axis, once for every site in them."""
+    stacks = [site.get("cond_indep_stack", ()) for trace in traces for site in trace.nodes.values()]
+    return [frame for stack in stacks for frame in stack if frame.vectorized]
+
+
+def traces_of(vae: Any, seen: Batch, explained: Batch, num_draws: int, depth: int) -> tuple[Trace, Trace]:
+    """The guide on what it sees, and the model on what it explains with the codes of that guide, all draws at once."""
+    with silent(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-1 - depth):
+        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+        return guide, poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
 
 
 def devices(vae: Any, batch: Mapping[str, Tensor]) -> list[torch.device]:
@@ -98,17 +118,12 @@ def draw(
         given, targets: modalities; None = all that are observed.
         depth: what `nesting` says, if the caller knows it.
     """
-    seen = batch.only(given)
-    explained = batch.only(targets)
     depth = nesting(vae, batch) if depth is None else depth
-    plate = pyro.plate("draws", num_draws, dim=-1 - depth)
-    with silent(), pyro.validation_enabled(False), plate:
-        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
+    guide, model = traces_of(vae, batch.only(given), batch.only(targets), num_draws, depth)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
     observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
     likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
-    log_weights = sum(likelihood.values(), torch.zeros(num_draws, batch.rows, device=_device(batch)))
+    log_weights = sum(likelihood.values(), torch.zeros(num_draws, batch.rows, device=batch.device))
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
         log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
@@ -151,10 +166,10 @@ def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
     assert axis is not None
     log_prob = site["fn"].log_prob(site["value"])
     mask = site["mask"]
-    if mask is not None and mask is not True:
-        log_prob = (
-            torch.where(torch.as_tensor(mask), log_prob, 0) if isinstance(mask, Tensor) else log_prob * float(mask)
-        )
+    if isinstance(mask, Tensor):
+        log_prob = torch.where(mask, log_prob, 0)
+    elif mask is False:
+        log_prob = log_prob * 0.0
     right = -axis - 1
     if log_prob.dim() > right:
         log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1) if right else log_prob
@@ -201,15 +216,14 @@ def chunks(batch: Batch, num_draws: int) -> Iterator[tuple[Batch, list[int]]]:
     rows = min(batch.rows, max(most // num_draws, min(together, most)))
     most = max(1, most // rows)
     sizes = [min(most, num_draws - start) for start in range(0, num_draws, most)]
-    for index in torch.arange(batch.rows, device=_device(batch)).split(rows):
-        yield batch.take(index).remembering(), sizes
+    for part in batch.split(rows):
+        yield part.remembering(), sizes
 
 
 def parts(batch: Batch, num_draws: int) -> Iterator[Batch]:
     """Parts of the rows so small that all draws of theirs fit in one chunk, if those of one row do."""
     keep_at_hand()
-    for index in torch.arange(batch.rows, device=_device(batch)).split(rows_at_once(batch, num_draws)):
-        yield batch.take(index)
+    return batch.split(rows_at_once(batch, num_draws))
 
 
 def rows_at_once(batch: Batch, num_draws: int) -> int:
@@ -221,7 +235,3 @@ def size_of(batch: Batch) -> int:
     """How many numbers one draw of one row takes, about: what was not observed is not decoded."""
     seen = (name for name in batch if name in batch.complete or bool(batch.mask[name].any()))
     return 512 + sum(batch[name][0].numel() for name in seen)
-
-
-def _device(batch: Batch) -> torch.device | None:
-    return next((value.device for value in batch.values()), None)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
@@ -17,8 +16,8 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import chunks, nesting, opened, per_row
+from pyro_mmvae.programs import library_of
+from pyro_mmvae.weights import chunks, nesting, opened, per_row, traces_of
 
 
 class ImputationError(NamedTuple):
@@ -143,17 +142,13 @@ def _columns_of_categories(vae: Any, batch: Batch) -> dict[str, list[int]]:
 
 def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int) -> dict[str, float]:
     """Sum over rows of log 1/K sum_k p(hidden entries | z_k), for each modality, in nats."""
-    depth, total = nesting(vae, seen), dict.fromkeys(names, 0.0)
-    index = torch.arange(seen.rows, device=seen[names[0]].device)
-    with silent(), pyro.validation_enabled(False):
-        at = 0
+    depth, total, at = nesting(vae, seen), dict.fromkeys(names, 0.0), 0
+    with pyro.validation_enabled(False):
         for asked, sizes in chunks(hidden, num_draws):
-            part, at = seen.take(index[at : at + asked.rows]), at + asked.rows
+            part, at = seen.take(torch.arange(at, at + asked.rows, device=seen.device)), at + asked.rows
             logs: dict[str, list[Tensor]] = {name: [] for name in names}
             for size in sizes:
-                with pyro.plate("draws", size, dim=-1 - depth):
-                    guide = poutine.trace(vae.guide).get_trace(part, part.mask)
-                    model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(asked, asked.mask)
+                _, model = traces_of(vae, part, asked, size, depth)
                 for name in names:
                     if name in model:
                         logs[name].append(per_row(model.nodes[name], size, part.rows))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_mmvae.arrays import tensor_of
@@ -16,8 +15,8 @@ from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import silent, with_posterior
-from pyro_mmvae.weights import known, nesting, opened, parts
+from pyro_mmvae.programs import with_posterior
+from pyro_mmvae.weights import known, nesting, opened, parts, traces_of
 
 
 class Retrieval(NamedTuple):
@@ -132,12 +131,9 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
     if target not in batch or not bool(batch.mask[target].all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
     depth = nesting(vae, batch)
-    with silent(), pyro.validation_enabled(False):
+    with pyro.validation_enabled(False):
         for part in parts(batch, num_draws * 8):
-            seen, wanted = part.only(query), part.only([target])
-            with pyro.plate("draws", num_draws, dim=-1 - depth):
-                guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-                model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(wanted, wanted.mask)
+            _, model = traces_of(vae, part.only(query), part.only([target]), num_draws, depth)
             if target not in model.nodes:
                 raise ValueError(
                     f"modality {target!r} has no decoder, so that it has no likelihood; give another target"

@@ -14,6 +14,7 @@ import torch
 
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
+from pyro_mmvae.weights import opened
 
 AT_ONCE = 2**23
 """Bytes of data on disk that are read at once, if batches are smaller than that."""
@@ -81,7 +82,7 @@ class Loader:
         empty = start == 0
         for item in islice(self.batches, start, None):
             empty = False
-            yield opened(self.vae, *pair(item), self.likelihoods)
+            yield opened(self.vae, *pair(item), likelihoods=self.likelihoods)
         if empty:
             raise ValueError("the iterable of batches gave none; give one that can be walked again each epoch")
 
@@ -106,7 +107,7 @@ class OnDisk:
         self.steps = -(-self.rows // self.batch_size)
         self.at_once = max(1, AT_ONCE // (max(1, data.row_bytes) * self.batch_size))
         self.ahead = 2 if self.at_once == 1 else 1
-        self.likelihoods = likelihoods_of(vae, self.first())
+        self._check = partial(opened, vae, likelihoods=likelihoods_of(vae, self.first()))
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         coming: deque[Future[list[Batch]]] = deque()
@@ -121,9 +122,6 @@ class OnDisk:
 
     def first(self) -> Batch:
         return self.data.batch(range(min(FIRST, self.rows)), partial(opened, self.vae)).few()
-
-    def _check(self, x: Arrays, mask: Arrays) -> Batch:
-        return opened(self.vae, x, mask, self.likelihoods)
 
 
 def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batches:
@@ -157,8 +155,3 @@ def _masks(item: Any) -> bool:
 def likelihoods_of(vae: Any, batch: Batch) -> Any:
     """What later batches of the same data are checked against, so that no network runs for each of them."""
     return vae.likelihoods(batch) if hasattr(vae, "check") else None
-
-
-def opened(vae: Any, x: Arrays, mask: Arrays | None, likelihoods: Any = None) -> Batch:
-    """The checked batch."""
-    return vae.check(x, mask, likelihoods) if hasattr(vae, "check") else Batch.of(x, mask)

@@ -24,7 +24,7 @@ from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone, check_model
 from pyro_mmvae.training.arguments import check_arguments, optimizer_of
-from pyro_mmvae.training.batches import Batches, batches_of, opened, pair
+from pyro_mmvae.training.batches import Batches, batches_of, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
@@ -33,6 +33,7 @@ from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
+from pyro_mmvae.weights import opened
 
 
 @torch.inference_mode(False)  # which switches gradients on as well

@@ -132,9 +132,9 @@ class Run:
     def validate(self, batch: Batch, batch_size: int) -> float:
         """The loss in nats a row, always with the same random numbers."""
         with self.aside():
-            parts = torch.arange(batch.rows, device="cpu").split(max(batch_size, 512))
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
-            total = sum(float(function(self.model, self.guide, b, b.mask)) for b in map(batch.take, parts))
+            parts = batch.split(max(batch_size, 512))
+            total = sum(float(function(self.model, self.guide, part, part.mask)) for part in parts)
         return total / batch.rows
 
     def culprit(self, batch: Batch) -> str:
