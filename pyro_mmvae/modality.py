@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
-from pyro_mmvae.arrays import positive
+from pyro_mmvae.arrays import positive, with_axes
 from pyro_mmvae.checks import check_untouched, state_of
 from pyro_mmvae.data import Batch
 
@@ -185,17 +185,18 @@ class Seen:
             value = full.index_copy(0, self.flat, value)
         return value.reshape(*self.entries.shape, *value.shape[1:])
 
+    def placed(self, value: Tensor) -> Tensor:
+        """From (entry, ...) to (row, repeat, ...), zero where nothing was seen."""
+        if self.flat is not None:
+            value = value.new_zeros(self.entries.numel(), *value.shape[1:]).index_copy(0, self.flat, value)
+        elif not self.whole:
+            value = torch.where(with_axes(self.entries.flatten(), value.dim()), value, 0)
+        return value.reshape(*self.entries.shape, *value.shape[1:])
+
     def summed(self, value: Tensor) -> Tensor:
         """From (entry, ...) to (row, 1, ...): the sum over the seen repeats of a row, zero where nothing was seen."""
-        rows, repeats = self.entries.shape
-        value = value.unsqueeze(1)
-        if self.flat is None and not self.whole:
-            value = torch.where(self.entries.reshape(-1, *[1] * (value.dim() - 1)), value, 0)
-        if self.flat is None and repeats == 1:
-            return value
-        entry = torch.arange(rows * repeats, device=value.device) if self.flat is None else self.flat
-        total = value.new_zeros(rows, *value.shape[1:])
-        return total.index_add(0, entry if repeats == 1 else entry // repeats, value)
+        value = self.placed(value)
+        return value if value.shape[1] == 1 else value.sum(1, keepdim=True)
 
 
 def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:

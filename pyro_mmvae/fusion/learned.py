@@ -173,11 +173,8 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
         like = features = features if features.is_floating_point() else features.to(torch.get_default_dtype())
         if features.shape[1] != wanted:
             raise ValueError(f"modality {name!r} has {features.shape[1]} features, {wanted} were stated; mend sizes")
-        there = experts.given[name]
-        if there.shape[1] == 1:
-            columns.append(placed(experts, name, features).squeeze(1))
-        else:
-            columns.append(placed(experts, name, features).sum(1) / there.sum(1, keepdim=True).clamp(min=1))
+        there, total = experts.given[name], experts.seen[name].summed(features).squeeze(1)
+        columns.append(total if there.shape[1] == 1 else total / there.sum(1, keepdim=True).clamp(min=1))
         given.append(there.any(-1).to(features))
     return torch.cat([*(c.to(like) for c in columns), torch.stack(given, 1).to(like)], 1)
 
@@ -199,7 +196,7 @@ def embedded(embed: nn.ModuleDict, experts: Experts, size: int | None = None) ->
         if shape != (len(features), size):
             what = f"shape {shape}" if shape else f"a {type(value).__name__}"
             raise ValueError(f"the network in embed of {name!r} gives {what}; let it give {(len(features), size)}")
-        found.append(placed(experts, name, value))
+        found.append(experts.seen[name].placed(value))
     return found
 
 
@@ -212,17 +209,6 @@ def said(what: str, name: str, network: nn.Module, features: Tensor) -> Distribu
             " (row,) and event (dim,): add .to_event(1)"
         )
     return one_repeat(q)
-
-
-def placed(experts: Experts, name: str, value: Tensor) -> Tensor:
-    """From the seen entries (entry, size) to (row, repeat, size), zero where not given."""
-    seen, given = experts.seen[name], experts.given[name]
-    if seen.flat is not None:
-        value = value.new_zeros(given.numel(), *value.shape[1:]).index_copy(0, seen.flat, value)
-    value = value.unflatten(0, given.shape)
-    if seen.whole or seen.flat is not None:
-        return value
-    return torch.where(given.reshape(*given.shape, *[1] * (value.dim() - 2)), value, 0)
 
 
 def one_repeat(q: Distribution) -> Distribution:
