@@ -10,11 +10,11 @@ from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
-from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
+from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
 from pyro_mmvae.distributions.negative_binomial import NegativeBinomial
 from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
-from pyro_mmvae.distributions.products import ProductMixture, indicator, pick_members
+from pyro_mmvae.distributions.products import ProductMixture, indicator, members_of, pick_subsets
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
 from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, components_of, detached, stratum
 
@@ -45,10 +45,12 @@ __all__ = [
     "log_prob_sum",
     "mapped",
     "masked",
+    "members_of",
     "moments_of",
     "natural_form",
     "parameters_of",
-    "pick_members",
+    "pick_subsets",
+    "product",
     "stacked",
     "stratum",
 ]

@@ -130,22 +130,20 @@ def plain(distribution: Distribution) -> bool:
 
 
 class Frozen(TorchDistribution):
-    """What the distributions below share: no parameters of their own, and expansion that copies nothing."""
+    """What our distributions share: no parameters of their own, an expansion that copies nothing, and draws that are
+    real vectors unless they say otherwise."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 
-    def _like(self, batch_shape: torch.Size) -> Frozen:
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Frozen:
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         new._batch_shape = torch.Size(batch_shape)
         return new
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Frozen:
-        return self._like(torch.Size(batch_shape))
-
-    @property
-    def has_enumerate_support(self) -> bool:
-        return False
 
     def sample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         with torch.no_grad():

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 
@@ -28,10 +27,6 @@ class Chain(Frozen):
         self.first, self.steps, self.sizes, self.context = first, list(steps), list(sizes), context
         self._drawn: tuple[Tensor, list[Distribution]] | None = None
         super().__init__(first.batch_shape, torch.Size((sum(sizes),)), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
 
     @property
     def has_rsample(self) -> bool:
@@ -81,10 +76,6 @@ class Beside(Frozen):
         self.fixed, self.base = fixed, base.expand(fixed.shape[:-1])
         event = torch.Size((base.event_shape[0] + fixed.shape[-1],))
         super().__init__(fixed.shape[:-1], event, validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
 
     @property
     def has_rsample(self) -> bool:

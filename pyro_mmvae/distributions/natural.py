@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped
-from pyro_mmvae.distributions.normal import HALF_LOG_TWO_PI, is_normal
+from pyro_mmvae.distributions.normal import HALF_LOG_TWO_PI, Normal, is_normal
 
 
 class NaturalNormal(Frozen):
@@ -31,10 +30,6 @@ class NaturalNormal(Frozen):
         self._root: Tensor | None = None
         batch = torch.broadcast_shapes(shift.shape[:-1], precision.shape[:-2])
         super().__init__(batch, shift.shape[-1:], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
 
     has_rsample = True
 
@@ -78,6 +73,11 @@ class NaturalNormal(Frozen):
     @property
     def variance(self) -> Tensor:
         return self.covariance_matrix.diagonal(dim1=-2, dim2=-1)
+
+
+def product(precision: Tensor, shift: Tensor) -> Distribution:
+    """The diagonal normal of a product: of that precision and precision-weighted mean (..., dim)."""
+    return Normal(shift / precision, precision.rsqrt()).to_event(1)
 
 
 def natural_form(q: Distribution) -> tuple[Tensor, Tensor] | None:

@@ -11,8 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
-from pyro_mmvae.distributions.natural import NaturalNormal, natural_form
-from pyro_mmvae.distributions.normal import Normal
+from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
 
 
 class LogPool(Frozen):
@@ -69,11 +68,8 @@ class LogPool(Frozen):
             precisions = [w.unsqueeze(-1).unsqueeze(-1) * f[1] for f, w in zip(forms, self.weights, strict=True) if f]
             return NaturalNormal(sum(shifts[1:], shifts[0]), sum(precisions[1:], precisions[0]))
         powered = [w.unsqueeze(-1) / p.base_dist.scale**2 for p, w in zip(self.parts, self.weights, strict=True)]
-        precision = sum(powered[1:], powered[0])
-        shift = sum(
-            (w * p.base_dist.loc for p, w in zip(self.parts[1:], powered[1:])), powered[0] * self.parts[0].base_dist.loc
-        )
-        return Normal(shift / precision, precision.rsqrt()).to_event(1)
+        shifts = [w * p.base_dist.loc for p, w in zip(self.parts, powered, strict=True)]
+        return product(sum(powered[1:], powered[0]), sum(shifts[1:], shifts[0]))
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self.normalized().expand(self.batch_shape).rsample(torch.Size(sample_shape))

@@ -11,10 +11,11 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Mapped
 from pyro_mmvae.distributions.mixture import Mixture
-from pyro_mmvae.distributions.normal import Normal
+from pyro_mmvae.distributions.natural import product
 
 NUMBERS_AT_ONCE = 2**17
 """How many numbers a chunk of subsets may take, 512 kB of float32: what the second cache of a core holds."""
@@ -75,8 +76,8 @@ class ProductMixture(Mixture):
         return there / there.sum(0)
 
     @property
-    def support(self) -> Any:
-        return torch.distributions.constraints.real_vector
+    def support(self) -> constraints.Constraint:
+        return constraints.real_vector  # without making the components, of which `Mixture` asks it
 
     @property
     def has_rsample(self) -> bool:
@@ -89,7 +90,7 @@ class ProductMixture(Mixture):
         if self.always is not None:
             precision, shift = precision + self.always[1], shift + self.always[0] * self.always[1]
         precision = torch.where(precision > 0, precision, 1)  # a subset that is not there
-        return Normal(shift / precision, precision.rsqrt()).to_event(1)
+        return product(precision, shift)
 
     def _there(self) -> Tensor:
         """Which subsets are there, bool (subset, *batch); all of them where nothing was given."""
@@ -219,11 +220,24 @@ def pick_members(given: Tensor, shape: torch.Size) -> Tensor:
         shape: (..., *batch).
     """
     given = torch.where(given.any(0), given, True)
-    number = 2 ** given.sum(0) - 1
-    # subset k takes the set bits of k, counted over the experts that are given
-    drawn = (torch.rand(shape, dtype=torch.float64, device=given.device) * number).long() + 1
+    return members_of(pick_subsets(given, shape), given)
+
+
+def pick_subsets(given: Tensor, shape: torch.Size) -> Tensor:
+    """The number of a non-empty subset of what is given for each place of `shape`, uniformly, from 1 on."""
+    count = 2 ** given.sum(0) - 1
+    return (torch.rand(shape, dtype=torch.float64, device=given.device) * count).long() + 1
+
+
+def members_of(subsets: Tensor, given: Tensor) -> Tensor:
+    """The experts in subset k: the set bits of k, counted over those that are given; bool (..., expert, *batch).
+
+    Args:
+        subsets: k, (..., *batch).
+        given: bool (expert, *batch).
+    """
     position = (given.long().cumsum(0) - 1).clamp(min=0)
-    return given & ((drawn.unsqueeze(-given.dim()) >> position) & 1).bool()
+    return given & ((subsets.unsqueeze(-given.dim()) >> position) & 1).bool()
 
 
 def indicator(modalities: int, device: torch.device | None = None) -> Tensor:

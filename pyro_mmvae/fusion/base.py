@@ -49,11 +49,6 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
-def product(precision: Tensor, shift: Tensor) -> Distribution:
-    """The normal with that precision and precision-weighted mean."""
-    return Normal(shift / precision, precision.rsqrt()).to_event(1)
-
-
 def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
     """Precision and precision-weighted mean of the experts, (expert, row, 1, dim), zero where not given, and the
     experts that they are of."""

@@ -8,7 +8,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, stacked
+from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, product, stacked
 from pyro_mmvae.experts import Experts, not_normal
 from pyro_mmvae.fusion.base import (
     Fusion,
@@ -16,7 +16,6 @@ from pyro_mmvae.fusion.base import (
     filled,
     natural,
     prior_normal,
-    product,
     times_prior,
     together,
     with_prior,

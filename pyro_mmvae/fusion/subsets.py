@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator
+from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator, members_of, pick_subsets, product
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
 from pyro_mmvae.stack import Stack
@@ -59,7 +59,7 @@ class MoPoE(Fusion):
             precision, shift = times_prior(experts, precision, shift)
         else:
             precision = torch.where(there.unsqueeze(-1), precision, 1)
-        return Mixture(Normal(shift / precision, precision.rsqrt()).to_event(1), even(there))
+        return Mixture(product(precision, shift), even(there))
 
     def _in_chunks(self, experts: Experts, parts: Sums, stack: Stack) -> Distribution:
         (precision, shift), given = parts.sums, parts.given
@@ -209,12 +209,8 @@ def subsets(given: Tensor, most: int) -> tuple[Tensor, Tensor]:
         return members, (given | ~members).all(1)
     number = 2 ** given.sum(0) - 1
     index = torch.arange(1, most + 1, device=given.device).reshape(-1, 1, 1).expand(-1, *number.shape)
-    drawn = (torch.rand(index.shape, dtype=torch.float64, device=given.device) * number).long() + 1
-    # subset k of a row takes the set bits of k, counted over the modalities that the row was given
-    drawn = torch.where(number > most, drawn.minimum(number), index)
-    position = (given.long().cumsum(0) - 1).clamp(min=0)
-    members = given & ((drawn.unsqueeze(1) >> position) & 1).bool()
-    return members, index <= number
+    chosen = torch.where(number > most, pick_subsets(given, index.shape).minimum(number), index)
+    return members_of(chosen, given), index <= number
 
 
 def over(members: Tensor, values: Tensor) -> Tensor:

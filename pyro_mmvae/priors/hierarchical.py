@@ -9,7 +9,6 @@ import pyro
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 from pyro_mmvae.experts import Experts
@@ -80,10 +79,6 @@ class Ancestral(Frozen):
     def __init__(self, dim: int, top: Distribution, down: Lazy, up: Lazy, num_particles: int = 1):
         self.top, self.down, self.up, self.num_particles = top, down, up, num_particles
         super().__init__(top.batch_shape, torch.Size((dim,)), validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        return constraints.real_vector
 
     @property
     def has_rsample(self) -> bool:
