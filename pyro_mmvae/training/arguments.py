@@ -14,47 +14,24 @@ from pyro_mmvae.arrays import shown
 BY_HAND = "give a function (parameters, lr) -> torch optimiser, such as torch.optim.AdamW"
 
 
-def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: Any) -> None:
+def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: object) -> None:
     """Refuses what `fit` could only fail with.
 
     Raises:
-        ValueError: a loss, optimizer, time or function that is none.
-    """
-    check_loss(loss)
-    check_maker(optimizer)
-    check_seconds(every)
-    check_functions(**functions)
-
-
-def check_loss(loss: Any) -> None:
-    """Refuses what is neither a Pyro ELBO nor an object like one.
-
-    Raises:
-        ValueError: it is a class, or has no `differentiable_loss` and no `loss_and_grads`.
+        ValueError: a loss that is a class or no loss, an optimizer that was made already or makes none, a negative time
+            between two records, or a setting that should be a function and is none.
     """
     if isinstance(loss, type):
         raise ValueError(f"loss is the class {loss.__name__}; give an object of it, such as {loss.__name__}()")
     if not any(hasattr(loss, name) for name in ("differentiable_loss", "loss_and_grads")):
         raise ValueError(f"loss is {shown(loss)}; give a Pyro ELBO, such as Trace_ELBO(), or an objective of ours")
-
-
-def check_functions(**functions: object) -> None:
-    """Refuses a setting that should be a function and is none."""
+    if isinstance(optimizer, (PyroOptim, torch.optim.Optimizer)) or not callable(optimizer):
+        raise ValueError(f"optimizer is {shown(optimizer)}; {BY_HAND}")
+    if isinstance(every, bool) or not isinstance(every, Real) or not float(every) >= 0:
+        raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
     for name, function in functions.items():
         if not callable(function):
             raise ValueError(f"{name} is {shown(function)}; give a function, such as mm.constant of a schedule")
-
-
-def check_seconds(every: Any) -> None:
-    """Refuses what is no time between two records."""
-    if isinstance(every, bool) or not isinstance(every, Real) or not float(every) >= 0:
-        raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
-
-
-def check_maker(optimizer: Any) -> None:
-    """Refuses what makes no optimiser, such as one that was made already."""
-    if isinstance(optimizer, (PyroOptim, torch.optim.Optimizer)) or not callable(optimizer):
-        raise ValueError(f"optimizer is {shown(optimizer)}; {BY_HAND}")
 
 
 def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> torch.optim.Optimizer:
