@@ -44,8 +44,17 @@ class Column(Protocol):
         """From (row,), any value where hidden, to (row, width)."""
 
 
+class OneNumber:
+    """A column for which the network gives one number and an encoder sees one; another is learnt. Abstract."""
+
+    outputs = width = 1
+
+    def start(self) -> Tensor:
+        return torch.zeros(1)
+
+
 @dataclass(frozen=True)
-class RealColumn:
+class RealColumn(OneNumber):
     """Real numbers: normal with one learnt scale.
 
     Args:
@@ -59,14 +68,9 @@ class RealColumn:
 
     loc: float = 0.0
     scale: float = 1.0
-    outputs: int = 1
-    width: int = 1
 
     def __post_init__(self) -> None:
         _above_zero("RealColumn: scale", self.scale)
-
-    def start(self) -> Tensor:
-        return torch.zeros(1)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         return Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)
@@ -76,7 +80,7 @@ class RealColumn:
 
 
 @dataclass(frozen=True)
-class PositiveColumn:
+class PositiveColumn(OneNumber):
     """Positive real numbers: log-normal with one learnt scale.
 
     Args:
@@ -89,14 +93,9 @@ class PositiveColumn:
     """
 
     median: float = 1.0
-    outputs: int = 1
-    width: int = 1
 
     def __post_init__(self) -> None:
         _above_zero("PositiveColumn: median", self.median)
-
-    def start(self) -> Tensor:
-        return torch.zeros(1)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         return dist.LogNormal(math.log(self.median) + out[..., 0], learnt[0].exp() + SMALLEST)
@@ -106,7 +105,7 @@ class PositiveColumn:
 
 
 @dataclass(frozen=True)
-class CountColumn:
+class CountColumn(OneNumber):
     """Counts: negative binomial with one learnt dispersion.
 
     Args:
@@ -119,14 +118,9 @@ class CountColumn:
     """
 
     mean: float = 1.0
-    outputs: int = 1
-    width: int = 1
 
     def __post_init__(self) -> None:
         _above_zero("CountColumn: mean", self.mean)
-
-    def start(self) -> Tensor:
-        return torch.zeros(1)
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         return NegativeBinomial(learnt[0].exp(), logits=math.log(self.mean) + out[..., 0] - learnt[0])
@@ -136,7 +130,7 @@ class CountColumn:
 
 
 @dataclass(frozen=True)
-class OrdinalColumn:
+class OrdinalColumn(OneNumber):
     """Ordered levels 0 .. levels - 1: a cumulative logit with learnt thresholds.
 
     Example:
@@ -146,8 +140,6 @@ class OrdinalColumn:
     """
 
     levels: int
-    outputs: int = 1
-    width: int = 1
 
     def __post_init__(self) -> None:
         whole("OrdinalColumn: levels", self.levels, 2)
