@@ -21,6 +21,7 @@ from pyro_mmvae.export import to_arviz
 from pyro_mmvae.guess import guess_modalities
 from pyro_mmvae.holes import hide
 from pyro_mmvae.training import fit
+from pyro_mmvae.vae import MultimodalVAE
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,7 +85,6 @@ def run(options: argparse.Namespace) -> int:
     table = demo.subset_table(vae, test, num_particles=1000)
     digits = {} if own else demo.digit_report(vae, train, test)
     show(table, digits, len(next(iter(test.values()))))
-    few = {name: value[:100] for name, value in test.items()}
     report: dict[str, Any] = {
         "version": __version__,
         "torch": torch.__version__,
@@ -93,13 +93,18 @@ def run(options: argparse.Namespace) -> int:
         "digits": digits,
         "loss": history.loss,
     }
-    vae.save(options.out / "model.pt")
-    to_arviz(vae, few).to_netcdf(str(options.out / "posterior.nc"))
-    cross_modal_figure(vae, few, options.out / "figure.png")
-    report["seconds"] = time.perf_counter() - started
-    (options.out / "report.json").write_text(json.dumps(report, indent=2))
-    print(f"\nWrote figure.png, posterior.nc, model.pt and report.json to {options.out} ({report['seconds']:.0f} s).")
+    write(options.out, vae, {name: value[:100] for name, value in test.items()}, report, started)
     return 0
+
+
+def write(out: Path, vae: MultimodalVAE, few: dict[str, torch.Tensor], report: dict[str, Any], started: float) -> None:
+    """Writes the model, what it says of a few rows, and the report."""
+    vae.save(out / "model.pt")
+    to_arviz(vae, few).to_netcdf(str(out / "posterior.nc"))
+    cross_modal_figure(vae, few, out / "figure.png")
+    report["seconds"] = time.perf_counter() - started
+    (out / "report.json").write_text(json.dumps(report, indent=2))
+    print(f"\nWrote figure.png, posterior.nc, model.pt and report.json to {out} ({report['seconds']:.0f} s).")
 
 
 def show(table: list[demo.SubsetRow], digits: dict[str, float], rows: int) -> None:

@@ -19,7 +19,7 @@ def _parameter(value: Tensor, constraint: object = None) -> Tensor:
 
 def once_a_step(owner: object, x: object, mask: object, make: Callable[[], Any]) -> Any:
     """What `make` gives; in a step of stock SVI made once, as its guide and its model get the same x and mask."""
-    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    steps = _steps()
     if not steps or x is None:
         return make()
     kept = vars(steps[-1]).setdefault("made", {})
@@ -27,6 +27,11 @@ def once_a_step(owner: object, x: object, mask: object, make: Callable[[], Any])
     if key not in kept:
         kept[key] = x, mask, make()  # with x and mask, so that no other object gets their ids meanwhile
     return kept[key][-1]
+
+
+def _steps() -> list[Any]:
+    """The traces in which steps of stock SVI that are under way look for parameters."""
+    return [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
 
 
 _INDIFFERENT = (TraceMessenger, ReplayMessenger)
@@ -67,7 +72,7 @@ def announce(module: nn.Module) -> None:
     In a step of stock SVI, where no handler stands in between that could have a say, they are written down in the
     trace of the whole step and one is announced, which tells the loss that there is something to train.
     """
-    steps = [handler.trace for handler in _PYRO_STACK if getattr(handler, "param_only", False)]
+    steps = _steps()
     told = [vars(trace).setdefault("announced", {}) for trace in steps]
     if told and all(id(module) in names for names in told):
         _announce(*told[-1][id(module)])

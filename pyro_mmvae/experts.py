@@ -152,9 +152,10 @@ class Experts(Mapping[str, Distribution]):
     def apart(self) -> Iterator[tuple[str, Distribution, Tensor]]:
         """Every expert alone, repeat by repeat: the name, q with batch (row, 1), and where it was given (row, 1)."""
         for name, seen in self.given.items():
+            q = self[name]
             for repeat in range(seen.shape[1]):
                 column = slice(repeat, repeat + 1)
-                yield name, _column(self[name], column), seen[:, column]
+                yield name, _column(q, column), seen[:, column]
 
     def any(self) -> Tensor:
         """Where the guide saw anything, bool (row, 1)."""
@@ -238,4 +239,4 @@ def not_normal(name: str, q: Distribution) -> NoReturn:
 
 
 def _title(q: Distribution) -> str:
-    return f"{type(q.base_dist if isinstance(q, Independent) else q).__name__}"
+    return type(q.base_dist if isinstance(q, Independent) else q).__name__

@@ -68,19 +68,12 @@ def to_arviz(
     num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
     known(vae, given)
     names = list(range(batch.rows)) if row_names is None else _listed(row_names)
-    if feature_names is not None:
-        check_named("feature_names", feature_names, "{'size': ['length', 'width']}")
-    _check_names(vae, batch, names, feature_names or {})
+    features = {} if feature_names is None else feature_names
+    _check_names(vae, batch, names, features)
     latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
     predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
-    groups = {
-        **_latents(latents, log_weights),
-        "posterior_predictive": {},
-        "log_likelihood": {},
-        "observed_data": {},
-        "constant_data": {},
-        **_prior(vae, num_draws),
-    }
+    by_modality = "posterior_predictive", "log_likelihood", "observed_data", "constant_data"
+    groups = {**_latents(latents, log_weights), **{group: {} for group in by_modality}, **_prior(vae, num_draws)}
     coords: dict[str, Sequence[Any]] = {"row": names}
     for name in batch:
         seen = seen_rows(batch.mask[name])
@@ -90,12 +83,13 @@ def to_arviz(
         for group, variable in _modality(name, batch, seen, predicted, log_likelihood).items():
             groups[group][name] = variable
         coords[f"{name}_row"] = [row for row, there in zip(names, seen.tolist()) if there]
-        if feature_names and name in feature_names:
-            coords[f"{name}_feature"] = list(feature_names[name])
+        if name in features:
+            coords[f"{name}_feature"] = list(features[name])
     return build(groups, coords)
 
 
 def _check_names(vae: Any, batch: Batch, row_names: list[Any], feature_names: Mapping[str, Sequence[Any]]) -> None:
+    check_named("feature_names", feature_names, "{'size': ['length', 'width']}")
     for name in {"draw", "chain", "row"}.intersection(batch):
         raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
     _fits("row_names", row_names, batch.rows)

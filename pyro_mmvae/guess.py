@@ -114,9 +114,8 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]
     else:
         decoder, first = _measurements(x, shown, net)
     if mask.dim() > 1:
-        return Modality(
-            decoder, head(hidden, dim), trunk=InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
-        )
+        trunk = InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
+        return Modality(decoder, head(hidden, dim), trunk=trunk)
     flat = nn.Flatten() if event else nn.Unflatten(0, (-1, 1))
     return Modality(decoder, nn.Sequential(first, flat, encoder(size, hidden, dim=dim, head=head)))
 

@@ -136,9 +136,8 @@ def gpdfit(excess: Tensor) -> tuple[Tensor, Tensor]:
     grid = torch.arange(1, count + 1, dtype=excess.dtype, device=excess.device).unsqueeze(1)
     quartile = excess[int(tail / 4 + 0.5) - 1]
     theta = (1 - (count / (grid - 0.5)).sqrt()) / (3 * quartile) + 1 / excess[-1]
-    k = torch.stack(
-        [torch.log1p(-row * excess).mean(0) for row in theta]
-    )  # a loop, so that no (grid, tail, row) is kept
+    # a loop, so that no (grid, tail, row) is kept
+    k = torch.stack([torch.log1p(-row * excess).mean(0) for row in theta])
     profile = tail * ((-theta / k).log() - k - 1)
     weights = profile.softmax(0)
     best = (theta * weights).sum(0)

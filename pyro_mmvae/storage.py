@@ -73,23 +73,7 @@ def read(path: Path, kind: str) -> dict[str, Any]:
         ValueError: another program, another version or another kind of ours wrote it, or it holds code.
     """
     foreign = f"{path} is no file of pyro_mmvae's; give another path"
-    with open(path, "rb") as file:
-        if not _SIGNATURE.startswith(file.read(4)):
-            raise ValueError(foreign)
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
-            broken = archive.testzip()
-        if broken is not None:
-            raise zipfile.BadZipFile(broken)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise Damaged(f"{path} is damaged ({error}); it was cut short, or changed after it was written") from None
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path} holds objects besides tensors, numbers and text; it is refused and nothing of it was run"
-        ) from None
-    except RuntimeError:
-        raise ValueError(foreign) from None
+    contents = _loaded(path, foreign)
     found = str(contents.get("format")) if isinstance(contents, dict) else ""
     if not found.startswith("pyro_mmvae "):
         raise ValueError(foreign)
@@ -101,6 +85,27 @@ def read(path: Path, kind: str) -> dict[str, Any]:
             " use the version that wrote it"
         )
     return contents
+
+
+def _loaded(path: Path, foreign: str) -> Any:
+    """What torch wrote, whole and of plain values; ValueError `foreign` for what it did not write."""
+    with open(path, "rb") as file:
+        if not _SIGNATURE.startswith(file.read(4)):
+            raise ValueError(foreign)
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(broken)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise Damaged(f"{path} is damaged ({error}); it was cut short, or changed after it was written") from None
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{path} holds objects besides tensors, numbers and text; it is refused and nothing of it was run"
+        ) from None
+    except RuntimeError:
+        raise ValueError(foreign) from None
 
 
 def save(module: nn.Module, path: str | os.PathLike[str]) -> None:

@@ -62,11 +62,8 @@ class Mixture(Frozen):
 
         def wide(value: Tensor, event_dims: int) -> Tensor:
             end = value.dim() - event_dims
-            front, own, event = (
-                value.shape[: end - self._inner],
-                value.shape[end - self._inner : end],
-                value.shape[end:],
-            )
+            start = end - self._inner
+            front, own, event = value.shape[:start], value.shape[start:end], value.shape[end:]
             return value.reshape(*front, *lead, *own, *event).expand(*front, *self.batch_shape, *event)
 
         return mapped(self.components, wide), wide(self.weights, 0)

@@ -51,8 +51,7 @@ class Judge(nn.Module):
         super().__init__()
         x = finite("x", x, 2)
         labels = whole_labels("labels", labels, len(x))
-        flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
-        flat = flat.to(torch.get_default_dtype())
+        flat = x.unsqueeze(1).flatten(1).to(torch.get_default_dtype())
         self.register_buffer("loc", flat.mean(0))
         self.register_buffer("scale", flat.std(0).clamp(min=0.1 * float(flat.std()) + 1e-12))
         self.register_buffer("classes", labels.unique())
@@ -65,8 +64,8 @@ class Judge(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """What the last hidden layer says, (row, feature)."""
-        flat = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
-        return self.body((flat.to(self.loc.dtype) - self.loc) / self.scale)
+        flat = x.unsqueeze(1).flatten(1).to(self.loc.dtype)
+        return self.body((flat - self.loc) / self.scale)
 
     def log_probabilities(self, x: Tensor) -> Tensor:
         """(row, class), in nats; the classes are `judge.classes`."""

@@ -52,13 +52,8 @@ def plot_khat(
         value = found[found.isfinite()].cpu().numpy()
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
-        ax.text(
-            1.01,
-            position,
-            f"{(found < limit).double().mean():.0%} good",
-            transform=ax.get_yaxis_transform(),
-            va="center",
-        )
+        good = f"{(found < limit).double().mean():.0%} good"
+        ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
     ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
     ax.set_yticks(range(len(subsets)), titles(subsets))
     ax.set(xlabel="k-hat of a row")

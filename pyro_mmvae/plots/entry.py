@@ -112,10 +112,8 @@ def _bars(values: Tensor, ax: Any, chances: bool | None) -> None:
     for hole in values.isnan().nonzero().flatten().tolist():
         ax.axvspan(hole - 0.4, hole + 0.4, color=HOLE, linewidth=0)
     chances = values.is_floating_point() if chances is None else chances
-    if (
-        chances and len(values) and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3
-    ):  # the most probable one by its number
-        best = int(values.argmax())
+    if chances and len(values) and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:
+        best = int(values.argmax())  # the most probable one is named by its number
         ax.set_ylim(0, 1.45)
         ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
     else:

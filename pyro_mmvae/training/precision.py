@@ -31,8 +31,7 @@ def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator
     _check(networks, dtype)
     with ExitStack() as stack:
         for net in networks:
-            open_ones: list[torch.autocast] = []
-            enter, leave = _hooks(open_ones, dtype)
+            enter, leave = _hooks(dtype)
             stack.callback(net.register_forward_pre_hook(enter).remove)
             stack.callback(net.register_forward_hook(leave, always_call=True).remove)
         yield
@@ -55,7 +54,10 @@ def _check(networks: Sequence[nn.Module], dtype: torch.dtype) -> None:
         raise ValueError(f"autocast is for a model in float32, this one has {found.pop()}; call vae.float()")
 
 
-def _hooks(open_ones: list[torch.autocast], dtype: torch.dtype) -> tuple[Any, Any]:
+def _hooks(dtype: torch.dtype) -> tuple[Any, Any]:
+    """What to run before a network, and after it; its calls may nest."""
+    open_ones: list[torch.autocast] = []
+
     def enter(net: nn.Module, inputs: Any) -> None:
         device = next((value.device.type for value in inputs if isinstance(value, Tensor)), "cpu")
         open_ones.append(torch.autocast(device, dtype))
