@@ -120,7 +120,7 @@ def positive(what: str, value: Any, *, zero: bool = False) -> float:
     """The value as a number above 0, or from 0 on.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no such number.
     """
     fine = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not fine or value < 0 or (value == 0 and not zero):
@@ -134,7 +134,7 @@ def whole(what: str, value: Any, least: int = 1) -> int:
     """The value as a whole number.
 
     Raises:
-        ValueError: it is none, or below the least that makes sense.
+        ValueError: it is no whole number, or below the least that makes sense.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{what} is {shown(value)}; give a whole number from {least} on")

@@ -165,7 +165,7 @@ def _coarse(mask: Tensor) -> Tensor:
 
 
 def state_of(x: Tensor) -> int:
-    """Changes whenever the tensor or what it is a view of is written to."""
+    """A number that changes whenever the tensor, or what it is a view of, is written to."""
     return -1 if x.is_inference() else x._version
 
 

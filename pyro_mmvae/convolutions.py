@@ -29,9 +29,10 @@ KNOWN = "torch.nn.modules.", "pyro_mmvae.", "pyro.nn."
 def channels_last(owners: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, an `nn.Sequential` lays pictures out for its convolutions; afterwards all is as before.
 
-    On a CPU a step takes a tenth less time then, in bfloat16 more, and a question of many draws a third. Only where
-    all layers are torch's or ours, without hooks, and in no module of another class: code of the user's may look at how
-    pictures, weights or gradients lie in memory. What comes in and goes out lies as ever, and so do weights.
+    On a CPU a step then takes a tenth less time, in bfloat16 still less, and a question of many draws a third less.
+    It is done only where all layers are torch's or ours, without hooks, and in no module of another class, as the
+    user's code may look at how pictures, weights or gradients lie in memory. What comes in and goes out lies as ever,
+    and so do weights.
     """
     ways = _ways(dict.fromkeys(module for owner in owners for module in owner.modules()))
     try:
@@ -44,7 +45,7 @@ def channels_last(owners: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class _Way:
-    """What computes in the place of a module's `forward` meanwhile; a copy of the module has its own again."""
+    """What stands in for a module's `forward` meanwhile; a copy of the module has its own again."""
 
     def __init__(self, module: nn.Module):
         self.module: Any = module
@@ -77,9 +78,9 @@ class _Laid(_Way):
 
 
 class _Apart(_Way):
-    """A transposed convolution, spot by spot where it can, else with its bias added apart where channels lie last: the
-    gradient of one takes oneDNN as long as that of the weights then, and in bfloat16 longer than all the rest; torch
-    sums it in no time."""
+    """A transposed convolution, by `SubPixel` where that can be; else, where channels lie last, with its bias added
+    apart: oneDNN takes as long for the gradient of the bias as for that of the weights there, in bfloat16 longer than
+    for all the rest, and torch sums it in no time."""
 
     def __init__(self, module: nn.ConvTranspose2d, within: bool):
         super().__init__(module)

@@ -39,8 +39,8 @@ class Batch(Mapping[str, Tensor]):
         filled: the names of which something is observed in every row of the data that these rows are from; None =
             nobody has looked.
         dense: whether what is hidden is computed with as well, as zeros, and masked, so that no shape depends on it.
-        known: name -> the mask on the CPU, (row,) or (row, first axis of the entries), for what is not complete: where
-            it is looked at to lay out the batch, nobody waits for an accelerator. Empty if nobody has surveyed.
+        known: name -> the mask on the CPU, (row,) or (row, first axis of the entries), for what is not complete: it
+            tells how to lay out the batch without waiting for an accelerator. Empty if nobody has looked.
 
     Example:
         >>> batch = Batch.of({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})

@@ -15,20 +15,20 @@ from pyro_mmvae.data import Arrays, Batch, as_tensor
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
 GAP = 2**14
-"""Bytes between two wanted rows that are read along rather than skipped: a row that is asked for by its number costs
-HDF5 as much time."""
+"""The most bytes between two wanted rows, on average, that are read along rather than skipped: asking HDF5 for a row by
+its number takes as long."""
 BLOCK = 2**22
-"""Bytes of an array that are read along at once."""
+"""Bytes of an array that are read in one slice."""
 
 
 class MultimodalDataset:
     """Rows on disk, read a batch at a time: `mm.fit(vae, dataset)` trains on more data than memory holds.
 
-    Rows are read by rising numbers, with one access to each array or, where they lie close together, in slices; they
-    come in the order that was asked for, so training sees the batches that it would see in memory; with another random
-    number where a batch has no hole or no empty row by chance, of which in memory more is known. `fit` reads ahead in
-    one thread, several batches at once if they are small. A DataLoader takes a dataset as it is, with
-    every sampler and in several processes; so do the tools, part by part: `mm.certify(vae, *dataset[:1000])`,
+    Rows are read by rising numbers, with one access to each array or, where they lie close together, in slices, and
+    come in the order that was asked for: training sees the same batches as in memory. Where a batch happens to have no
+    hole or no empty row its random numbers may be others, as in memory more is known of the whole set. `fit` reads
+    ahead in one thread, several batches at once if they are small. A DataLoader takes a dataset as it is, with every
+    sampler and in several processes; so do the tools, part by part: `mm.certify(vae, *dataset[:1000])`,
     `[mm.log_likelihood(vae, x, mask) for x, mask in DataLoader(dataset, 1000)]`.
 
     Limits: `fit(validation=...)` holds its rows in memory: give it `dataset[:1000]`. Rows are checked when they are

@@ -19,7 +19,7 @@ from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import devices, plates_of, row_axis, value_of
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
-"""Of a user's model on data in another layout than it expects."""
+"""What a user's model may raise on data in another layout than it expects."""
 
 
 @torch.no_grad()
@@ -61,8 +61,8 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
-    """Which sites of a model that ran without data are modalities: of a user's those that it observes if it is given
-    them. One that cannot be run on what it drew calls its codes z and *.w."""
+    """Which sites of a model that ran without data are modalities: of a user's model, those that it observes when it is
+    given them; all but z and *.w if it cannot be run on what it drew."""
     known = getattr(library_of(vae), "modalities", None)
     if known is not None:
         return known

@@ -32,7 +32,7 @@ def impute(
 ) -> dict[str, Tensor]:
     """Draws of every missing entry from p(x_missing | x_S), with z ~ q(z | x_S); observed entries come back untouched.
 
-    That is in the precision of the model: whole numbers above 2^24, and float64, are rounded to float32 by most.
+    All in the precision of the model: where that is float32, whole numbers above 2^24 and float64 are rounded.
 
     Args:
         x, mask: as in `vae.model`; modalities that x lacks are drawn on every row.

@@ -103,7 +103,7 @@ class Seen:
         elements: bool (row, repeat, *event) or coarser; None if entries are observed as a whole.
         dense: whether hidden entries are computed with as well, so that `flat` and `rows` are None; or would be, if by
             chance there are none.
-        known: `entries` on the CPU, where nobody waits who looks at them; None = they are nowhere but on their device.
+        known: `entries` on the CPU, to be looked at without waiting for their device; None = they are only there.
 
     Attributes:
         whole: whether every entry is known to be observed, in this batch and in others of the same data.

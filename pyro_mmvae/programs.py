@@ -121,7 +121,7 @@ def check_model(vae: Any) -> None:
 
 
 def owners_of(vae: Any) -> list[nn.Module]:
-    """The modules behind an object with `model` and `guide`, whatever way they are its own; none inside another."""
+    """The modules behind an object with `model` and `guide`, however it holds them; each once, none inside another."""
     check_model(vae)
     programs = (vae.model, vae.guide)
     behind = [vae, *(p.vae if isinstance(p, Program) else getattr(p, "__self__", p) for p in programs)]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 MOST_ROUNDING = 0.1
-"""Up to which the log weights may be rounded, in nats, for weights that look alike to count as alike."""
+"""The most that log weights may be rounded, in nats, for weights that look alike to count as alike."""
 
 MANY = 10
-"""Effective draws from which on weights tell where mass is."""
+"""Effective draws from which on weights tell where the mass is."""
 
 
 class Smoothed(NamedTuple):
@@ -79,7 +79,7 @@ def resampled(log_weights: Tensor, num_draws: int) -> Tensor:
 
 
 def khat_limit(draws: int) -> float:
-    """Up to which k-hat that many draws are to be trusted: min(1 - 1 / log10 draws, 0.7).
+    """The largest k-hat at which so many draws are to be trusted: min(1 - 1 / log10 draws, 0.7).
 
     Example:
         >>> round(khat_limit(1000), 3)

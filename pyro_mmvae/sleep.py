@@ -20,11 +20,11 @@ from pyro_mmvae.weights import per_row
 class Sleep(Loss):
     """-E log q(z | x_S), z and x drawn from the model, S drawn for every row: forward KL to p(z | x_S), nats.
 
-    The ELBO leaves out what q cannot reach without cost, and so its guides tend to be over-confident; this loss covers
-    instead, for every S alike, weights of modalities left aside. It teaches the guide alone: use it in a second phase,
-    after `mm.objectives.encoders_only(vae)` or with another optimiser over the guide's own parameters, as the model
-    learns nothing from its own dreams. Each simulated row has the holes of the data's rows, and each of its modalities
-    is hidden besides with probability `hide`, but for one.
+    The ELBO leaves out what q cannot reach without cost, and so its guides tend to be over-confident; with this loss
+    they cover the posterior instead, for every S alike; weights of modalities are left aside. It teaches the guide
+    alone: use it in a second phase, after `mm.objectives.encoders_only(vae)` or with another optimiser over the guide's
+    own parameters, as the model learns nothing from its own dreams. Each simulated row has the holes of a row of the
+    data, and each of its modalities but one is hidden besides with probability `hide`.
 
     Limits: the model must be one that can be drawn from without data; what it simulates is not the data, so a guide of
     a poor model is calibrated for that and may still serve real rows badly: look at k-hat.

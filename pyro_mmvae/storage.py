@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 from pyro_mmvae.buffers import apart
 
 VERSION = 1
-"""Of the layout of our files; a file of another version is refused."""
+"""The version of the layout of our files; a file of another one is refused."""
 
 _SIGNATURE = b"PK\x03\x04"  # of the zip archives that torch writes
 _PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.Size, type(None))
@@ -191,7 +191,7 @@ def _name(key: str) -> str:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same for a file: checked, and without what a tensor is only a part of, which torch would write as well."""
+    """The same for a file: checked, and a tensor that is part of a larger one alone, as torch would write the whole."""
     if type(value) in (dict, OrderedDict):
         return {_plain(key, where): _plain(part, f"{where}[{key!r}]") for key, part in value.items()}
     if type(value) in (list, tuple):

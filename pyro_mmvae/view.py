@@ -18,8 +18,8 @@ class View(NamedTuple):
             in model and guide alike. None = as given.
         stratum: which component of a mixture posterior to draw z from; None = as the mixture does.
         rows: bool (row,), the rows that count; the data of others are not decoded. None = all.
-        strata: the modalities that strata belong to, one after the other, or how many there are: a mixture of more
-            components is refused. None = nobody counts.
+        strata: the modalities that strata belong to, one after the other, or how many strata there are: a mixture of
+            more components is refused. None = that is not checked.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -13,7 +13,7 @@ from pyro_mmvae.distributions.base import Mapped
 from pyro_mmvae.distributions.normal import Entrywise
 
 EXACT = 80.0
-"""Up to there softplus is computed, beyond it is its argument: to the last digit of either precision."""
+"""Beyond this softplus is its argument, to the last digit in single and in double precision."""
 
 
 class Binomial(Entrywise, dist.Binomial):

@@ -78,7 +78,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         query, target: names.
 
     Raises:
-        ValueError: bad input, or one row, which is as far from the others as it likes.
+        ValueError: bad input, or one row alone, which is like no other.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -8,7 +8,7 @@ from pyro_mmvae.checks import kind_of
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
 HOLE = "#d7e1ee"
-"""Of single entries that are missing: neither a zero nor a shade of grey."""
+"""The colour of single entries that are missing, which are neither a zero nor a shade of grey."""
 
 
 def check_result(what: str, value: object, kind: type, maker: str) -> None:

@@ -15,7 +15,7 @@ from pyro_mmvae.plots.axes import new_axes
 from pyro_mmvae.programs import with_posterior
 
 MOST = 30
-"""Patterns that are drawn."""
+"""The most patterns that are drawn."""
 
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:

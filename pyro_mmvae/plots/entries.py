@@ -21,7 +21,7 @@ from pyro_mmvae.programs import library_of
 from pyro_mmvae.weights import opened
 
 LETTERS = 12
-"""Of a title that fit into an inch."""
+"""Letters of a title that fit into an inch."""
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.weights import opened
 
 AT_ONCE = 2**23
-"""Bytes of data on disk that are read at once, if batches are smaller than that."""
+"""Bytes that are read from disk at once, where batches are smaller than that."""
 FIRST = 64
 """Rows on disk among which each modality is looked for, to see what there is to train."""
 
@@ -99,7 +99,7 @@ class OnDisk:
 
     Attributes:
         at_once: batches that are read together, as many as `AT_ONCE` bytes hold.
-        ahead: how often more is read before what came first is computed with.
+        ahead: how many further such readings are under way while one is computed with.
     """
 
     def __init__(self, vae: Any, data: MultimodalDataset, batch_size: int):

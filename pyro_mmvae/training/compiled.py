@@ -22,7 +22,7 @@ from pyro_mmvae.training.captured import Captured
 CHECKS = 8
 """How often the graph is run beside the step, on other rows, with other random numbers and another weight of the KL."""
 MORE = 0.3
-"""Share of what was observed that is hidden besides in those runs, so that no modality happens to be whole."""
+"""Share of what was observed that those runs hide, so that no modality happens to be whole."""
 
 
 class Form(NamedTuple):

@@ -19,9 +19,9 @@ from pyro_mmvae.training.step import Run, not_finite
 from pyro_mmvae.warn import warn
 
 LONG = 100
-"""Steps of a run in which the balance of the modalities is looked at: there it costs less than a hundredth."""
+"""Steps from which on a run looks at the balance of the modalities, which then costs less than a hundredth of it."""
 UNREAD = 1000
-"""Steps after which losses are read that were left on an accelerator."""
+"""Steps after which losses that were left on an accelerator are read."""
 
 
 @dataclass

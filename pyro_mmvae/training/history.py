@@ -34,7 +34,7 @@ class Pace(NamedTuple):
     """How the learning rate and the KL's weight go.
 
     Attributes:
-        steps: an epoch has, 0 if that is not known; then both change from epoch to epoch.
+        steps: how many an epoch has, 0 if that is not known; then both change from epoch to epoch.
     """
 
     schedule: Schedule

@@ -29,9 +29,9 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def between_steps() -> Iterator[Callable[[], None]]:
-    """Inside, Ctrl-C waits until the function that this gives is called, which raises `Stopped`; a second one does not.
+    """Inside, Ctrl-C waits for a call of the function that this gives, which raises `Stopped`; a second does not wait.
 
-    Only where Python's own handler stands, and in the main thread, as no other hears signals.
+    Only where Python's own handler is in place, and in the main thread, as no other hears signals.
     """
     told: list[int] = []
 

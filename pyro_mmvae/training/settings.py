@@ -1,4 +1,4 @@
-"""What a run is told apart from another by: settings of all kinds as plain values."""
+"""Settings of all kinds as plain values, by which a run is told from another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from pyro_mmvae.data import Batch
 
 PYROS = {"max_plate_nesting", "ignore_jit_warnings", "strict_enumeration_warning", "retain_graph"}
-"""What Pyro finds out by itself, or what changes no number."""
+"""Attributes of a loss that tell no runs apart: Pyro finds them out by itself, or they change no number."""
 MOST = 2**20
 """Numbers of a modality that enter its checksum, evenly spaced."""
 

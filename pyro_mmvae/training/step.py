@@ -200,7 +200,7 @@ def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], module
 
 
 def distinct(named: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """What has names, by names that are the same in another process; the second of two models gets a dash to its."""
+    """The same by names that are the same in another process; a name that is taken, by another model, gets a dash."""
     found: dict[str, T] = {}
     for name, value in named:
         name = re.sub(r"^vae[0-9a-f]+\.", "", name)  # a site of ours begins with an address
