@@ -230,3 +230,13 @@ def test_optim_takes_the_options_that_ours_lacks():
         assert type(optim.single) is kind
         assert optim.single.param_groups[0]["amsgrad"] == ("amsgrad" in options)
     assert p.detach().tolist() == pytest.approx([-0.2, -0.2])
+
+
+@pytest.mark.parametrize("option", ["maximize", "amsgrad"])
+def test_adam_refuses_options_that_it_lacks(option):
+    weight = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=option):
+        mm.Adam([{"params": [weight], option: True}], lr=0.1)
+    theirs = torch.optim.Adam([weight], lr=0.1, **{option: True})
+    with pytest.raises(ValueError, match=option):
+        mm.Adam([weight], lr=0.1).load_state_dict(theirs.state_dict())

@@ -140,3 +140,37 @@ def test_a_model_that_cannot_be_run_on_what_it_drew_calls_its_codes_z():
             pyro.sample("body", dist.Normal(z, 1.0), obs=None if x is None else x["body"])
 
     assert mm.generate(mm.Pair(model, program), 5)["body"].shape == (5,)
+
+
+def test_a_plate_by_another_name_is_named():
+    def program(x=None, mask=None):
+        with pyro.plate("rows", 3, dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"neither .* has a plate named 'data'"):
+        mm.log_likelihood(mm.Pair(program, program), {"a": torch.zeros(3, 1)})
+
+
+def test_a_code_that_all_rows_share_is_refused_by_certificates():
+    def model(x=None, mask=None):
+        batch = mm.Batch.of(x, mask)
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", batch.rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(mu.unsqueeze(-1), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(z, 1.0).to_event(1), obs=None if x is None else batch["a"])
+
+    def guide(x=None, mask=None):
+        batch = mm.Batch.of(x, mask)
+        pyro.sample("mu", dist.Normal(0.0, 0.1))
+        with pyro.plate("data", batch.rows, dim=-1):
+            pyro.sample("z", dist.Normal(batch["a"] / 2, 0.7).to_event(1))
+
+    with pytest.raises(ValueError, match="site 'mu' stands outside the plate 'data'"):
+        mm.certify(mm.Pair(model, guide), {"a": torch.randn(30, 1)}, rows=50, gap_rows=0, progress=False)
+
+
+def test_a_pair_with_a_model_of_ours_fills_in_all_of_its_modalities():
+    vae, x = three(), three_rows(6)
+    pair, few = mm.Pair(vae.model, vae.guide), {"body": x["body"]}
+    assert set(mm.impute(pair, few)) == set(x)
+    assert mm.translate(pair, few, to="label").shape == (1, 6)

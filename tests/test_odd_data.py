@@ -1,0 +1,95 @@
+"""Data as they come: constant and rounded columns, arrays of all kinds, other models' batches, names that are none."""
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import three, three_rows
+
+import pyro_mmvae as mm
+
+
+def test_a_constant_column_has_a_scale_of_one():
+    rows = np.c_[np.full(1000, 0.1), np.random.default_rng(0).normal(size=1000)].astype(np.float32)
+    scale = mm.guess_modalities({"lab": rows}, dim=2)["lab"].decoder.net[-1].scale
+    assert scale[0] == 1 and scale[1] == pytest.approx(1, abs=0.1)
+    rows = np.c_[np.full(1000, 0.1), np.full(1000, 1.7e9 + 0.1)]  # whose means are rounded
+    assert mm.guess_modalities({"lab": rows}, dim=2)["lab"].decoder.net[-1].scale.tolist() == [1, 1]
+
+
+def test_large_whole_numbers_are_counts_and_short_floats_do_not_overflow():
+    found = mm.guess_modalities({"total": np.array([1_200_000, 900_000, 5])}, dim=2)["total"]
+    assert type(found.decoder) is mm.NegativeBinomialLikelihood
+    tall = np.random.default_rng(0).normal(170, 10, (2000, 2)).astype(np.float16)
+    assert bool(mm.guess_modalities({"h": tall}, dim=2)["h"].decoder.net[-1].loc.isfinite().all())
+    assert type(mm.guess_modalities({"v": 2e7 + np.random.rand(50, 2)}, dim=2)["v"].decoder) is mm.NormalLikelihood
+
+
+def test_a_dataset_reads_masked_arrays_series_and_sparse_matrices_by_position():
+    pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
+    age = np.ma.masked_equal(np.where(np.arange(1000) % 2 == 0, -999.0, 60.0)[:, None], -999.0)
+    batch = mm.MultimodalDataset({"age": age}).batch(range(1000))
+    assert float(batch.mask["age"].float().mean()) == 0.5 and float(batch["age"].min()) == 0
+    assert mm.from_nan({"age": list(age[:4])})[1]["age"].tolist() == [False, True, False, True]
+    series = pandas.Series([0.0, 10.0, 20.0], index=[2, 1, 0])
+    assert mm.MultimodalDataset({"a": series})[[0, 2]][0]["a"].tolist() == [0.0, 20.0]
+    matrix = sparse.random(30, 4, 0.3, format="coo", random_state=0)
+    found = mm.MultimodalDataset({"rna": matrix})[[4, 1]][0]["rna"]
+    assert np.array_equal(found.numpy(), matrix.toarray()[[4, 1]])
+
+
+def test_a_mask_in_another_order_is_refused():
+    pandas = pytest.importorskip("pandas")
+    x = pandas.DataFrame({"u": [10.0, 20.0, 30.0]}, index=["p3", "p2", "p1"])
+    seen = pandas.Series([True, False, False], index=["p1", "p2", "p3"])
+    with pytest.raises(ValueError, match="modality 'a' in mask has another index than 'a'"):
+        mm.Batch.of({"a": x}, {"a": seen})
+
+
+def test_a_batch_that_one_model_has_checked_is_checked_by_the_next():
+    def model(head):
+        part = mm.Modality(head(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))
+        return mm.MultimodalVAE({"s": part}, mm.StandardNormal(2), mm.PoE())
+
+    real, yes_no = model(mm.NormalLikelihood), model(mm.BernoulliLikelihood)
+    batch = mm.Batch.of({"s": torch.tensor([[0.5], [3.0]])})
+    mm.log_likelihood(real, batch)
+    with pytest.raises(ValueError, match="off the support"):
+        mm.log_likelihood(yes_no, batch)
+
+
+def test_a_posterior_of_a_label_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="modality 'label' has the value -1"):
+        three().posterior({"label": torch.tensor([-1])})
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda vae, x: vae.posterior(x, given=(name for name in ["label"])),
+        lambda vae, x: mm.log_likelihood(vae, x, targets=filter(None, ["label"])),
+        lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets="label"),
+        lambda vae, x: mm.guide_predictive_log_likelihood(vae, x, given=["body"], targets=["typo"]),
+        lambda vae, x: mm.predictive_similarity(vae, x, query=["typo"], target="label"),
+        lambda vae, x: mm.predictive_similarity(vae, x, query=["body"], target="typo"),
+        lambda vae, x: mm.log_likelihood(mm.Pair(vae.model, vae.guide), x, targets=["typo"]),
+        lambda vae, x: mm.coherence(vae, x, torch.zeros(4), {"typo": lambda value: value}),
+    ],
+)
+def test_names_that_are_none_are_refused(ask):
+    with pytest.raises(ValueError, match=r"stands where names are asked for|unknown modality 'typo'"):
+        ask(three(), three_rows(4))
+
+
+@pytest.mark.parametrize("name", ["training", "", 5])
+def test_names_that_no_module_can_have_are_refused(name):
+    part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))
+    with pytest.raises(ValueError, match=r"is taken by torch's modules|name it by a string"):
+        mm.MultimodalVAE({name: part}, mm.StandardNormal(2), mm.PoE())
+
+
+def test_a_prior_of_numbers_without_an_event_is_named():
+    part = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))}
+    vae = mm.MultimodalVAE(part, lambda: dist.Normal(torch.zeros(2), 1.0), mm.PoE())
+    with pytest.raises(ValueError, match=r"the prior has batch \(2,\) and event \(\); .* add .to_event\(1\)"):
+        mm.fit(vae, {"a": torch.zeros(4, 1)}, epochs=1, progress=False)
