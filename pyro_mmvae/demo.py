@@ -23,6 +23,8 @@ from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.vae import MultimodalVAE
 
 DIM = 16
+REFINED = 30
+"""Rows for which the posterior is refined one by one."""
 FUSIONS: dict[str, Callable[[], Fusion]] = {"mopoe": MoPoE, "poe": PoE, "moe": MoE}
 PRIORS: dict[str, Callable[[int], nn.Module]] = {
     "mixture": lambda dim: GaussianMixture(dim, components=20),
@@ -76,10 +78,10 @@ class SubsetRow(NamedTuple):
     refined_good_khat: float
 
 
-def subset_table(vae: Any, x: dict[str, Tensor], num_particles: int, refined: int = 30) -> list[SubsetRow]:
+def subset_table(vae: Any, x: dict[str, Tensor], num_particles: int) -> list[SubsetRow]:
     """log p(x_S) for every subset S of the modalities, by the guide, and for the first rows by a refined posterior."""
     rows, limit = [], khat_limit(num_particles)
-    few = {name: value[:refined] for name, value in x.items()}
+    few = {name: value[:REFINED] for name, value in x.items()}
     for given in tqdm(subsets(list(x)), unit="subset", leave=False):
         found = log_likelihood(vae, {name: x[name] for name in given}, num_particles=num_particles)
         better = gaps(vae, few, given=given, full_rank=True, num_draws=num_particles)
@@ -124,14 +126,14 @@ def digit_report(vae: Any, train: dict[str, Tensor], test: dict[str, Tensor]) ->
     }
 
 
-def split(x: dict[str, Tensor], seed: int, share: float = 0.2) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rows to learn from and rows held out, by chance."""
+def split(x: dict[str, Tensor], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rows to learn from, and a fifth held out by chance."""
     rows = len(next(iter(x.values())))
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    cut = max(1, int(rows * share))
+    cut = max(1, int(rows * 0.2))
     return {k: v[order[cut:]] for k, v in x.items()}, {k: v[order[:cut]] for k, v in x.items()}
 
 
-def build(modalities: dict[str, Modality], prior: str, fusion: str, dim: int = DIM) -> MultimodalVAE:
+def build(modalities: dict[str, Modality], prior: str, fusion: str) -> MultimodalVAE:
     """A model of the named parts."""
-    return MultimodalVAE(modalities, PRIORS[prior](dim), FUSIONS[fusion]())
+    return MultimodalVAE(modalities, PRIORS[prior](DIM), FUSIONS[fusion]())

@@ -10,20 +10,22 @@ from torch import Tensor
 
 from pyro_mmvae.plots import plot_cross_modal
 
+COLUMNS = 10
+"""The most rows of the data that are shown."""
 
-def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path, columns: int = 10) -> None:
+
+def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path) -> None:
     """Writes `mm.plot_cross_modal` of a few rows as a PNG, one row of each category if there is a label.
 
     Args:
         vae: a trained model.
         x: held-out rows.
         path: where to write.
-        columns: how many rows of the data to show.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    chosen = _one_of_each(x, columns)
+    chosen = _one_of_each(x)
     figure = Figure(figsize=(len(chosen) + 1.6, 1.05 * len(x) ** 2 + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
     torch.manual_seed(0)
@@ -31,9 +33,9 @@ def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path, columns: int 
     figure.savefig(path, dpi=110)
 
 
-def _one_of_each(x: dict[str, Tensor], columns: int) -> list[int]:
+def _one_of_each(x: dict[str, Tensor]) -> list[int]:
     labels = next((v for v in x.values() if v.dim() == 1 and not v.isnan().any()), None)
     if labels is None:
-        return list(range(min(columns, len(next(iter(x.values()))))))
+        return list(range(min(COLUMNS, len(next(iter(x.values()))))))
     first = {float(label): position for position, label in reversed(list(enumerate(labels)))}
-    return [first[label] for label in sorted(first)][:columns]
+    return [first[label] for label in sorted(first)][:COLUMNS]

@@ -12,8 +12,8 @@ from torch.distributions import constraints
 from pyro_mmvae.chance import devices_of, seeded
 
 Mapped = Callable[[Tensor, int], Tensor]
-PIECE = 20
-"""Draws that are held at once where moments are taken of many."""
+DRAWS, PIECE = 1000, 20
+"""Draws of which moments are taken, and how many of them are held at once."""
 
 
 def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
@@ -75,7 +75,7 @@ def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
     return distribution.log_prob(value).sum()
 
 
-def moments_of(distribution: Distribution, num_draws: int = 1000) -> tuple[Tensor, Tensor]:
+def moments_of(distribution: Distribution) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation, (*batch, *event) each.
 
     Where they have no closed form, as for flows, those of draws, which are the same each time.
@@ -87,7 +87,7 @@ def moments_of(distribution: Distribution, num_draws: int = 1000) -> tuple[Tenso
     except (NotImplementedError, AttributeError):
         pass
     with seeded(0, devices_of(_tensors(distribution))):
-        pieces = [torch.var_mean(distribution.sample((PIECE,)), 0, correction=0) for _ in range(num_draws // PIECE)]
+        pieces = [torch.var_mean(distribution.sample((PIECE,)), 0, correction=0) for _ in range(DRAWS // PIECE)]
     within, means = (torch.stack(column) for column in zip(*pieces))
     return means.mean(0), (within.mean(0) + means.var(0, correction=0)).sqrt()
 

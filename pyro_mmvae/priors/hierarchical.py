@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import pyro
@@ -65,19 +64,18 @@ class HierarchicalNormal(nn.Module):
 class Ancestral(Frozen):
     """The marginal of z in p(v) p(z | v): draws are exact, the density is estimated.
 
-    log_prob = log 1/K sum_k p(v_k) p(z | v_k) / r(v_k | z), v_k ~ r(v | z): a lower bound in expectation, that is exact
-    where r is the posterior of v.
+    log_prob = log p(v) p(z | v) / r(v | z), v ~ r(v | z): a lower bound in expectation, that is exact where r is the
+    posterior of v.
 
     Args:
         dim: of z.
         top: of v, batch (...).
         down: v -> p(z | v).
         up: z -> r(v | z).
-        num_particles: K.
     """
 
-    def __init__(self, dim: int, top: Distribution, down: Lazy, up: Lazy, num_particles: int = 1):
-        self.top, self.down, self.up, self.num_particles = top, down, up, num_particles
+    def __init__(self, dim: int, top: Distribution, down: Lazy, up: Lazy):
+        self.top, self.down, self.up = top, down, up
         super().__init__(top.batch_shape, torch.Size((dim,)), validate_args=False)
 
     @property
@@ -86,7 +84,7 @@ class Ancestral(Frozen):
 
     def mapped(self, function: Mapped) -> Ancestral:
         top = mapped(self.top.expand(self.batch_shape), function)
-        return Ancestral(self.event_shape[0], top, self.down, self.up, self.num_particles)
+        return Ancestral(self.event_shape[0], top, self.down, self.up)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         v = self.top.expand(self.batch_shape)(torch.Size(sample_shape))
@@ -94,6 +92,5 @@ class Ancestral(Frozen):
 
     def log_prob(self, value: Tensor) -> Tensor:
         q = self.up(value)
-        v = q(torch.Size((self.num_particles,)))
-        logs = self.top.log_prob(v) + self.down(v).log_prob(value) - q.log_prob(v)
-        return logs.logsumexp(0) - math.log(self.num_particles)
+        v = q()
+        return self.top.log_prob(v) + self.down(v).log_prob(value) - q.log_prob(v)

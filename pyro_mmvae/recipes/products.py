@@ -222,7 +222,7 @@ def _flowing(modality: Modality, transforms: Sequence[Transform]) -> nn.Module:
     return nn.Sequential(modality.encoder, Transforms(transforms))
 
 
-def couplings(dim: int, hidden: int = 64) -> list[Transform]:
+def couplings(dim: int) -> list[Transform]:
     """Two affine coupling layers that change both halves of a code of two or more dimensions."""
     turn = T.permute(dim, torch.arange(dim).flip(0))
-    return [T.affine_coupling(dim, [hidden]), turn, T.affine_coupling(dim, [hidden])]
+    return [T.affine_coupling(dim, [64]), turn, T.affine_coupling(dim, [64])]
