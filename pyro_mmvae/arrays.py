@@ -50,7 +50,9 @@ def tensor_of(what: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_meta:
             raise ValueError(f"{what} is on the device 'meta', which holds no values; give a tensor on another one")
-        return value if value.layout == torch.strided and not value.is_nested else _dense(what, value)
+        if value.is_nested:
+            raise ValueError(f"{what} is a nested tensor; pad it to one shape, NaN where missing")
+        return value if value.layout == torch.strided else value.to_dense()
     if value is None:
         raise ValueError(f"{what} is None; give an array, or leave the name out")
     try:
@@ -65,12 +67,6 @@ def tensor_of(what: str, value: Any) -> Tensor:
     tensor = torch.from_numpy(array)
     named = hasattr(value, "dtype") or not tensor.is_floating_point()
     return tensor if named else tensor.to(torch.get_default_dtype())
-
-
-def _dense(what: str, value: Tensor) -> Tensor:
-    if value.is_nested:
-        raise ValueError(f"{what} is a nested tensor; pad it to one shape, NaN where missing")
-    return value.to_dense()
 
 
 def _array(value: Any) -> np.ndarray:

@@ -85,7 +85,7 @@ class Experts(Mapping[str, Distribution]):
 
     def private(self, names: Collection[str] | None) -> Experts:
         """q(w_m | x_m) in the same rows, from the named modalities, whatever was named for z; None = all."""
-        return self._like(names, "private", _unit)
+        return self._like(names, "private", unit_normal)
 
     def _like(self, names: Collection[str] | None, head: str, prior: Callable[[Experts], Distribution]) -> Experts:
         return Experts(self.modalities, self._all, self.rows, prior, names, head, self._memory, self._covered)
@@ -195,8 +195,8 @@ class Experts(Mapping[str, Distribution]):
         return q
 
 
-def _unit(experts: Experts) -> Distribution:
-    """N(0, I) of the size of the experts' codes."""
+def unit_normal(experts: Experts) -> Distribution:
+    """N(0, I) of the size of the experts' codes, of a batch that broadcasts."""
     if not experts.given:
         raise ValueError(
             "the prior of a private code depends on the data and cannot be drawn from without; give x, or another prior"

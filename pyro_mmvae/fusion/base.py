@@ -7,8 +7,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.distributions import Normal, is_normal, like
-from pyro_mmvae.experts import Experts, otherwise
+from pyro_mmvae.distributions import is_normal
+from pyro_mmvae.experts import Experts, otherwise, unit_normal
 from pyro_mmvae.stack import Stack
 
 
@@ -73,10 +73,7 @@ def prior_normal(experts: Experts) -> dist.Normal:
     """The prior as a factor of a product, of a batch that broadcasts to (row, 1): the model's if it is a diagonal
     normal, else N(0, I)."""
     prior = experts.plain_prior
-    if is_normal(prior):
-        return prior.base_dist
-    first = like(experts.entries(next(iter(experts))))
-    return Normal(first.new_zeros(prior.event_shape), first.new_ones(prior.event_shape))
+    return (prior if is_normal(prior) else unit_normal(experts)).base_dist
 
 
 def with_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

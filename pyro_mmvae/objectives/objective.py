@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -99,7 +99,10 @@ class Objective(Loss):
 
     def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: _Doubled) -> Tensor:
         """log p(x | codes) + beta (log p(codes) - log q(codes)), (particle, row), with the bound's gradient."""
-        weight = _Weight(self.num_particles, batch.rows)
+
+        def weight(site: Any) -> Tensor:
+            return site["scale"] * per_row(site, self.num_particles, batch.rows)
+
         zero = torch.zeros((), device=batch.device)
         log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), zero)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
@@ -132,16 +135,6 @@ def _any_of(masks: Mapping[str, Tensor], names: Collection[str], batch: Batch) -
     """The rows of a batch that have one of the named modalities, bool (row,)."""
     seen = [seen_rows(masks[name]) for name in names if name in masks]
     return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
-
-
-class _Weight(NamedTuple):
-    """A site's log-probability of each draw and row, with the scale that handlers gave it."""
-
-    particles: int
-    rows: int
-
-    def __call__(self, site: Any) -> Tensor:
-        return site["scale"] * per_row(site, self.particles, self.rows)
 
 
 class _Doubled:

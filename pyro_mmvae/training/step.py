@@ -143,10 +143,9 @@ class Run:
             try:
                 guide = poutine.trace(self.guide).get_trace(batch, batch.mask)
                 model = poutine.trace(poutine.replay(self.model, guide)).get_trace(batch, batch.mask)
-                for trace in (model, guide):
-                    for name, site in trace.iter_stochastic_nodes() if trace is guide else trace.nodes.items():
-                        if site["type"] == "sample" and not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
-                            return f"modality {name!r}" if name in batch else f"the site {name!r}"
+                for name, site in [*model.nodes.items(), *guide.iter_stochastic_nodes()]:
+                    if site["type"] == "sample" and not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
+                        return f"modality {name!r}" if name in batch else f"the site {name!r}"
             except ValueError as error:
                 return str(error).splitlines()[0]
         return "no single site"
