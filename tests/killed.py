@@ -23,6 +23,27 @@ import pyro_mmvae as mm
 KILLS, STEP = 20, 0.02  # seconds that a step and its checkpoint take, roughly
 
 
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def ending(step, error=Killed, make=torch.optim.Adam):
+    """A maker of optimisers that raises before the step of that number, counted from 0 over all that it makes."""
+    left = [step]
+
+    def count(*_):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error
+
+    def optimizer(parameters, lr):
+        optim = make(parameters, lr=lr)
+        optim.register_step_pre_hook(count)
+        return optim
+
+    return optimizer
+
+
 class Drift(nn.Module):
     """Dropout, and a buffer that follows what passes by."""
 

@@ -23,6 +23,7 @@ from cases import (
     three_holes,
     three_rows,
 )
+from killed import ending
 from pyro.infer import Trace_ELBO
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
@@ -225,19 +226,7 @@ def test_on_a_gpu_a_run_goes_on_bit_by_bit_and_a_model_comes_back_on_the_cpu(tmp
 
     def run(path, stop):
         pyro.set_rng_seed(1)
-        vae = three().to("cuda")
-
-        def optimizer(parameters, lr):
-            optim, left = torch.optim.Adam(parameters, lr=lr), [stop]
-
-            def count(*_):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise KeyboardInterrupt
-
-            optim.register_step_pre_hook(count)
-            return optim
-
+        vae, optimizer = three().to("cuda"), ending(stop, KeyboardInterrupt)
         mm.fit(vae, x, mask, epochs=3, batch_size=9, optimizer=optimizer, checkpoint=path, every=0.0, progress=False)
         return vae
 

@@ -12,7 +12,7 @@ import pyro
 import pytest
 import torch
 from cases import three, three_rows
-from killed import KILLS, setting, train
+from killed import KILLS, Killed, ending, setting, train
 
 import pyro_mmvae as mm
 
@@ -54,27 +54,10 @@ def test_a_process_killed_at_20_random_moments_ends_like_one_that_was_not(tmp_pa
     assert all(same(results[0], result) for result in results) and all(same(records[0], each) for each in records)
 
 
-class Killed(BaseException):
-    """Stands for the end of a process."""
-
-
 def life(path, steps, make=torch.optim.Adam, **options):
     """What a process does that ends before its step number `steps`: None, or the result if the run was over by then."""
-    left = [steps]
-
-    def optimizer(parameters, lr):
-        optim = make(parameters, lr=lr)
-
-        def count(*_):
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-
-        optim.register_step_pre_hook(count)
-        return optim
-
     try:
-        return train(path, optimizer=optimizer, **options)
+        return train(path, optimizer=ending(steps, make=make), **options)
     except Killed:
         return None
 
@@ -159,29 +142,8 @@ def test_loaders_and_programs_of_the_users_go_on(tmp_path):
     def run(path, stop):
         pyro.clear_param_store()  # as in a new process
         loader = torch.utils.data.DataLoader(x, batch_size=5, shuffle=True, collate_fn=augmented)
-        left = [stop]
-
-        def optimizer(parameters, lr):
-            optim = torch.optim.Adam(parameters, lr=lr)
-
-            def count(*_):
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Killed
-
-            optim.register_step_pre_hook(count)
-            return optim
-
-        history = mm.fit(
-            mm.Pair(model, guide),
-            loader,
-            epochs=3,
-            lr=0.1,
-            optimizer=optimizer,
-            progress=False,
-            checkpoint=path,
-            every=0.0,
-        )
+        options = {"optimizer": ending(stop), "checkpoint": path, "every": 0.0, "progress": False}
+        history = mm.fit(mm.Pair(model, guide), loader, epochs=3, lr=0.1, **options)
         return [history.loss, pyro.param("loc").detach(), pyro.param("scale").detach()]
 
     whole, again = run(None, 999), None
