@@ -96,17 +96,18 @@ class _Apart(_Way):
 
 
 def _ways(modules: Collection[nn.Module]) -> dict[nn.Module, _Way]:
+    """What stands in for the `forward` of which of the modules; of none if there is no convolution among them."""
     if not any(type(module) in CONVOLUTIONS for module in modules):
         return {}
     foreign = (module for module in modules if not type(module).__module__.startswith(KNOWN) or _replaced(module))
     closed = {part for module in foreign for part in module.modules()}
     seen = closed | {module for module in modules if _watched(module)}
     free = [module for module in modules if module not in closed]
-    stacks = [m for m in free if type(m) is nn.Sequential and not any(part in seen for part in list(m.modules())[1:])]
-    laid = {stack: way for stack, way in ((stack, _Laid(stack)) for stack in stacks) if way.runs}
+    stacks = [_Laid(m) for m in free if type(m) is nn.Sequential and seen.isdisjoint(list(m.modules())[1:])]
+    laid = {way.module: way for way in stacks if way.runs}
     within = {layer for way in laid.values() for start, end in way.runs for layer in way.layers[start:end]}
-    transposed = [module for module in free if type(module) is nn.ConvTranspose2d and _as_usual(module)]
-    return dict(chain(laid.items(), ((conv, _Apart(conv, conv in within)) for conv in transposed)))
+    apart = {m: _Apart(m, m in within) for m in free if type(m) is nn.ConvTranspose2d and _as_usual(m)}
+    return {**laid, **apart}
 
 
 def _watched(module: nn.Module) -> bool:
