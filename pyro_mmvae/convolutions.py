@@ -96,7 +96,7 @@ class _Apart(_Way):
 
 
 def _ways(modules: Collection[nn.Module]) -> dict[nn.Module, _Way]:
-    """What stands in for the `forward` of which of the modules; of none if there is no convolution among them."""
+    """module -> what stands in for its `forward`, for those that gain by it and whose code is known."""
     if not any(type(module) in CONVOLUTIONS for module in modules):
         return {}
     foreign = (module for module in modules if not type(module).__module__.startswith(KNOWN) or _replaced(module))

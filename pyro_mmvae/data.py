@@ -34,8 +34,8 @@ class Batch(Mapping[str, Tensor]):
         mask: name -> bool, True = observed; (row,), (row, repeat) or as fine as the tensor itself.
         rows: the number of rows.
         complete: the names of which everything is observed.
-        covered: whether something is observed in every row; None = nobody has looked. False is said of rows drawn from
-            a set with empty ones.
+        covered: whether something is observed in every row; None = nobody has looked. False also for rows that were
+            drawn from a set with empty ones.
         filled: the names of which something is observed in every row of the data that these rows are from; None =
             nobody has looked.
         dense: whether what is hidden is computed with as well, as zeros, and masked, so that no shape depends on it.
@@ -109,7 +109,7 @@ class Batch(Mapping[str, Tensor]):
     def survey(self) -> None:
         """Looks once where something is observed, which spares all batches of its rows that look.
 
-        Of data on an accelerator the masks are copied to the CPU besides.
+        Of data on an accelerator it also copies the masks to the CPU.
         """
         if self.filled is not None:
             return

@@ -20,7 +20,7 @@ class Chain(Frozen):
         first: of the first part, batch (...), event (size,).
         steps: (parts so far (..., sizes), context (..., k)) -> distribution of the next part, event (size,).
         sizes: of the parts, the first included.
-        context: (..., k), what every step may look at besides; its leading axes broadcast with the batch.
+        context: (..., k), what every step may look at too; its leading axes broadcast with the batch.
     """
 
     def __init__(self, first: Distribution, steps: Sequence[Step], sizes: Sequence[int], context: Tensor):

@@ -105,8 +105,8 @@ def by_component(q: Distribution) -> Distribution:
 def stratum(q: Distribution, index: int, size: int = 1) -> tuple[Distribution, Tensor | float]:
     """Draws from one component of q, or from `size` of them, and their weight: (row, 1), or one number.
 
-    What is no mixture is one of a single component. A row that a `Switch` gives the prior has its weight in the first.
-    Beyond the last component there is nothing, of weight zero: a modality that no encoder looks at has none.
+    Any other distribution counts as its own only component. A row that a `Switch` gives the prior has its weight in the
+    first. Beyond the last component there is nothing, of weight zero: so for a modality that no encoder looks at.
     """
     first = float(index == 0)
     if isinstance(q, Switch):
@@ -119,7 +119,7 @@ def stratum(q: Distribution, index: int, size: int = 1) -> tuple[Distribution, T
 
 
 def components_of(q: Distribution) -> int:
-    """How many components a mixture has; 1 of what is none."""
+    """How many components a mixture has; 1 for any other distribution."""
     q = q.yes if isinstance(q, Switch) else q
     return len(q.weights) if isinstance(q, Mixture) else 1
 

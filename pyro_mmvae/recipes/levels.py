@@ -40,7 +40,7 @@ def cvae(
         prior: of z given the experts of the others; N(0, I) by default.
 
     Raises:
-        ValueError: a target that is no modality, or sizes of what is none.
+        ValueError: a target, or a name in sizes, that is no modality.
 
     Reference:
         Sohn, Lee and Yan, 2015, Learning Structured Output Representation using Deep Conditional Generative Models,
@@ -120,7 +120,7 @@ def nexus(
         beta: weight of the top's KL.
 
     Raises:
-        ValueError: a modality without a size in `private`, or a size of none.
+        ValueError: a modality without a size in `private`, or a name in it that is no modality.
 
     Reference:
         Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-

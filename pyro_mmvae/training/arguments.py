@@ -1,4 +1,4 @@
-"""What `fit` is given besides the data, and one line for what is none of it."""
+"""What `fit` is given besides the data, and one line for what it cannot take."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def _refused(how: str) -> Iterator[None]:
 def _other(batch: Batch, form: Form, seed: int) -> Batch:
     """The rows in another order, and with more holes where there are some; as many rows have something observed.
 
-    No modality goes altogether: such a batch is none for the graph.
+    No modality is lost altogether: the graph takes no such batch.
     """
     batch = batch.take(torch.arange(batch.rows, device="cpu").roll(seed))
     if not form.masks:

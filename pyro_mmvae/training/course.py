@@ -26,7 +26,7 @@ class Course:
 
     Args:
         parameters: what is trained, by name.
-        modules: whose buffers training changes besides.
+        modules: whose buffers training changes too.
         optim: their optimiser.
         devices: those with generators of their own.
 

@@ -80,7 +80,7 @@ def fit(
             weights of the best epoch are kept.
         patience: stop after so many epochs without a better validation loss.
         warmup: epochs over which the KL's weight rises from 0 to 1.
-        beta: progress (0 to 1) -> factor of the KL's weight, besides: any course of it, such as
+        beta: progress (0 to 1) -> a further factor of the KL's weight, for any course of it, such as
             `lambda progress: min(1.0, 4 * progress % 1 * 2)`, four times from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
         optimizer: (parameters, lr) -> torch optimiser; `mm.Adam` by default, torch's fused Adam. The schedule
