@@ -37,11 +37,12 @@ class TableLikelihood(nn.Module):
     def __init__(self, net: nn.Module, columns: Sequence[Column]):
         super().__init__()
         self.net, self.columns = net, list(columns)
-        self.learnt = nn.Parameter(torch.cat([c.start() for c in columns]))
+        starts = [c.start() for c in columns]
+        self.learnt, self.sizes = nn.Parameter(torch.cat(starts)), list(map(len, starts))
 
     def forward(self, z: Tensor) -> Distribution:
         outs = self.net(z).split([c.outputs for c in self.columns], -1)
-        learnt = self.learnt.split([len(c.start()) for c in self.columns])
+        learnt = self.learnt.split(self.sizes)
         parts = [c.distribution(o, s) for c, o, s in zip(self.columns, outs, learnt, strict=True)]
         return Columnwise(parts).to_event(1)
 

@@ -171,8 +171,8 @@ def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
     elif mask is False:
         log_prob = log_prob * 0.0
     right = -axis - 1
-    if log_prob.dim() > right:
-        log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1) if right else log_prob
+    if log_prob.dim() > right > 0:
+        log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1)
     while log_prob.dim() > 2:  # plates between the draws and the rows
         log_prob = log_prob.sum(1)
     return log_prob.expand(num_draws, rows)

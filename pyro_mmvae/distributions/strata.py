@@ -47,6 +47,7 @@ class Stratum(Frozen):
 
     def __init__(self, mixture: Mixture, index: int, size: int = 1):
         self.mixture, self.index, self.size = mixture, index, size
+        self._kind = Surrogate if isinstance(mixture, Surrogate) else Mixture
         self.share = mixture.weights[index] if size == 1 else mixture.weights[index : index + size].sum(0)
         super().__init__(self.share.shape, mixture.event_shape, validate_args=False)
 
@@ -59,9 +60,8 @@ class Stratum(Frozen):
         return self.component.has_rsample
 
     def mapped(self, function: Mapped) -> Stratum:
-        surrogate, (components, weights) = isinstance(self.mixture, Surrogate), self.mixture.spread()
-        mixture = (Surrogate if surrogate else Mixture)(mapped(components, function), function(weights, 0))
-        return Stratum(mixture, self.index, self.size)
+        components, weights = self.mixture.spread()
+        return Stratum(self._kind(mapped(components, function), function(weights, 0)), self.index, self.size)
 
     @cached_property
     def component(self) -> Distribution:
@@ -69,9 +69,8 @@ class Stratum(Frozen):
         if self.size == 1:
             return component(self.mixture.components, self.index)
         own = slice(self.index, self.index + self.size)
-        kind = Surrogate if isinstance(self.mixture, Surrogate) else Mixture
         weights = torch.where(self.share > 0, self.mixture.weights[own] / self.share, 1 / self.size)
-        return kind(component(self.mixture.components, own), weights)
+        return self._kind(component(self.mixture.components, own), weights)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size([*sample_shape, *self.batch_shape[: len(self.batch_shape) - self.share.dim()]])

@@ -208,9 +208,4 @@ def said(what: str, name: str, network: nn.Module, features: Tensor) -> Distribu
             f"the {what} of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)}; it must have batch"
             " (row,) and event (dim,): add .to_event(1)"
         )
-    return one_repeat(q)
-
-
-def one_repeat(q: Distribution) -> Distribution:
-    """From batch (row,) to (row, 1)."""
     return mapped(q, lambda value, event_dims: value.unsqueeze(value.dim() - event_dims))

@@ -150,7 +150,8 @@ def fit(
     with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, familiar(loss)):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
-        settings |= {**made_by(make, optim), "modalities": _shapes(first)}
+        settings |= made_by(make, optim)
+        settings["modalities"] = {name: list(value.shape[1:]) for name, value in first.items()}
         if checkpoint is not None:
             settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
@@ -178,10 +179,6 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
     if all(batch.lacks(name) for name in batch):
         raise ValueError("validation: nothing is observed in it; give rows with data")
     return batch
-
-
-def _shapes(batch: Batch) -> dict[str, list[int]]:
-    return {name: list(value.shape[1:]) for name, value in batch.items()}
 
 
 @contextmanager
