@@ -3,6 +3,7 @@
     z ~ N(0, I),   x_m | z ~ N(W_m z + b_m, noise_m^2 I)
 
 With orthogonal columns of every W_m all posteriors are diagonal, and the product of experts is exact.
+Beside it `known`, a model whose data are the parameters of its experts.
 """
 
 from __future__ import annotations
@@ -170,3 +171,23 @@ def maximum_likelihood(x, mask, start, iterations=3000, tolerance=1e-6):
         if moved < tolerance:
             break
     return [a[:, :dim] for a in found], [a[:, dim] for a in found]
+
+
+class Known(nn.Module):
+    """An encoder that reads loc and log scale from the data."""
+
+    def forward(self, x):
+        loc, log_scale = x.chunk(2, -1)
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+
+def known(fusion, names="abc", dim=1, prior=None, repeated=()):
+    """A model whose data are the parameters of its experts."""
+    parts = {
+        n: mm.Modality(mm.NormalLikelihood(mm.mlp(dim, 2 * dim), 1.0), Known(), repeated=n in repeated) for n in names
+    }
+    return mm.MultimodalVAE(parts, prior or mm.StandardNormal(dim), fusion)
+
+
+def drawn(rows, names="abc", dim=1):
+    return {name: torch.cat([2 * torch.randn(rows, dim), 0.4 * torch.randn(rows, dim)], -1) for name in names}
