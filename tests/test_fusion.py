@@ -264,6 +264,15 @@ def test_the_prior_of_mmjsd_is_the_geometric_mean_of_experts_and_prior():
     assert mm.generate(vae, 3)["a"].shape == (3, 4)
 
 
+def test_a_product_beside_conditions_is_the_product():
+    """The prior expert has the size of z, where the prior has that of z and the conditions."""
+    x, parts = drawn(4, "ab", dim=2), {name: mm.Modality(None, Known()) for name in "ab"}
+    prior, fusion = (mm.Conditioned(part, {"b": 4}) for part in (mm.StandardNormal(2), mm.PoE()))
+    found = mm.MultimodalVAE(parts, prior, fusion).posterior(x).mean
+    torch.testing.assert_close(found[:, :2], mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()).posterior(x).mean)
+    torch.testing.assert_close(found[:, 2:], torch.cat([x["b"], torch.ones(4, 1)], 1))
+
+
 def learned(names="abc", size=2, dim=1):
     def embed():
         return {n: nn.Sequential(nn.Linear(size, 8), nn.Tanh()) for n in names}
