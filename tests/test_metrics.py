@@ -2,6 +2,7 @@
 
 import math
 
+import pyro.distributions as dist
 import pytest
 import torch
 from exact import LinearGaussian
@@ -132,8 +133,8 @@ def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
     _, covariance = truth.posterior({k: v[:1] for k, v in x.items()}, subset=["a", "c"])
     predicted = truth.loading["b"] @ covariance[0] @ truth.loading["b"].T + truth.noise["b"] ** 2 * torch.eye(3)
     assert found["b"].rmse == pytest.approx((predicted.trace() / 3).sqrt().item(), rel=4 / (2 * 1800) ** 0.5 + 0.01)
-    marginal = (truth.loading["b"] ** 2).sum() / 3 + truth.noise["b"] ** 2 + (truth.offset["b"] ** 2).mean()
-    assert found["b"].baseline_rmse == pytest.approx(marginal.sqrt().item(), rel=0.09)  # no visible entry: zero
+    spread = x["b"].var(0, correction=0).mean().sqrt()  # no visible entry: the best constant, and not a guess of zero
+    assert found["b"].baseline_rmse == pytest.approx(spread.item(), rel=1e-6)
     exact = truth.log_prob(x) - truth.log_prob(x, subset=["a", "c"])
     assert found["b"].log_score * 1800 / 600 == pytest.approx(exact.mean().item(), abs=0.02)
     assert math.isnan(found["b"].accuracy)
@@ -161,8 +162,26 @@ def test_single_hidden_entries_and_categories():
     assert found.accuracy == pytest.approx(2 / 3) and found.baseline_accuracy == 0.0 and math.isnan(found.rmse)
     log = torch.tensor([0.0, 1.0, 5.0]).log_softmax(-1)
     assert found.log_score == pytest.approx((2 * log[2] + log[1]).item() / 3)
+    found = mm.imputation_error(vae, {"label": labels[3:]}, visible={"label": seen[3:]})["label"]
+    assert found.baseline_accuracy == pytest.approx(2 / 3)  # 2, where none is visible
     with pytest.raises(ValueError, match="no entry is hidden"):
         mm.imputation_error(vae, {"label": labels}, visible={})
+
+
+def test_whole_rows_of_a_likelihood_whose_entries_hang_together_are_hidden_whole():
+    """z = 0 and x given it is N(0, [[1, 0.8], [0.8, 1]]), which has no mask of single entries."""
+
+    class Together(nn.Module):
+        def forward(self, z):
+            covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+            return dist.MultivariateNormal(0 * z[..., :2], covariance)
+
+    vae = mm.MultimodalVAE({"a": mm.Modality(Together(), mm.encoder(2, 8, dim=2))}, mm.StandardNormal(2), mm.PoE())
+    x, seen = torch.randn(30, 2), torch.arange(30) < 20
+    found = mm.imputation_error(vae, {"a": x}, visible={"a": seen})["a"]
+    exact = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]])).log_prob(x[20:]).sum() / 20
+    assert found.entries == 20 and found.log_score == pytest.approx(exact.item())
+    assert found.rmse == pytest.approx(x[20:].square().mean().sqrt().item())
 
 
 def test_categories_in_a_table_are_counted_and_its_numbers_measured():

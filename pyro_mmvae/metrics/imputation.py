@@ -27,10 +27,11 @@ class ImputationError(NamedTuple):
         entries: how many were hidden.
         rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; of a table
             without its columns of categories, NaN where nothing else is hidden.
-        baseline_rmse: the same of the mean of the visible entries of the same column.
+        baseline_rmse: the same of the mean of the visible entries of the same column, or, where none is visible, of the
+            hidden ones: then no constant does better.
         accuracy: how often the most probable category is the true one, of a table in its columns of categories; NaN
             for numbers.
-        baseline_accuracy: the same of the most frequent visible category of the same column.
+        baseline_accuracy: the same of the most frequent category of the same column, visible or hidden in the same way.
         log_score: log p(hidden entries of a row | visible ones), z from the guide, nats an entry; higher is better.
 
     Example:
@@ -82,9 +83,9 @@ def imputation_error(
     check_mapping("visible", visible)
     batch = opened(vae, x, mask)
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
-    there, look = (_by_entry(batch, masks) for masks in (batch.mask, shown))
-    seen = Batch.of(dict(batch), {name: there[name] & look[name] for name in batch})
-    hidden = {name: there[name] & ~look[name] for name in batch}
+    seen = Batch.of(dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
+    asked = Batch.of(dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
+    hidden = {name: _fine(batch, name, asked.mask[name]) for name in batch}
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
@@ -93,11 +94,13 @@ def imputation_error(
         if name not in means:
             raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
     columns = _columns_of_categories(vae, batch)
-    scores = _log_scores(vae, seen, Batch.of(dict(batch), hidden), names, num_draws)
+    scores = _log_scores(vae, seen, asked, names, num_draws)
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(batch[name], means[name], hidden[name], seen.mask[name], columns.get(name, ())),
+            *_errors(
+                batch[name], means[name], hidden[name], _fine(batch, name, seen.mask[name]), columns.get(name, ())
+            ),
             scores[name] / int(hidden[name].sum()),
         )
         for name in names
@@ -108,6 +111,7 @@ def _errors(
     truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int]
 ) -> tuple[float, float, float, float]:
     """rmse, that of the baseline, accuracy, that of the baseline; `columns` of a table are categories."""
+    visible = torch.where(visible.any(0), visible, hidden)  # without one the guess is the best that looks at nothing
     if mean.dim() > truth.dim():  # probabilities of categories
         frequent = _most_frequent(truth, visible, mean.shape[-1]).expand_as(truth)
         return math.nan, math.nan, _mean((mean.argmax(-1) == truth)[hidden]), _mean((frequent == truth)[hidden])
@@ -158,6 +162,12 @@ def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draw
     return total
 
 
-def _by_entry(batch: Batch, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The masks with one truth value for every single entry."""
-    return {name: with_axes(masks[name], value.dim()).expand(value.shape) for name, value in batch.items()}
+def _both(mask: Tensor, other: Tensor) -> Tensor:
+    """Where both are true, no finer than they are: not all programs and likelihoods know masks of single entries."""
+    deep = max(mask.dim(), other.dim())
+    return with_axes(mask, deep) & with_axes(other, deep)
+
+
+def _fine(batch: Batch, name: str, mask: Tensor) -> Tensor:
+    """One truth value an entry."""
+    return with_axes(mask, batch[name].dim()).expand(batch[name].shape)
