@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Categorical, Distribution, Independent
+from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole, with_axes
@@ -123,8 +123,8 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
         (draw, row, *event).
 
     Raises:
-        ValueError: bad input, `to` is no modality of the model or one that it only looks at, or a row with draws that
-            are not finite.
+        ValueError: bad input, `to` is no modality of the model, one that it only looks at, or, of a `Pair`, one that x
+            lacks, or a row with draws that are not finite.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -135,6 +135,11 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
     """
     known(vae, [to])
     batch = opened(vae, x, mask)
+    if to not in batch and library_of(vae) is None:
+        raise ValueError(
+            f"x lacks {to!r}, and programs of the user's do not say what its entries look like; give an array of it in"
+            " x, of any values"
+        )
     given = [name for name in batch if name != to]
     drawn = _explain(vae, batch, num_draws, given, value_of, only=[to])
     if to not in drawn:
@@ -145,6 +150,8 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
 def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     """The mean over the draws, (1, row, *event)."""
     p: Distribution = site["fn"]
+    if isinstance(p, MaskedDistribution):  # as programs of the user's may have it
+        p = p.base_dist
     base = p.base_dist if isinstance(p, Independent) else p
     try:
         value = base.probs if isinstance(base, Categorical) else p.mean
@@ -185,7 +192,8 @@ def _explain(
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
                 model = poutine.replay(poutine.uncondition(vae.model), guide)
                 trace = poutine.trace(model).get_trace(full, full.mask)
-            found.append({name: read(trace.nodes[name], num_draws, part.rows) for name in full if name in trace.nodes})
+            names = [name for name in full if name in trace.nodes and (only is None or name in only)]
+            found.append({name: read(trace.nodes[name], num_draws, part.rows) for name in names})
     result = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     for name, value in result.items():
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
@@ -194,8 +202,8 @@ def _explain(
 
 def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
-    x = {name: batch[name] for name in batch if only is None or name in only}
     ours = library_of(vae)
+    x = {name: batch[name] for name in batch if ours is None or only is None or name in only}  # others may need all
     if ours is not None:
         for name, p in ours.likelihoods(batch).items():
             if name not in x and (only is None or name in only):

@@ -48,7 +48,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     mask = seen.mask
     if mask is not None:
         x = torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), x, feasible(p, x))
-        p = masked(p, mask if seen.rows is None else mask[seen.rows], mask.dim() - 2)
+        p = _masked(name, p, mask if seen.rows is None else mask[seen.rows])
     if seen.rows is not None:
         known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
         p = Rows(p, seen.rows, rows, known)
@@ -69,6 +69,13 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
             " network in mm.batched"
         )
     return p
+
+
+def _masked(name: str, p: Distribution, mask: Tensor) -> Distribution:
+    try:
+        return masked(p, mask, mask.dim() - 2)
+    except TypeError as error:
+        raise ValueError(f"modality {name!r} has rows with single entries missing: {error}") from None
 
 
 def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:

@@ -347,3 +347,16 @@ def test_a_network_that_writes_into_its_input_is_refused(part, ask):
     with pytest.raises(ValueError, match=f"the {part} of 'a' .*inplace=False"):
         ask(vae, {"a": x})
     assert torch.equal(x, before)
+
+
+def test_single_entries_of_a_vector_with_a_covariance_are_refused_by_name():
+    class Together(nn.Module):
+        def forward(self, z):
+            return dist.MultivariateNormal(0 * z, torch.eye(2))
+
+    vae = mm.MultimodalVAE({"a": mm.Modality(Together(), mm.encoder(2, dim=2))}, mm.StandardNormal(2), mm.PoE())
+    x = {"a": torch.tensor([[0.0, 1.0], [2.0, math.nan]])}
+    with pytest.raises(
+        ValueError, match=r"'a' has rows with single entries missing: MultivariateNormal has no .*; mask"
+    ):
+        mm.log_likelihood(vae, x)

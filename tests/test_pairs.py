@@ -174,3 +174,61 @@ def test_a_pair_with_a_model_of_ours_fills_in_all_of_its_modalities():
     pair, few = mm.Pair(vae.model, vae.guide), {"body": x["body"]}
     assert set(mm.impute(pair, few)) == set(x)
     assert mm.translate(pair, few, to="label").shape == (1, 6)
+
+
+def hiding(likelihood):
+    """Programs that hide rows by the likelihood's own `mask`."""
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+            pyro.sample("b", likelihood(z).mask(mask["b"]), obs=x["b"])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Delta(torch.full((len(x["a"]),), 2.0)))
+
+    return mm.Pair(model, guide)
+
+
+def test_categories_that_a_program_hides_itself_have_probabilities():
+    """z = 2 in every row, so b is yes with sigmoid(2); its mean would be NaN, as categories have none."""
+    pair = hiding(lambda z: dist.Categorical(logits=torch.stack([0 * z, z], -1)))
+    x, mask = {"a": torch.zeros(5), "b": torch.zeros(5)}, {"b": torch.arange(5) < 2}
+    torch.testing.assert_close(mm.predict(pair, x, mask)["b"][:, 1], torch.tensor(2.0).sigmoid().expand(5))
+    pair = hiding(lambda z: dist.Bernoulli(logits=z))
+    torch.testing.assert_close(mm.predict(pair, x, mask)["b"], torch.tensor(2.0).sigmoid().expand(5))
+
+
+def test_a_program_is_not_asked_for_what_it_cannot_know_of():
+    pair = hiding(lambda z: dist.Normal(z, 1e-6))
+    with pytest.raises(ValueError, match=r"x lacks 'b', and programs of the user's do not say .*; give an array of it"):
+        mm.translate(pair, {"a": torch.zeros(5)}, to="b")
+    found = mm.translate(pair, {"a": torch.zeros(5), "b": torch.zeros(5)}, to="b", num_draws=3)
+    torch.testing.assert_close(found, torch.full((3, 5), 2.0), rtol=0, atol=1e-4)
+
+
+def test_networks_that_pyro_was_not_told_of_are_asked_for():
+    net = torch.nn.Linear(1, 1)
+
+    def model(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(net(z).squeeze(-1), 1.0), obs=x["a"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal(x["a"].unsqueeze(-1), 1.0).to_event(1))
+
+    x = {"a": torch.randn(8)}
+    with pytest.raises(ValueError, match=r"nothing to train: .* to Pyro by pyro\.module"):
+        mm.fit(mm.Pair(model, guide), x, epochs=1, progress=False)
+
+    def told(x, mask=None):
+        pyro.module("net", net)
+        model(x)
+
+    before = net.weight.item()
+    mm.fit(mm.Pair(told, guide), x, epochs=1, progress=False)
+    assert net.weight.item() != before

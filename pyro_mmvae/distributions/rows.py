@@ -114,7 +114,10 @@ def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Dis
     if event_dims == 0:
         return distribution.mask(mask)
     if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims < event_dims:
-        raise TypeError(f"{type(distribution).__name__} has no independent entries to hide one by one; mask whole rows")
+        raise TypeError(
+            f"{type(distribution).__name__} has no independent entries to hide one by one; mask whole rows, or use"
+            " another likelihood"
+        )
     whole = distribution.reinterpreted_batch_ndims
     mask = mask.reshape(*mask.shape, *[1] * (whole - event_dims))
     return distribution.base_dist.mask(mask).to_event(whole)

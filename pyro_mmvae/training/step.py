@@ -180,7 +180,10 @@ def inventory(
         value = node["value"].unconstrained()
         unique.setdefault(id(value), (site, value))
     if not unique:
-        raise ValueError("there is nothing to train: no parameter of the model or the guide takes gradients")
+        raise ValueError(
+            "there is nothing to train: no parameter of the model or the guide takes gradients; unfreeze some, or name"
+            " networks of programs of your own to Pyro by pyro.module"
+        )
     return distinct(unique.values())
 
 
