@@ -1,6 +1,7 @@
 """What the pictures show: the data of their lines, and their words."""
 
 import matplotlib
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_rows
@@ -126,6 +127,31 @@ def test_certificate_says_the_verdicts_and_colours_them():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "a + b"]
 
 
+@pytest.mark.parametrize("across", [0, 1])
+def test_a_code_that_lies_on_a_line_is_drawn_in_a_square(across):
+    """One unit is as long on both axes, and the axes are as large as those of a code that fills the plane."""
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(30)
+    plane = torch.randn(30, 2)
+    plane[:, across] *= 1e-3
+
+    class Line(torch.nn.Module):
+        def forward(self, experts):
+            return dist.Normal(plane.unsqueeze(1), 1.0).to_event(1)
+
+    vae.fusion = Line()
+    ax = mm.plot_latent(vae, x)
+    ax.figure.draw_without_rendering()
+    size, data = ax.get_window_extent(), ax.viewLim
+    assert min(size.width, size.height) > 0.7 * max(size.width, size.height)
+    assert data.width / size.width == pytest.approx(data.height / size.height)
+
+
+def test_no_two_groups_look_alike():
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(24)
+    lines = mm.plot_latent(vae, x, labels=range(24)).lines
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 24
+
+
 def test_compare_shows_differences_with_two_standard_errors():
     rows = [Compared("best", -1.0, 0.0, 0.0, 1.0), Compared("other", -3.0, -2.0, 0.25, 1.0)]
     ax = mm.plot_compare(mm.Comparison(rows))
@@ -158,6 +184,17 @@ def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():
     labels = ax.child_axes[6:9]
     assert texts(labels[0]) == ["label", "<0>"] and texts(labels[1]) == ["missing"]
     assert texts(ax.child_axes[9]) == ["reconstructed", "<1>"]
+
+
+def test_bars_of_a_modality_are_on_one_scale():
+    """Predictions are nearer to the mean than what is observed; with a scale for each they would look as large."""
+    vae, x = three().eval(), three_rows(3)
+    x["body"][0] *= 7
+    ax = mm.plot_reconstructions(vae, x)
+    lines = {cell.get_ylim() for cell in ax.child_axes[:6]}  # as observed and as predicted, of three rows
+    reach = [1.05 * float(end) for end in (x["body"].min(), x["body"].max())]
+    assert len(lines) == 1 and lines.pop() == pytest.approx(reach)
+    assert len(mm.plot_entry(torch.arange(100.0)).patches) == 1  # a hundred bars are one shape, without gaps
 
 
 def test_cross_modal_grids_predict_every_modality_from_every_other():

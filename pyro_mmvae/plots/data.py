@@ -16,6 +16,8 @@ from pyro_mmvae.programs import with_posterior
 
 MOST = 30
 """The most patterns that are drawn."""
+MARKERS = "o^sDvP*X"
+"""One for each ten groups, as there are ten colours."""
 
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:
@@ -66,19 +68,20 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
     mean = mean - mean.mean(0)
     if mean.shape[1] > 2:
         mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T
-    ax, plane = new_axes(ax, (4.6, 4.2)), mean.double().cpu().numpy()
+    ax, plane = new_axes(ax, (4.6 if labels is None else 6.4, 4.2)), mean.double().cpu().numpy()
     plane = plane if plane.shape[1] == 2 else np.column_stack([plane[:, 0], np.zeros(len(plane))])
     groups = np.zeros(len(plane)) if labels is None else np.asarray(labels)
     if groups.shape != (len(plane),):
         raise ValueError(f"labels have shape {groups.shape} for {len(plane)} rows; give one a row")
     if groups.dtype == object or groups.dtype.kind == "f":  # None and NaN are labels as well
         groups = np.array([f"{group:g}" if isinstance(group, float) else f"{group}" for group in groups.tolist()])
-    for group in np.unique(groups):
-        chosen = plane[groups == group]
-        ax.plot(chosen[:, 0], chosen[:, 1], "o", markersize=3, alpha=0.6, label=f"{group}")
+    for number, group in enumerate(np.unique(groups)):
+        chosen, marker = plane[groups == group], MARKERS[number // 10 % len(MARKERS)]
+        ax.plot(chosen[:, 0], chosen[:, 1], marker, color=f"C{number % 10}", markersize=3, alpha=0.6, label=f"{group}")
     if labels is not None:
         ax.legend(frameon=False, fontsize=8, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ax.set(xlabel="first axis of the posterior means", ylabel="second axis", aspect="equal")
+    ax.set(xlabel="first axis of the posterior means", ylabel="second axis")
+    ax.set_aspect("equal", adjustable="datalim")  # a code that lies on a line would press the axes to one
     return ax
 
 

@@ -16,7 +16,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import GREY, RED, cells, new_axes
-from pyro_mmvae.plots.entry import Look, Show, draw_entry, span_of
+from pyro_mmvae.plots.entry import Look, Show, draw_entry, reach_of, span_of
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.weights import opened
 
@@ -106,14 +106,14 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
             for cell, value in zip(line, _seen(batch, name, looks[name]) if own else found[name]):
                 draw_entry(value, cell, looks[name])
                 _frame(cell, own)
-    _title(ax, "Held-out rows: what is given (red frame), and what the model predicts from it")
+    _title(ax, "What is given (red frame), and what the model predicts from it")
     return ax
 
 
 def _looks(
     vae: Any, batch: Batch, show: Mapping[str, Show] | None, predicted: list[dict[str, Tensor]]
 ) -> dict[str, Look]:
-    """How each modality is drawn: what is observed and what is predicted in the same colours."""
+    """How each modality is drawn: what is observed and what is predicted in the same colours and on one scale."""
     if show is not None:
         check_named("show", show, "{'label': str}")
     ours = library_of(vae)
@@ -124,7 +124,7 @@ def _looks(
         chances = None if p is None else isinstance(getattr(p, "base_dist", p), (Categorical, OneHotCategorical))
         values = [found[name] for found in predicted if name in found]
         seen = [batch[name][batch.mask[name]]] if bool(batch.mask[name].any()) else []
-        looks[name] = Look((show or {}).get(name), span_of(*seen, *values), chances)
+        looks[name] = Look((show or {}).get(name), span_of(*seen, *values), chances, reach_of(*seen, *values))
     return looks
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from pyro_mmvae.plots.axes import BLUE, GREY, HOLE, new_axes
 
 Show = Callable[[Tensor], "str | Mapping[str, Any] | Tensor"]
 """One entry (or its prediction) -> what to draw of it: text, a small table of names and values, or another tensor."""
+MANY = 40
+"""Bars that stand side by side; more have gaps of less than a pixel, some of which would be drawn."""
 
 
 class Look(NamedTuple):
@@ -23,11 +26,13 @@ class Look(NamedTuple):
         show: see `plot_entry`.
         span: the values that are black and full colour; None = by the values.
         chances: whether numbers may be probabilities of categories; None = by the values.
+        reach: the lowest and highest value of bars, 0 among them; None = by the values.
     """
 
     show: Show | None = None
     span: tuple[float, float] | None = None
     chances: bool | None = None
+    reach: tuple[float, float] | None = None
 
 
 def plot_entry(value: Any, ax: Any = None, *, show: Show | None = None) -> Any:
@@ -66,7 +71,7 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
     if drawn.dim() == 0:
         ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
     elif drawn.dim() == 1:
-        _bars(drawn, ax, look.chances)
+        _bars(drawn, ax, look.chances, None if look.show else look.reach)
     elif drawn.dim() <= 3:
         _picture(drawn, ax, None if look.show else look.span)
     else:
@@ -81,6 +86,12 @@ def span_of(value: Tensor, *others: Tensor) -> tuple[float, float]:
         return 0.0, 1.0 if high < 2 and (value.is_floating_point() or high <= 1) else 255.0  # means may overshoot
     ends = [(low, high), *map(_ends, others)]
     return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def reach_of(*values: Tensor) -> tuple[float, float] | None:
+    """From where to where the bars of all of them go; None if they have no height."""
+    lows, highs = zip((0.0, 0.0), *map(_ends, values))
+    return (min(lows), max(highs)) if min(lows) < max(highs) else None
 
 
 def _ends(value: Tensor) -> tuple[float, float]:
@@ -106,8 +117,11 @@ def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None) -> None:
     ax.imshow(value.numpy(), cmap=shades, aspect="auto")
 
 
-def _bars(values: Tensor, ax: Any, chances: bool | None) -> None:
-    ax.bar(range(len(values)), values.numpy(), color=BLUE)
+def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, float] | None) -> None:
+    if len(values) > MANY:
+        ax.stairs(values.double().numpy(), np.arange(len(values) + 1) - 0.5, fill=True, color=BLUE)
+    else:
+        ax.bar(range(len(values)), values.numpy(), color=BLUE)
     ax.set_xlim(-0.6, len(values) - 0.4)
     for hole in values.isnan().nonzero().flatten().tolist():
         ax.axvspan(hole - 0.4, hole + 0.4, color=HOLE, linewidth=0)
@@ -118,6 +132,8 @@ def _bars(values: Tensor, ax: Any, chances: bool | None) -> None:
         ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
     else:
         ax.axhline(0.0, color=GREY, linewidth=0.6)
+        if reach is not None:
+            ax.set_ylim(1.05 * reach[0], 1.05 * reach[1])
 
 
 def _number(value: Any) -> str:
