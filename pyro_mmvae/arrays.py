@@ -60,13 +60,24 @@ def tensor_of(what: str, value: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         array = None
     if array is None or array.dtype.kind not in "biufc":
-        kind = getattr(value, "dtype", type(value).__name__) if array is None else array.dtype
-        raise ValueError(
-            f"{what} is of dtype {kind}; give an array of numbers, NaN where missing, and codes for categories"
-        )
+        raise ValueError(f"{what} {_no_numbers(what, value, array)}")
     tensor = torch.from_numpy(array)
     named = hasattr(value, "dtype") or not tensor.is_floating_point()
     return tensor if named else tensor.to(torch.get_default_dtype())
+
+
+def _no_numbers(what: str, value: Any, array: np.ndarray | None) -> str:
+    """What is wrong with what is no array of numbers, and what to do."""
+    if hasattr(value, "iloc") and hasattr(value, "columns"):
+        for place, label in enumerate(value.columns):
+            try:
+                tensor_of(what, value.iloc[:, place])
+            except ValueError as error:
+                return f"has the column {label!r}, which {str(error).removeprefix(what).lstrip()}"
+    kind = getattr(value, "dtype", type(value).__name__) if array is None else array.dtype
+    if str(kind) == "category":  # whose codes have -1 for missing
+        return "is of dtype category; give its codes, NaN where missing: values.cat.codes.where(values.notna())"
+    return f"is of dtype {kind}; give an array of numbers, NaN where missing, and codes for categories"
 
 
 def _array(value: Any) -> np.ndarray:

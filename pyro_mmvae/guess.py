@@ -20,6 +20,7 @@ from pyro_mmvae.likelihoods import (
 )
 from pyro_mmvae.modality import Modality
 from pyro_mmvae.networks import OneHot, SeesHoles, Standardize, encoder, mlp
+from pyro_mmvae.warn import warn
 
 GREY_LEVELS = 256  # whole numbers below this, in arrays of two or more axes a row, are taken for grey levels
 CATEGORIES = 1000  # and below this, where there is one a row, for categories
@@ -71,7 +72,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     One whole number below 1000 a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays
     such as pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is
     normal with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is
-    told which.
+    told which. It warns of one whole number a row from -1 on, which pandas has for a missing category.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -90,7 +91,18 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     """
     dim, hidden = whole("dim", dim), whole("hidden", hidden)
     batch = Batch.of(x).detached()
+    for name in batch:
+        _doubt(name, batch[name])
     return {name: _guess(batch[name], batch.mask[name], dim, hidden, head) for name in batch}
+
+
+def _doubt(name: str, x: Tensor) -> None:
+    """Warns of codes that are taken for measurements."""
+    if x.dim() == 1 and float(x.min()) == -1 and float(x.max()) < CATEGORIES and bool((x == x.round()).all()):
+        warn(
+            f"modality {name!r} has whole numbers from -1 on and is taken for measurements; if -1 means missing, as"
+            " among pandas' codes of categories, put NaN there"
+        )
 
 
 def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:

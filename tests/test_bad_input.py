@@ -360,3 +360,32 @@ def test_single_entries_of_a_vector_with_a_covariance_are_refused_by_name():
         ValueError, match=r"'a' has rows with single entries missing: MultivariateNormal has no .*; mask"
     ):
         mm.log_likelihood(vae, x)
+
+
+def test_a_table_of_pandas_names_the_column_that_is_no_numbers():
+    table = pd.DataFrame({"age": [40.0, 51.0], "sex": ["f", None]})
+    with pytest.raises(
+        ValueError, match=r"'body' has the column 'sex', which is of dtype object; .*codes for categories"
+    ):
+        mm.from_nan({"body": table})
+    table["sex"] = table["sex"].astype("category")
+    with pytest.raises(
+        ValueError, match=r"the column 'sex', which is of dtype category; give its codes, NaN where"
+    ) as told:
+        mm.from_nan({"body": table})
+    values = table["sex"]
+    codes = values.cat.codes.where(values.notna())
+    assert str(told.value).endswith("values.cat.codes.where(values.notna())")
+    assert mm.from_nan({"sex": codes})[1]["sex"].tolist() == [True, False]
+    with pytest.raises(ValueError, match="x is a DataFrame; give a dictionary name -> array"):
+        mm.fit(three(), table, progress=False)
+
+
+def test_codes_of_pandas_with_missing_ones_are_doubted():
+    codes = pd.Series(["f", None, "m"] * 5, dtype="category").cat.codes
+    with pytest.warns(
+        UserWarning, match="'sex' has whole numbers from -1 on and is taken for measurements; .* put NaN"
+    ):
+        mm.guess_modalities({"sex": codes}, dim=2)
+    kind = mm.guess_modalities({"sex": codes.where(codes >= 0), "change": [-1, 2, -2] * 5}, dim=2)
+    assert [type(part.decoder).__name__ for part in kind.values()] == ["CategoricalLikelihood", "NormalLikelihood"]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from pyro_mmvae.checks import check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.weights import opened
@@ -130,6 +131,8 @@ def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batche
         return InMemory(opened(vae, x, mask), batch_size)
     if isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], Mapping):
         return InMemory(opened(vae, *x), batch_size)
+    if any(hasattr(x, sign) for sign in ("dtype", "iloc", "obs_names")):  # data, which could be walked row by row
+        check_mapping("x", x)
     if mask is not None:
         raise ValueError(f"a mask beside a {type(x).__name__}; give a dataset its masks, let a loader give (x, mask)")
     return OnDisk(vae, x, batch_size) if isinstance(x, MultimodalDataset) else Loader(vae, x)
