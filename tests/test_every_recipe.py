@@ -1,9 +1,10 @@
 """Every recipe answers every question, of any data: rows of which nothing is known, a modality that nobody has, NaN."""
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from cases import NAMES, RECIPES, SIZES
+from cases import DIM, NAMES, RECIPES, SIZES, of_tables
 from matplotlib.figure import Figure
 from pyro.infer import SVI
 
@@ -135,3 +136,29 @@ def test_a_check_of_no_modality_prints_its_heading():
     (vae, _), (x, _) = RECIPES["mvae"](), rows_of_which_some_are_empty()
     found = mm.leave_one_out(vae, x, {name: torch.zeros(ROWS).bool() for name in x})
     assert found.rows == [] and str(found).startswith("left out")
+
+
+def test_what_looks_at_the_data_is_never_the_best():
+    """Its "likelihood" is larger for every encoder that says something; methods that have one are told from it."""
+    x, _ = entries_that_are_nan()
+    found = mm.compare({name: make()[0] for name, make in RECIPES.items()}, x, num_particles=9)
+    starred = {row.name for row in found.rows if row.looks}
+    assert starred == {"alignment", "mvtcae", "jmvae", "mmjsd", "crmvae", "mmvm"}
+    assert [row.looks for row in found.rows] == [False] * 15 + [True] * 6 and found.rows[0].difference == 0
+    assert all(row.difference <= 0 for row in found.rows[:15])
+    lines = [line for line in str(found).splitlines() if "mvtcae" in line]
+    assert lines[0].startswith("mvtcae *") and "this is no" in str(found) and "no\nlike" in str(found)
+
+
+def test_a_prior_that_is_any_function_is_looked_at_as_well():
+    parts, x = of_tables(), entries_that_are_nan()[0]
+
+    def follows(experts):
+        centre = 0.0 if experts is None or "a" not in experts else experts["a"].mean
+        return dist.Normal(centre + torch.zeros(DIM), 1.0).to_event(1)
+
+    vaes = {
+        "pool": mm.MultimodalVAE(parts, follows, mm.PoE()),
+        "plain": mm.MultimodalVAE(parts, mm.StandardNormal(DIM), mm.PoE()),
+    }
+    assert {row.name: row.looks for row in mm.compare(vaes, x, num_particles=9).rows} == {"pool": True, "plain": False}

@@ -158,6 +158,10 @@ def test_compare_shows_differences_with_two_standard_errors():
     assert ax.lines[0].get_xydata().tolist() == [[0.0, 0.0], [-2.0, 1.0]]
     low, high = ax.collections[0].get_segments()[1][:, 0]
     assert (low, high) == (-2.5, -1.5)
+    ax = mm.plot_compare(mm.Comparison([*rows, Compared("pool", 2.0, 3.0, 0.0, 1.0, True)]))
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["best", "other", "pool *"]
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert points[1].get_xydata().tolist() == [[3.0, 2.0]] and points[0].get_color() != points[1].get_color()
 
 
 def test_entries_pictures_bars_categories_words_and_tables():

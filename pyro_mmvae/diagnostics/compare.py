@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
+from pyro.distributions import Distribution
+
+from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.patterns import title
+from pyro_mmvae.distributions import like
 from pyro_mmvae.evidence import log_likelihood
+from pyro_mmvae.experts import Experts
+from pyro_mmvae.modes import at_rest
+from pyro_mmvae.programs import library_of
 from pyro_mmvae.psis import khat_limit
+from pyro_mmvae.weights import devices, opened
 
 
 class Compared(NamedTuple):
@@ -20,9 +29,10 @@ class Compared(NamedTuple):
     Attributes:
         name: of the model.
         log_likelihood: mean log p(x_S), nats a row.
-        difference: to the best model, nats a row, zero or less.
+        difference: to the best model, nats a row, zero or less; above zero may be one whose prior looks at the data.
         se: standard error of the difference over rows, from pairs of the same row.
         good_khat: share of rows with a good k-hat; where it is low, the log-likelihood is a bound that may be loose.
+        looks: whether its prior looks at the data that it explains; then that is no likelihood, and never the best.
     """
 
     name: str
@@ -30,6 +40,7 @@ class Compared(NamedTuple):
     difference: float
     se: float
     good_khat: float
+    looks: bool = False
 
 
 @dataclass
@@ -48,7 +59,7 @@ class Comparison:
     rows: list[Compared]
 
     def __str__(self) -> str:
-        names = {row.name: title([row.name], 30) for row in self.rows}
+        names = {row.name: title([row.name], 30) + " *" * row.looks for row in self.rows}
         width = max(5, *map(len, names.values()))
         lines = [f"{'model':{width}}  {'log p(x)':>10}  {'difference':>10} {'+-':>6}  good k-hat"]
         for r in self.rows:
@@ -59,11 +70,19 @@ class Comparison:
             "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",
             "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
         ]
+        if any(row.looks for row in self.rows):
+            foot += [
+                "* Its prior looks at the data that it explains (mm.Pooled, mm.DynamicPrior, a fusion): this is no",
+                "likelihood, and not to be compared. Compare a mm.MultimodalVAE of its parts with another prior.",
+            ]
         return "\n".join([*lines, "", *foot])
 
 
 def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, num_particles: int = 1000) -> Comparison:
     """Held-out log-likelihoods of several models on the same rows, with paired standard errors.
+
+    A model whose prior looks at the data (as in MVTCAE, JMVAE, CRMVAE, mmJSD, MMVM and alignment) has no likelihood of
+    them: it comes last, with a star. That of a `Pair` is not looked into.
 
     Args:
         vaes: name -> `MultimodalVAE` or `Pair`.
@@ -88,11 +107,38 @@ def compare(vaes: Mapping[str, Any], x: Arrays, mask: Arrays | None = None, *, n
     if not vaes:
         raise ValueError("no model to compare; give at least one, such as {'poe': vae}")
     found = {name: log_likelihood(vae, x, mask, num_particles=num_particles) for name, vae in vaes.items()}
-    best = max(found, key=lambda name: float(found[name].value.mean()))
+    looks = {name: looks_at_data(vae, opened(vae, x, mask)) for name, vae in vaes.items()}
+    best = max(found, key=lambda name: (not looks[name], float(found[name].value.mean())))
     rows = []
     for name, one in found.items():
         pairs = one.value - found[best].value
         se = float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
         good = (one.khat < khat_limit(num_particles)).double().mean()
-        rows.append(Compared(name, float(one.value.mean()), float(pairs.mean()), se, float(good)))
-    return Comparison(sorted(rows, key=lambda row: -row.log_likelihood))
+        rows.append(Compared(name, float(one.value.mean()), float(pairs.mean()), se, float(good), looks[name]))
+    return Comparison(sorted(rows, key=lambda row: (row.looks, -row.log_likelihood)))
+
+
+@torch.no_grad()
+def looks_at_data(vae: Any, batch: Batch) -> bool:
+    """Whether a prior of a model of ours changes with the data that the model explains."""
+    ours = library_of(vae)
+    if ours is None:
+        return False
+    explained = [name for name, modality in ours.modalities.items() if modality.decoder is not None]
+    with at_rest([ours]), undisturbed(devices(ours, batch)):
+        experts = ours.experts(batch.few())
+        private = getattr(ours, "private_prior", {}).values()  # a model of two levels has none
+        parts = [(ours.prior, experts), *((prior, experts.private(None)) for prior in private)]
+        return any(_looks(prior, own, explained) for prior, own in parts if prior is not None)
+
+
+def _looks(prior: Callable[[Experts], Distribution], experts: Experts, explained: Collection[str]) -> bool:
+    if hasattr(prior, "guide"):  # of levels, each given a draw of the one above and no data
+        return False
+    seen = prior(experts)
+    try:
+        blind = prior(experts.only([name for name in experts if name not in explained]))
+        at = like(seen).new_full(seen.event_shape, 0.5)
+        return not torch.allclose(seen.log_prob(at), blind.log_prob(at))
+    except (TypeError, ValueError):  # without data there is none
+        return True

@@ -156,7 +156,8 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
 
 
 def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
-    """Mean differences of held-out log-likelihood to the best model, with two standard errors.
+    """Mean differences of held-out log-likelihood to the best model, with two standard errors; a star and grey for what
+    is no likelihood, see `mm.compare`.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -168,9 +169,11 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     check_result("comparison", comparison, Comparison, "mm.compare")
     rows = comparison.rows
     ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
-    error = [2 * row.se for row in rows]
-    ax.errorbar([row.difference for row in rows], range(len(rows)), xerr=error, fmt="o", color=BLUE, capsize=3)
+    for looks, colour in ((False, BLUE), (True, GREY)):
+        lines = [line for line, row in enumerate(rows) if row.looks == looks]
+        found, error = [rows[line].difference for line in lines], [2 * rows[line].se for line in lines]
+        ax.errorbar(found, lines, xerr=error, fmt="o", color=colour, capsize=3)
     ax.axvline(0.0, color=GREY)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows])
+    ax.set_yticks(range(len(rows)), [row.name + " *" * row.looks for row in rows])
     ax.set(xlabel="log p(x) minus the best model's, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
     return ax
