@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import variance
-from pyro_mmvae.distributions import Mixture, Switch, mapped, moments_of
+from pyro_mmvae.distributions import Mixture, Switch, drawn_part, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
@@ -97,6 +97,7 @@ def usage(
     batch = vae.check(x, mask)
     levels = hasattr(vae.prior, "guide")  # with the experts it is p(z | a draw from above)
     q, prior = vae.posterior(batch, given=given), vae.prior(None if levels else vae.experts(batch))
+    q, prior = drawn_part(q), drawn_part(prior)  # what stands beside z is no code
     z = q.sample((num_draws,))
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
     together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - torch.tensor(batch.rows).log()

@@ -7,7 +7,7 @@ which stand on the left, come for free.
 from pyro_mmvae.distributions.base import Stacked, like, log_prob_sum, mapped, moments_of, parameters_of, stacked
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
-from pyro_mmvae.distributions.chain import Beside, Chain
+from pyro_mmvae.distributions.chain import Beside, Chain, drawn_part
 from pyro_mmvae.distributions.columns import Columnwise
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
@@ -38,6 +38,7 @@ __all__ = [
     "by_component",
     "components_of",
     "detached",
+    "drawn_part",
     "feasible",
     "indicator",
     "is_normal",

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor
+from torch.distributions import Transform, biject_to, constraints, transform_to
+from torch.distributions.transforms import ComposeTransform
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
 
@@ -64,6 +66,65 @@ class Chain(Frozen):
         return value
 
 
+class Append(Transform):
+    """Fixed numbers after the last coordinate: (..., dim) -> (..., dim + k), without volume.
+
+    Args:
+        fixed: (..., k), of leading axes that broadcast with those of what it is put beside.
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, fixed: Tensor):
+        super().__init__()
+        self.fixed, self.more = fixed, fixed.shape[-1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Append) and other.fixed is self.fixed
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.fixed.expand(*x.shape[:-1], -1)], -1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return y[..., : y.shape[-1] - self.more]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] + self.more])
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] - self.more])
+
+
+class FixedBeside(constraints.Constraint):
+    """The support of [z, c]: that of z, and c as it is, so that who moves on it (NUTS, autoguides) moves z alone."""
+
+    event_dim = 1
+
+    def __init__(self, support: constraints.Constraint, fixed: Tensor):
+        self.support, self.append = support, Append(fixed)
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return bool(self.support.is_discrete)
+
+    def check(self, value: Tensor) -> Tensor:
+        return self.support.check(self.append.inv(value))
+
+
+@biject_to.register(FixedBeside)
+def _bijection(constraint: FixedBeside) -> Transform:
+    return ComposeTransform([biject_to(constraint.support), constraint.append])
+
+
+@transform_to.register(FixedBeside)
+def _transform(constraint: FixedBeside) -> Transform:
+    return ComposeTransform([transform_to(constraint.support), constraint.append])
+
+
 class Beside(Frozen):
     """[z, c]: draws of z with fixed numbers beside them, which are there for a decoder and cost nothing.
 
@@ -76,6 +137,10 @@ class Beside(Frozen):
         self.fixed, self.base = fixed, base.expand(fixed.shape[:-1])
         event = torch.Size((base.event_shape[0] + fixed.shape[-1],))
         super().__init__(fixed.shape[:-1], event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return FixedBeside(self.base.support, self.fixed)
 
     @property
     def has_rsample(self) -> bool:
@@ -92,7 +157,7 @@ class Beside(Frozen):
         return self.base.log_prob(value[..., : self.base.event_shape[0]])
 
     def _with(self, value: Tensor) -> Tensor:
-        return torch.cat([value, self.fixed.expand(*value.shape[:-1], -1)], -1)
+        return Append(self.fixed)(value)
 
     @property
     def mean(self) -> Tensor:
@@ -102,3 +167,8 @@ class Beside(Frozen):
     def variance(self) -> Tensor:
         own = self.base.variance
         return torch.cat([own, torch.zeros_like(self.fixed.expand(*own.shape[:-1], -1))], -1)
+
+
+def drawn_part(q: Distribution) -> Distribution:
+    """Of [z, c] the distribution of z; any other as it is."""
+    return q.base if isinstance(q, Beside) else q

@@ -159,12 +159,17 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
     """Features and indicators of the named modalities, (row, sum of sizes + modalities); zeros for what is missing.
 
     Raises:
-        ValueError: features of another size than stated.
+        ValueError: features of another size than stated, or a modality without an encoder, which counts as unseen.
     """
     columns, given = [], []
     like = torch.zeros((), dtype=torch.get_default_dtype(), device=experts.device)
     for name, wanted in sizes.items():
         if name not in experts:
+            if name in experts.seen and name in experts.modalities and experts.modalities[name].encoder is None:
+                raise ValueError(
+                    f"modality {name!r} has no encoder, so that nobody looks at it; give it one, such as"
+                    " torch.nn.Identity() where its trunk alone is asked, or drop it from sizes"
+                )
             columns.append(like.new_zeros(experts.rows, wanted))
             given.append(like.new_zeros(experts.rows))
             continue

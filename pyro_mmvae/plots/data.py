@@ -9,7 +9,7 @@ import torch
 
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import new_axes
 from pyro_mmvae.programs import with_posterior
@@ -64,7 +64,7 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> ax = plot_latent(vae, x, labels=x["a"][:, 0] > 0, ax=Figure().subplots())
     """
-    mean, _ = moments_of(with_posterior(vae).posterior(x, mask))
+    mean, _ = moments_of(drawn_part(with_posterior(vae).posterior(x, mask)))
     mean = mean - mean.mean(0)
     if mean.shape[1] > 2:
         mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T

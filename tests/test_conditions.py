@@ -1,0 +1,100 @@
+"""Codes with conditions beside them, against closed forms: what stands beside z is no code, whoever moves on it."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from matplotlib.figure import Figure
+from pyro.infer import MCMC, NUTS
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+
+import pyro_mmvae as mm
+
+WEIGHT, SHIFT, NOISE = 0.8, 1.5, 0.6
+VARIANCE = 1 / (1 + WEIGHT**2 / NOISE**2)
+X = {
+    "x": torch.linspace(-2, 3, 6, dtype=torch.float64).unsqueeze(1),
+    "c": torch.tensor([[0.0], [1.0], [-1.0], [2.0], [0.5], [0.0]], dtype=torch.float64),
+}
+
+
+class From(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def mean_of(x, c):
+    return VARIANCE * WEIGHT / NOISE**2 * (x - SHIFT * c)
+
+
+def exact_cvae(looks=None):
+    """z is N(0, 1) and x given z and c is N(0.8 z + 1.5 c, 0.6); the encoder knows the posterior."""
+    parts = {
+        "x": mm.Modality(
+            mm.NormalLikelihood(From(lambda z: WEIGHT * z[:, :1] + SHIFT * z[:, 1:2]), NOISE), nn.Identity()
+        ),
+        "c": mm.Modality(None, nn.Identity() if looks is None else looks[0]),
+    }
+    net = From(lambda h: dist.Normal(mean_of(h[:, :1], h[:, 1:2]), VARIANCE**0.5).to_event(1))
+    return mm.recipes.cvae(parts, 1, "x", net, {"x": 1, "c": 1})[0]
+
+
+def exact_log_p():
+    return dist.Normal(SHIFT * X["c"], (WEIGHT**2 + NOISE**2) ** 0.5).log_prob(X["x"]).squeeze(1)
+
+
+@pytest.mark.parametrize("full_rank", [False, True])
+def test_an_exact_guide_has_no_gaps(full_rank):
+    found = mm.gaps(exact_cvae(), X, full_rank=full_rank)
+    torch.testing.assert_close(found.log_likelihood, exact_log_p(), rtol=0, atol=0.02)
+    assert found.approximation.abs().max() < 0.02 and found.amortisation.abs().max() < 0.02
+
+
+def test_annealing_moves_the_code_alone():
+    found = mm.annealed_log_likelihood(exact_cvae(), X)
+    torch.testing.assert_close(found.value, exact_log_p(), rtol=0, atol=0.05)
+
+
+def test_stock_nuts_and_autoguides_leave_conditions_as_they_are():
+    vae = exact_cvae()
+    walk = MCMC(NUTS(vae.model), num_samples=300, warmup_steps=150, disable_progbar=True)
+    walk.run(X)
+    z = walk.get_samples()["z"].squeeze(2)
+    assert (z[..., 1:] == torch.cat([X["c"], torch.ones(6, 1)], 1)).all()
+    torch.testing.assert_close(z[..., 0].mean(0), mean_of(X["x"], X["c"]).squeeze(1), rtol=0, atol=0.15)
+    assert float(z[..., 0].var(0).mean()) == pytest.approx(VARIANCE, rel=0.15)
+    guide = AutoNormal(vae.model)
+    guide(X)
+    assert guide.locs.z_unconstrained.shape == (6, 1, 1)
+
+
+def test_the_support_of_a_condition_maps_there_and_back():
+    site = exact_cvae().prior(exact_cvae().experts(X))
+    there = torch.distributions.biject_to(site.support)
+    z = torch.randn(6, 1, 1)
+    assert torch.equal(there.inv(there(z)), z) and there.log_abs_det_jacobian(z, there(z)).abs().max() == 0
+    assert there.forward_shape(z.shape) == there(z).shape and there.inverse_shape(there(z).shape) == z.shape
+    assert site.support.check(there(z)).all()
+
+
+def test_usage_ranks_and_pictures_are_of_the_code():
+    vae = exact_cvae()
+    used = mm.usage(vae, X, num_draws=200)
+    assert used.active.tolist() == [True] and used.kl_of.shape == (1,)
+    mean = mean_of(X["x"], X["c"])
+    exact = torch.distributions.kl_divergence(dist.Normal(mean, VARIANCE**0.5), dist.Normal(0.0, 1.0)).mean()
+    assert used.kl == pytest.approx(exact.item(), abs=0.1)
+    calibration = mm.sbc(vae, ["x"], rows=200)
+    assert set(calibration.position) == {"z[0]", "log p(x | z)", "tarp"}
+    shown = mm.plot_latent(vae, X, ax=Figure().subplots()).lines[0].get_xydata()
+    torch.testing.assert_close(torch.as_tensor(shown[:, 0]), (mean - mean.mean()).squeeze(1))
+
+
+def test_a_condition_that_no_encoder_looks_at_is_not_passed_over():
+    """It would count as missing in every row, without a word."""
+    with pytest.raises(ValueError, match="'c' has no encoder, so that nobody looks at it; give it one"):
+        mm.log_likelihood(exact_cvae(looks=[None]), X)
