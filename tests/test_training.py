@@ -302,3 +302,10 @@ def test_the_weight_of_the_kl_reaches_codes_that_the_first_batch_of_a_loader_doe
     """Half of the rows have b: without the KL the loss is the same in both orders, but for noise."""
     first, last = (kl_weighted(order, "loader") for order in (torch.arange(400), torch.arange(400).flip(0)))
     assert first[0] == pytest.approx(last[0], abs=4) and first[1] - first[0] > 10
+
+
+def test_a_history_prints_as_a_line_and_says_which_epoch_was_kept():
+    history = mm.History(loss=[3.0, 2.0, 1.0], validation=[4.0, 2.5, 2.75], seconds=[0.5, 1.0, 1.54], best_epoch=1)
+    line = "3 epochs in 1.5 s: loss 1.00, held out 2.75 nats a row; kept epoch 1 (from 0), held out 2.50"
+    assert str(history) == line and str(mm.History()) == "no epoch"
+    assert str(mm.History(loss=[3.0], seconds=[0.25])) == "1 epoch in 0.2 s: loss 3.00 nats a row"

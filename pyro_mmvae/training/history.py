@@ -81,6 +81,14 @@ class History:
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
 
+    def __str__(self) -> str:
+        if not self.loss:
+            return "no epoch"
+        words = f"{len(self.loss)} epoch{'s' * (len(self.loss) > 1)} in {self.seconds[-1]:.1f} s: {self.summary()}"
+        if self.best_epoch is None:
+            return words
+        return f"{words}; kept epoch {self.best_epoch} (from 0), held out {self.validation[self.best_epoch]:.2f}"
+
     def summary(self) -> str:
         """The last epoch in a few words."""
         held_out = f", held out {self.validation[-1]:.2f}" if self.validation else ""
