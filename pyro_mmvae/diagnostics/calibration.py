@@ -148,7 +148,10 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
     """Where the truth of simulated rows stands among draws from q(z | x_S)."""
     for name in given:
         if name not in simulated.log_likelihood:
-            raise ValueError(f"no rows of modality {name!r} can be simulated: the model has no likelihood of it")
+            raise ValueError(
+                f"no rows of modality {name!r} can be simulated: the model has no likelihood of it; give subsets"
+                " without it"
+            )
     truth = {
         site: value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for site, value in simulated.truth.items()
     }
