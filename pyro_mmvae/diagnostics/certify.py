@@ -104,15 +104,7 @@ def verdict(calibration: Calibration) -> tuple[str, str, float]:
     # A truth that fits the data better than the draws do means draws that are too wide; one that lies further from a
     # random point, or is ranked at the ends, means draws that are too narrow.
     wide = telling.z > 0 if telling.of == "mean" and telling.quantity != TARP else telling.z < 0
-    if telling.quantity != TARP and wide and calibration.dispersion > 1 + 2 * _noise(calibration):
-        wide = False  # the truth fits better as the draws lie beside it, and the latents say that they are narrow
     return "under-confident" if wide else "over-confident", reason, p
-
-
-def _noise(calibration: Calibration) -> float:
-    """The standard deviation of the dispersion of a calibrated guide."""
-    rows = [len(u) for u in calibration.latents.values()]
-    return math.sqrt(0.8 / sum(rows)) if rows else math.inf
 
 
 def corrected(tests: list[Check]) -> float:
