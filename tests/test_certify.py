@@ -7,6 +7,7 @@ from exact import LinearGaussian
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
 from pyro_mmvae.diagnostics.certify import verdict
 
@@ -72,6 +73,71 @@ def test_a_shifted_guide_is_biased():
 
     row = certificate(LinearGaussian().vae(Shifted(mm.PoE())), WHOLE).rows[0]
     assert row.verdict == "biased" and row.because.startswith("mean of z[")
+
+
+class Changed(nn.Module):
+    """The exact posterior, changed."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.fusion, self.change = mm.PoE(), change
+
+    def forward(self, experts):
+        q = self.fusion(experts).base_dist
+        return self.change(q.loc, q.scale)
+
+
+def correlated(loc, scale):
+    """Every coordinate is right alone."""
+    root = torch.linalg.cholesky(torch.tensor([[1.0, 0.45], [0.45, 1.0]]))
+    return pyro.distributions.MultivariateNormal(loc, scale_tril=scale.unsqueeze(-1) * root)
+
+
+def right_on_average(loc, scale):
+    """Too narrow in half of the rows and too wide in the others."""
+    return pyro.distributions.Normal(loc, scale * torch.where(loc[..., :1] > 0, 0.85, 1.2)).to_event(1)
+
+
+@pytest.mark.parametrize("change", [correlated, right_on_average])
+def test_errors_that_cancel_over_coordinates_or_rows_are_found_by_the_weights(change):
+    vae = LinearGaussian().vae(Changed(change))
+    tests = mm.sbc(vae, WHOLE[0]).tests()
+    others = [test.p for test in tests if test.quantity != "log weight"]
+    assert min(others) * len(tests) > LEVEL
+    row = certificate(vae, WHOLE).rows[0]
+    assert (row.verdict, row.because) == ("mismatched", "mean of log weight") and row.p < 1e-6
+
+
+def test_an_ecdf_has_no_direction_and_no_word_for_one():
+    position = 0.5 + torch.tensor([-1.0, 1.0]).repeat(100) / 12**0.5  # mean and spread of the uniform
+    assert verdict(Calibration({"z[0]": position}))[:2] == ("mismatched", "ECDF of z[0]")
+
+
+def test_rounding_does_not_refuse_an_exact_guide_of_many_numbers():
+    truth = LinearGaussian({"a": 3000, "b": 2})
+    x = {name: value.float() for name, value in truth.simulate(5).items()}
+    vae = truth.vae().float()
+    torch.set_default_dtype(torch.float32)
+    row = mm.certify(vae, x, subsets=[("a",)], gap_rows=0, progress=False).rows[0]
+    assert row.verdict == "pass"
+
+
+@pytest.mark.parametrize("kind", ["noise of its own", "draws alone"])
+def test_a_guide_whose_density_is_not_known_at_the_truth_is_judged_by_the_other_checks(kind):
+    vae = LinearGaussian().vae()
+    flow = pyro.distributions.transforms.Planar(2)
+
+    def guide(x, mask):
+        with pyro.plate("data", len(next(iter(x.values()))), dim=-2):
+            normal = pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1)
+            if kind == "draws alone":
+                pyro.sample("z", pyro.distributions.TransformedDistribution(normal, [flow]))
+            else:
+                noise = pyro.sample("noise", normal, infer={"is_auxiliary": True})
+                pyro.sample("z", pyro.distributions.Delta(2 * noise, event_dim=1))
+
+    found = mm.sbc(mm.Pair(vae.model, guide), ("a",), rows=50)
+    assert sorted(found.position) == ["log p(x | z)", "tarp", "z[0]", "z[1]"]
 
 
 def test_a_correct_guide_is_refused_no_more_often_than_stated_by_the_verdict_or_by_any_check():

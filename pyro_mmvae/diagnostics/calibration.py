@@ -1,8 +1,9 @@
 """Simulation-based calibration of a guide, for one pattern of missing modalities at a time.
 
 Rows are simulated from the model, so the truth z* is known; among draws from the guide its rank is uniform if the guide
-is the posterior. Ranked are every latent, log p(x_S | z) (a guide that ignores the data passes on z alone), and the
-distance to a random point (TARP), which sees all dimensions at once.
+is the posterior. Ranked are every latent, log p(x_S | z) (a guide that ignores the data passes on z alone), the
+distance to a random point (TARP), which sees all dimensions at once, and the log weight log p(x_S, z) - log q(z | x_S):
+where guide and posterior differ it is larger at the truth than at the draws, in every row, so that no errors cancel.
 
 Reference:
     Talts, Betancourt, Simpson, Vehtari and Gelman, 2018, Validating Bayesian Inference Algorithms with Simulation-Based
@@ -27,27 +28,28 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_collection, refuse_outside
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.ranks import Check, rank_ecdf, uniformity
+from pyro_mmvae.diagnostics.ranks import Check, rank, rank_ecdf, rank_of_weight, uniformity
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import devices, draw_in_parts, opened, per_row, row_axis, value_of
 
-TARP = "tarp"
+TARP, FIT, WEIGHT = "tarp", "log p(x | z)", "log weight"
 
 
 class Calibration(NamedTuple):
     """Where the truth stood among the guide's draws.
 
     Attributes:
-        position: quantity -> (row,), uniform on (0, 1) for a calibrated guide; "z[0]", ..., "log p(x | z)", "tarp".
+        position: quantity -> (row,), uniform on (0, 1) for a calibrated guide; "z[0]", ..., "log p(x | z)", "tarp", and
+            "log weight", unless the guide can be scored at its own draws alone.
 
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> sorted(mm.sbc(vae, ["a"], rows=20).position)
-        ['log p(x | z)', 'tarp', 'z[0]', 'z[1]']
+        ['log p(x | z)', 'log weight', 'tarp', 'z[0]', 'z[1]']
     """
 
     position: dict[str, Tensor]
@@ -156,7 +158,7 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
         site: value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for site, value in simulated.truth.items()
     }
     batch = simulated.batch.only(given)
-    drawn, _, likelihood = draw_in_parts(vae, batch, num_draws)
+    drawn, weights, likelihood = draw_in_parts(vae, batch, num_draws)
     latents = {site: value.reshape(*value.shape[:2], -1) for site, value in drawn.items() if site in truth}
     position = {}
     for site, value in latents.items():
@@ -166,17 +168,14 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
     if given:
         scored = torch.stack([likelihood[name] for name in given]).sum(0)
         at_truth = torch.stack([simulated.log_likelihood[name] for name in given]).sum(0)
-        position["log p(x | z)"] = rank(scored, at_truth)
+        position[FIT] = rank(scored, at_truth)
     codes, star = torch.cat(list(latents.values()), -1), torch.cat([truth[site] for site in latents], -1)
     reference = star.roll(1, 0) + 0.5 * star.std(0) * torch.randn_like(star)  # another row's truth, and noise
     position[TARP] = rank((codes - reference).norm(dim=-1), (star - reference).norm(dim=-1))
+    weight = _weight_at(vae, simulated.truth, batch)
+    if weight is not None:
+        position[WEIGHT] = rank_of_weight(weights, weight)
     return Calibration(position)
-
-
-def rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """The position of the truth (row, ...) among draws (draw, row, ...), on (0, 1), ties broken by chance."""
-    place = torch.rand(truth.shape, device=truth.device) * ((draws == truth).sum(0) + 1)  # among its equals
-    return ((draws < truth).sum(0) + place) / (len(draws) + 1)
 
 
 def _with_holes(whole: Batch, like: Batch) -> Batch:
@@ -210,6 +209,28 @@ def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) 
     """The model's trace of a batch, its latents held at their true values."""
     with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
         return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
+
+
+def _weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None:
+    """log p(x_S, z) - log q(z | x_S) at true codes, (row,), in nats.
+
+    None if the guide makes its codes from noise of its own, or knows no density but that of its own draws.
+    """
+    placed, rows = placed_in(vae, truth, batch), batch.rows
+    model = _trace_at(vae, truth, batch, poutine.condition)
+    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+        guide = poutine.trace(poutine.condition(vae.guide, placed)).get_trace(batch, batch.mask)
+        if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
+            return None
+        codes = [name for name in guide.observation_nodes if name in truth and name in model]
+        seen = [name for name in model.observation_nodes if name in codes or name not in truth]
+        seen = [name for name in seen if row_axis(model.nodes[name]) is not None]
+        try:
+            q = [per_row(guide.nodes[name], 1, rows)[0] for name in codes]
+        except (NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
+            return None
+        p = [per_row(model.nodes[name], 1, rows)[0] for name in seen]
+    return torch.stack(p).sum(0) - torch.stack(q).sum(0)
 
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -18,12 +18,12 @@ class SubsetCertificate(NamedTuple):
 
     Attributes:
         given: S.
-        verdict: "pass", "over-confident", "under-confident", "biased", or "not enough draws" from the model: fewer than
-            100 simulated rows.
+        verdict: "pass", "over-confident", "under-confident", "biased", "mismatched" if wrong in none of these
+            directions, or "not enough draws" from the model: fewer than 100 simulated rows.
         because: the check that decided.
         p: the smallest p-value of all checks of calibration, times their number.
-        sbc, sbc_p: largest distance between the ECDF of the ranks of the latents and of log p(x_S | z) and that of the
-            uniform distribution, and the smallest p-value of their checks, times their number.
+        sbc, sbc_p: largest distance between the ECDF of the ranks of the latents, of log p(x_S | z) and of the log
+            weight, and that of the uniform distribution, and the smallest p-value of their checks, times their number.
         tarp, tarp_p: the same of the distances to a random point.
         dispersion: 12 times the variance of the ranks of the latents; 1 is calibrated, above over-confident.
         coverage50, coverage90: share of simulated truths inside the central 50 % and 90 % intervals.
@@ -108,10 +108,12 @@ class Certificate:
             f"{head}  decided by",
             *lines,
             "",
-            "SBC: the true codes, and log p(x_S | z) at them, ranked among the draws; TARP: the same of distances to",
-            "a random point. Both as the largest distance of an ECDF to the diagonal, p-values corrected for the",
-            "number of tests. Spread: 12 var(rank), 1 if calibrated, above 1 over-confident. 50 %, 90 %: coverage of",
-            f"central intervals. A correct guide is refused with probability {LEVEL:g} a subset.",
+            "SBC: the true codes, log p(x_S | z) and the log weight log p(x_S, z) - log q(z | x_S) there, ranked among",
+            "the draws; TARP: the same of distances to a random point. Both as the largest distance of an ECDF to the",
+            "diagonal, p-values corrected for the number of tests. Spread: 12 var(rank), 1 if calibrated, above 1",
+            "over-confident. 50 %, 90 %: coverage of central intervals. Mismatched: wrong in no one direction, as in",
+            "correlations or in shape, or too sure of some rows and not sure enough of others. A correct guide is",
+            f"refused with probability {LEVEL:g} a subset.",
         ]
 
     def _data(self) -> list[str]:

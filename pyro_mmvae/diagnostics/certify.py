@@ -12,7 +12,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import refuse, seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.calibration import TARP, Calibration, calibrate, simulate
+from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate, simulate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
@@ -98,13 +98,18 @@ def verdict(calibration: Calibration) -> tuple[str, str, float]:
     if p > LEVEL:
         return "pass", "", p
     telling = _telling(calibration, [test for test in tests if test.p * len(tests) <= LEVEL], tests)
-    reason = f"{telling.of} of {telling.quantity}"
-    if telling.of == "mean" and telling.quantity in calibration.latents:
-        return "biased", reason, p
+    return _word(telling, telling.quantity in calibration.latents), f"{telling.of} of {telling.quantity}", p
+
+
+def _word(telling: Check, of_latent: bool) -> str:
+    """What a refused test says of the guide."""
+    mean = telling.of == "mean"
+    if of_latent and mean:
+        return "biased"
     # A truth that fits the data better than the draws do means draws that are too wide; one that lies further from a
-    # random point, or is ranked at the ends, means draws that are too narrow.
-    wide = telling.z > 0 if telling.of == "mean" and telling.quantity != TARP else telling.z < 0
-    return "under-confident" if wide else "over-confident", reason, p
+    # random point, or is ranked at the ends, means draws that are too narrow. A fit now better, now worse says neither.
+    direction = {FIT: -telling.z * mean, TARP: telling.z}.get(telling.quantity, telling.z * of_latent)
+    return "over-confident" if direction > 0 else "under-confident" if direction < 0 else "mismatched"
 
 
 def corrected(tests: list[Check]) -> float:
@@ -113,15 +118,19 @@ def corrected(tests: list[Check]) -> float:
 
 
 def _telling(calibration: Calibration, refused: list[Check], tests: list[Check]) -> Check:
-    """The refused test that says most: of a latent rather than of anything else, and the one furthest off.
+    """The refused test that says most: of a latent, then of how well they fit the data, then the one furthest off.
 
-    An ECDF has no direction; where nothing else is refused, mean or spread of the same quantity tell it.
+    An ECDF has no direction; where nothing else is refused, mean or spread of the same quantity tell it, if they can.
     """
     directed = [test for test in refused if test.of != "ECDF"]
     if not directed:
         worst = min(refused, key=lambda test: test.p)
-        directed = [test for test in tests if test.quantity == worst.quantity and test.of != "ECDF"]
-    return max(directed, key=lambda test: (test.quantity in calibration.latents, abs(test.z)))
+        same = [test for test in tests if test.quantity == worst.quantity and test.of != "ECDF"]
+        directed = [test for test in same if test.p <= LEVEL] or [worst]
+    return max(
+        directed,
+        key=lambda test: (test.quantity in calibration.latents, (test.quantity, test.of) == (FIT, "mean"), abs(test.z)),
+    )
 
 
 def _numbers(calibration: Calibration) -> tuple[float, ...]:

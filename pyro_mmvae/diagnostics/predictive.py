@@ -13,8 +13,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.calibration import rank
-from pyro_mmvae.diagnostics.ranks import two_sided
+from pyro_mmvae.diagnostics.ranks import rank, two_sided
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import devices, opened, parts

@@ -16,6 +16,8 @@ POINTS = 49
 """Where ECDF and diagonal are compared: 0.02, 0.04, ..., 0.98."""
 FARTHEST = 8.0
 """Standard deviations beyond which probabilities are not told apart."""
+ALIKE = 0.1
+"""Nats up to which log weights count as alike: it hides no error that matters, and it does hide rounding."""
 
 
 class RankECDF(NamedTuple):
@@ -90,6 +92,22 @@ def rank_ecdf(position: Any, level: float = 0.95) -> RankECDF:
     sd = (grid * (1 - grid) / rows).sqrt()
     farthest = min(float((difference.abs() / sd).max()), FARTHEST)
     return RankECDF(grid, difference, _limit(rows, level) * sd, 1 - _within(rows, math.floor(100 * farthest) / 100))
+
+
+def rank(draws: Tensor, truth: Tensor) -> Tensor:
+    """The position of the truth (row, ...) among draws (draw, row, ...), on (0, 1), ties broken by chance."""
+    place = torch.rand(truth.shape, device=truth.device) * ((draws == truth).sum(0) + 1)  # among its equals
+    return ((draws < truth).sum(0) + place) / (len(draws) + 1)
+
+
+def rank_of_weight(draws: Tensor, truth: Tensor) -> Tensor:
+    """As `rank`, of log weights, which are all the same up to rounding if the guide is right: sorted into bins that are
+    wider than that, at a random place in each row, and those of one bin are ties."""
+    both = torch.cat([draws, truth.unsqueeze(0)]).double().nan_to_num(nan=-torch.inf).clamp(-1e30, 1e30)
+    size = both.abs().where(both.abs() < 1e30, 0).amax(0).clamp(1, 1e6)
+    width = (64 * torch.finfo(draws.dtype).eps * size).clamp(min=ALIKE)
+    bins = ((both - both.median(0).values) / width + torch.rand_like(size)).floor()
+    return rank(bins[:-1], bins[-1])
 
 
 def uniformity(name: str, position: Tensor) -> list[Check]:
