@@ -140,6 +140,37 @@ def test_a_guide_whose_density_is_not_known_at_the_truth_is_judged_by_the_other_
     assert sorted(found.position) == ["log p(x | z)", "tarp", "z[0]", "z[1]"]
 
 
+CENTRES = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
+
+
+def which(x=None, mask=None):
+    """A mixture of three normals, the code of which is the component."""
+    rows = len(x["a"]) if x else 1
+    with pyro.plate("data", rows, dim=-2):
+        k = pyro.sample("k", pyro.distributions.Categorical(torch.ones(3) / 3).expand((rows, 1)))
+        pyro.sample("a", pyro.distributions.Normal(CENTRES[k], 1.0), obs=x["a"].unsqueeze(1) if x else None)
+
+
+@pytest.mark.parametrize(("tempered", "expected"), [(1.0, {"pass"}), (2.0, {"over-confident", "mismatched"})])
+def test_discrete_codes_are_ranked_with_ties_broken_by_chance(tempered, expected):
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            logits = -0.5 * (x["a"].reshape(-1, 1, 1) - CENTRES) ** 2
+            pyro.sample("k", pyro.distributions.Categorical(logits=tempered * logits))
+
+    pair = mm.Pair(which, guide)
+    row = mm.certify(pair, {"a": torch.randn(50)}, gap_rows=0, progress=False).rows[0]
+    assert row.verdict in expected, row
+    assert tempered > 1 or (row.coverage90 == pytest.approx(0.9, abs=0.05) and abs(row.gap) < 1e-9)
+
+
+def test_the_programs_of_a_model_with_repeats_are_certified_as_the_model_is():
+    truth = LinearGaussian({"a": 4, "c": 5}, repeated=("c",))
+    vae, x = truth.vae(), truth.simulate(20, repeats=3)
+    options = {"rows": 100, "num_particles": 50, "gap_rows": 0, "progress": False}
+    assert mm.certify(mm.Pair(vae.model, vae.guide), x, **options).rows == mm.certify(vae, x, **options).rows
+
+
 def test_a_correct_guide_is_refused_no_more_often_than_stated_by_the_verdict_or_by_any_check():
     vae, repeats = LinearGaussian({"a": 4, "c": 5}).vae(), 200
     found = [mm.sbc(vae, ("a", "c"), rows=150, num_draws=60) for _ in range(repeats)]

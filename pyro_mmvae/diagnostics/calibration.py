@@ -31,7 +31,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.ranks import Check, rank, rank_ecdf, rank_of_weight, uniformity
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.weights import devices, draw_in_parts, opened, per_row, row_axis, value_of
 
 TARP, FIT, WEIGHT = "tarp", "log p(x | z)", "log weight"
@@ -170,6 +170,7 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
         at_truth = torch.stack([simulated.log_likelihood[name] for name in given]).sum(0)
         position[FIT] = rank(scored, at_truth)
     codes, star = torch.cat(list(latents.values()), -1), torch.cat([truth[site] for site in latents], -1)
+    codes, star = codes + 0.0, star + 0.0  # whole numbers as real ones
     reference = star.roll(1, 0) + 0.5 * star.std(0) * torch.randn_like(star)  # another row's truth, and noise
     position[TARP] = rank((codes - reference).norm(dim=-1), (star - reference).norm(dim=-1))
     weight = _weight_at(vae, simulated.truth, batch)
@@ -193,7 +194,7 @@ def _with_holes(whole: Batch, like: Batch) -> Batch:
 
 def _repeated(vae: Any, names: Iterable[str]) -> list[str]:
     """The modalities that are measured several times a row."""
-    modalities = getattr(vae, "modalities", {})
+    modalities = getattr(library_of(vae), "modalities", {})
     return [name for name in names if name in modalities and modalities[name].repeated]
 
 

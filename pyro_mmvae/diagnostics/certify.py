@@ -55,7 +55,8 @@ def certify(
             no verdict but "not enough draws", however many draws there are of each.
         num_draws: draws from the guide for each simulated row.
         num_particles: draws for each row of the data.
-        gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out.
+        gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out, as discrete codes
+            need.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
 
