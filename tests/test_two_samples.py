@@ -17,6 +17,14 @@ def test_c2st_keeps_its_level():
     assert sum(found) / 200 == pytest.approx(0.5, abs=0.1)
 
 
+def test_c2st_keeps_its_level_with_a_classifier_of_few_features():
+    options = {"permutations": 39, "features": lambda z: z}
+    found = [mm.c2st(torch.randn(50, 1), torch.randn(50, 1), seed=s, **options).p for s in range(600)]
+    for level in (0.1, 0.2):
+        share = sum(p <= level for p in found) / 600
+        assert share < level + 3.5 * (level * (1 - level) / 600) ** 0.5
+
+
 def test_c2st_accuracy_is_that_of_the_best_classifier_for_shifted_normals():
     a, b = torch.randn(2000, 2), torch.randn(2000, 2) + torch.tensor([1.0, 0.0])
     best = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))

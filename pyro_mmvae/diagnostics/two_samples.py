@@ -44,7 +44,7 @@ def c2st(
 
     The classifier is linear in features of the draws, fitted by regularised least squares, so that all permutations
     cost one matrix product. For several rows the draws of each are centred and scaled by its own mean and standard
-    deviation over both samples, and labels are permuted within the row.
+    deviation over both samples, and labels are permuted within the row and the fold.
 
     Args:
         draws: of the guide, (draw, dim), or (draw, row, dim) as in `mm.importance(...).latents`.
@@ -86,25 +86,31 @@ def c2st(
     z = (z - z.mean((0, 1))) / z.std((0, 1)).clamp(min=1e-12)
     with seeded(seed):
         seen = (features or _features)(z.flatten(0, 2)).cpu().double().unflatten(0, z.shape[:3])
-        labels = _labels(len(draws), z.shape[2], permutations)
-        accuracy = _accuracy(seen.flatten(0, 2), labels.flatten(0, 2), _folds(len(draws), z.shape[2], folds))
+        fold = _folds(len(draws), folds)
+        labels = _labels(fold, z.shape[2], permutations)
+        fold = fold.unsqueeze(-1).expand(-1, -1, z.shape[2])
+        accuracy = _accuracy(seen.flatten(0, 2), labels.flatten(0, 2), fold.flatten())
     beaten = int((accuracy[1:] >= accuracy[0] - 1e-12).sum())
     return TwoSamples(float(accuracy[0]), (1 + beaten) / (1 + permutations))
 
 
-def _labels(draws: int, rows: int, permutations: int) -> Tensor:
-    """+-1, (sample, draw, row, 1 + permutations): the true ones, then permuted ones, as many of each in every row."""
-    true = torch.ones(2, draws, dtype=torch.float64)
-    true[1] = -1
-    order = torch.rand(1 + permutations, rows, 2 * draws).argsort(-1)
-    order[0] = torch.arange(2 * draws)
-    return true.flatten()[order].permute(2, 1, 0).reshape(2, draws, rows, -1)
+def _folds(draws: int, folds: int) -> Tensor:
+    """The fold of each point, (sample, draw), as many of both samples in each."""
+    return torch.stack([torch.randperm(draws) for _ in range(2)]) % folds
 
 
-def _folds(draws: int, rows: int, folds: int) -> Tensor:
-    """The fold of each point, as many of both samples in each."""
-    order = torch.stack([torch.randperm(draws) for _ in range(2)]) % folds
-    return order.unsqueeze(-1).expand(-1, -1, rows).flatten()
+def _labels(fold: Tensor, rows: int, permutations: int) -> Tensor:
+    """+-1, (sample, draw, row, 1 + permutations): the true ones, then permuted ones, as many of each in every row.
+
+    They change places within a fold alone: one that has more of a sample than the others is learnt the wrong way round,
+    which would happen to permuted labels and never to the true ones.
+    """
+    true = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(fold.shape).flatten()
+    order = (fold.flatten() + torch.rand(1 + permutations, rows, fold.numel(), dtype=torch.float64)).argsort(-1)
+    labels = torch.empty_like(order, dtype=torch.float64)
+    labels.scatter_(-1, order, true[fold.flatten().argsort()].expand(order.shape))
+    labels[0] = true
+    return labels.permute(2, 1, 0).unflatten(0, fold.shape)
 
 
 def _accuracy(x: Tensor, labels: Tensor, fold: Tensor) -> Tensor:
