@@ -21,7 +21,7 @@ class IWAECurve(NamedTuple):
     Attributes:
         num_particles: K, ascending.
         value: (K, row), E log 1/K sum_k w_k, in nats; it rises with K, from the ELBO towards log p(x_S).
-        se: (K, row), Monte-Carlo standard error, in nats.
+        se: (K, row), Monte-Carlo standard error, in nats; NaN for one particle from one draw.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -95,5 +95,6 @@ def _bound(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
     bounds = parts.logsumexp(1) - math.log(num_particles)
     if groups > 1:
         return bounds.mean(0), bounds.std(0) / math.sqrt(groups)
-    spread = (log_weights[:num_particles] - bounds[0]).exp().std(0, correction=min(1, num_particles - 1))
-    return bounds[0], spread / math.sqrt(num_particles)
+    if num_particles == 1:
+        return bounds[0], torch.full_like(bounds[0], math.nan)
+    return bounds[0], (log_weights[:num_particles] - bounds[0]).exp().std(0) / math.sqrt(num_particles)
