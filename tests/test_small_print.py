@@ -20,7 +20,7 @@ def guessed(x, dim=2):
 
 
 def test_a_modality_of_few_rows_is_left_out_without_a_p_value():
-    x = two()
+    x = two(24)
     vae = guessed(x)
     x["b"][1:] = math.nan
     found = {row.name: row for row in mm.leave_one_out(vae, x).rows}

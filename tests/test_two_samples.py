@@ -8,6 +8,7 @@ from exact import LinearGaussian
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.predictive import FEWEST, _left_out
 
 
 def test_c2st_keeps_its_level():
@@ -68,6 +69,12 @@ def test_left_out_modalities_of_the_oracle_are_calibrated_and_in_level():
     assert sum(r.coverage50 for r in found) / 200 == pytest.approx(0.5, abs=0.01)
     assert sum(r.coverage90 for r in found) / 200 == pytest.approx(0.9, abs=0.01)
     assert "left out" in str(mm.PredictiveCheck(found[:2]))
+
+
+@pytest.mark.parametrize("entries", [1, 3])
+def test_p_values_of_the_fewest_rows_that_have_one_keep_their_level(entries):
+    found = [_left_out("a", torch.rand(FEWEST, 1).expand(-1, entries)).p for _ in range(2000)]
+    assert sum(p < 0.05 for p in found) / 2000 < 0.075 and sum(p < 0.01 for p in found) / 2000 < 0.025
 
 
 def test_a_model_that_is_too_sure_of_its_noise_fails_on_data_and_says_how():
