@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
-from pyro_mmvae.diagnostics.calibration import placed_in, simulate
+from pyro_mmvae.diagnostics.simulated import placed_in, simulate
 from pyro_mmvae.objectives import Loss
 from pyro_mmvae.programs import Pair
 from pyro_mmvae.weights import per_row

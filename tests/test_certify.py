@@ -10,6 +10,7 @@ import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
 from pyro_mmvae.diagnostics.certify import verdict
+from pyro_mmvae.recipes.base import ByComponent
 
 WHOLE = [("a", "b", "c")]
 
@@ -120,6 +121,17 @@ def test_rounding_does_not_refuse_an_exact_guide_of_many_numbers():
     torch.set_default_dtype(torch.float32)
     row = mm.certify(vae, x, subsets=[("a",)], gap_rows=0, progress=False).rows[0]
     assert row.verdict == "pass"
+
+
+@pytest.mark.parametrize("fusion", [mm.MoE, mm.MoPoE])
+def test_a_mixture_that_its_loss_scores_by_component_is_ranked_by_the_weights_of_the_whole(fusion):
+    found = []
+    for one in (fusion(), ByComponent(fusion())):
+        torch.manual_seed(0)
+        found.append(mm.sbc(LinearGaussian().vae(one, expert="posterior"), ("a", "b"), rows=50).position)
+    assert list(found[0]) == list(found[1]) and "log weight" in found[0]
+    for first, second in zip(found[0].values(), found[1].values()):
+        torch.testing.assert_close(first, second)
 
 
 @pytest.mark.parametrize("kind", ["noise of its own", "draws alone"])

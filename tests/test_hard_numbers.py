@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics.calibration import rank
+from pyro_mmvae.diagnostics.ranks import rank
 from pyro_mmvae.diagnostics.escalation import _Budget, _Ladder
 from pyro_mmvae.diagnostics.predictive import _t_test
 from pyro_mmvae.diagnostics.target import Target

@@ -6,8 +6,8 @@ from exact import LinearGaussian
 
 import pyro_mmvae as mm
 from pyro_mmvae.data import Batch
-from pyro_mmvae.diagnostics.calibration import simulate
 from pyro_mmvae.diagnostics.patterns import chosen_subsets, observed_subsets, title
+from pyro_mmvae.diagnostics.simulated import simulate
 
 
 def test_the_band_holds_all_of_a_uniform_ecdf_as_often_as_stated_and_p_values_are_uniform():

@@ -12,11 +12,12 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import refuse, seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate, simulate
+from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
+from pyro_mmvae.diagnostics.simulated import simulate
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened

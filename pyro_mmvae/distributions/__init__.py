@@ -16,7 +16,7 @@ from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, members_of, pick_subsets
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
-from pyro_mmvae.distributions.strata import Stratum, Surrogate, by_component, components_of, detached, stratum
+from pyro_mmvae.distributions.strata import Stratum, Surrogate, as_whole, by_component, components_of, detached, stratum
 
 __all__ = [
     "Beside",
@@ -35,6 +35,7 @@ __all__ = [
     "Stratum",
     "Surrogate",
     "Switch",
+    "as_whole",
     "by_component",
     "components_of",
     "detached",

@@ -101,6 +101,15 @@ def by_component(q: Distribution) -> Distribution:
     return q
 
 
+def as_whole(q: Distribution) -> Distribution:
+    """What `by_component` does, undone: the density of a mixture at any point."""
+    if isinstance(q, Switch):
+        return Switch(q.condition, as_whole(q.yes), q.no).expand(q.batch_shape)
+    if isinstance(q, (Surrogate, ProductSurrogate)):
+        return mapped(q, lambda value, _: value).expand(q.batch_shape)
+    return q
+
+
 def stratum(q: Distribution, index: int, size: int = 1) -> tuple[Distribution, Tensor | float]:
     """Draws from one component of q, or from `size` of them, and their weight: (row, 1), or one number.
 

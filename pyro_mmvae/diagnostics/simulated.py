@@ -1,0 +1,132 @@
+"""Rows drawn from a model, of which the true codes are known, and how model and guide score them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.checks import refuse_outside
+from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import as_whole
+from pyro_mmvae.generation import joint_draws
+from pyro_mmvae.programs import library_of, silent
+from pyro_mmvae.weights import devices, per_row, row_axis, value_of
+
+
+class Simulated(NamedTuple):
+    """Rows drawn from a model, of which the truth is known.
+
+    Attributes:
+        truth: site -> the codes, (row, dim).
+        batch: the data drawn from them.
+        log_likelihood: name -> log p(x_m | codes), (row,), in nats.
+    """
+
+    truth: dict[str, Tensor]
+    batch: Batch
+    log_likelihood: dict[str, Tensor]
+
+
+class WholeMixtures(Messenger):
+    """Scores every mixture as a whole, also one that its loss scores by the component of each draw: only the density of
+    the whole is known at codes that were not drawn from it."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        msg["fn"] = as_whole(msg["fn"])
+
+
+@torch.no_grad()
+def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
+    """Rows from the model, with holes like those of the data `like`; see `sbc`."""
+    truth, x = joint_draws(vae, rows)
+    masks = {name: torch.ones(rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
+    for name in _repeated(vae, x):
+        times = like[name].shape[1] if like is not None and name in like else 1
+        x[name] = x[name].unsqueeze(1).expand(-1, times, *x[name].shape[1:])
+    full = Batch(x, masks, rows, frozenset(x))
+    if _repeated(vae, x):  # every repeat a draw of its own
+        full = Batch({**x, **_drawn_again(vae, truth, full)}, masks, rows, frozenset(x))
+    batch = full if like is None else _with_holes(full, like)
+    trace = _trace_at(vae, truth, batch, poutine.condition)
+    sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
+    refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])
+    return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
+
+
+def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None:
+    """log p(x_S, z) - log q(z | x_S) at true codes, (row,), in nats.
+
+    None if the guide makes its codes from noise of its own, or knows no density but that of its own draws.
+    """
+    placed, rows = placed_in(vae, truth, batch), batch.rows
+    model = _trace_at(vae, truth, batch, poutine.condition)
+    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+        guide = poutine.trace(poutine.condition(vae.guide, placed)).get_trace(batch, batch.mask)
+        if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
+            return None
+        codes = [name for name in guide.observation_nodes if name in truth and name in model]
+        seen = [name for name in model.observation_nodes if name in codes or name not in truth]
+        seen = [name for name in seen if row_axis(model.nodes[name]) is not None]
+        try:
+            q = [per_row(guide.nodes[name], 1, rows)[0] for name in codes]
+        except (NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
+            return None
+        p = [per_row(model.nodes[name], 1, rows)[0] for name in seen]
+    return torch.stack(p).sum(0) - torch.stack(q).sum(0)
+
+
+def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    """Codes (row, dim) with the axes that the guide's sites have."""
+    with (
+        silent(),
+        pyro.validation_enabled(False),
+        undisturbed(devices(vae, batch)),
+        torch.no_grad(),
+    ):
+        guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
+    placed = {}
+    for site, value in truth.items():
+        axis = row_axis(guide.nodes[site]) if site in guide else None
+        placed[site] = value.reshape(len(value), *[1] * (-(axis or -2) - 1), *value.shape[1:])
+    return placed
+
+
+def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
+    """The model's trace of a batch, its latents held at their true values."""
+    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+        return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
+
+
+def _with_holes(whole: Batch, like: Batch) -> Batch:
+    """The same rows, each modality observed as in a random row of `like` that has it."""
+    x, masks = dict(whole), dict(whole.mask)
+    for name, mask in like.mask.items():
+        if name in x and mask.dim() > 1 and name not in like.complete:
+            there = mask[mask.flatten(1).any(-1)]
+            if len(there):
+                masks[name] = there[torch.randint(len(there), (whole.rows,), device=there.device)]
+                fine = masks[name].reshape(*masks[name].shape, *[1] * (x[name].dim() - mask.dim()))
+                x[name] = torch.where(fine, x[name], 0)
+    return Batch(x, masks, whole.rows, frozenset(name for name in x if bool(masks[name].all())))
+
+
+def _repeated(vae: Any, names: Iterable[str]) -> list[str]:
+    """The modalities that are measured several times a row."""
+    modalities = getattr(library_of(vae), "modalities", {})
+    return [name for name in names if name in modalities and modalities[name].repeated]
+
+
+def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, Tensor]:
+    """The repeated modalities, drawn at the true codes as often as the batch has room for."""
+    trace = _trace_at(vae, truth, whole, lambda model, data: poutine.condition(poutine.uncondition(model), data))
+    return {
+        name: value_of(trace.nodes[name], 1, whole.rows)[0].reshape(whole[name].shape) for name in _repeated(vae, whole)
+    }
