@@ -114,6 +114,14 @@ def test_an_ecdf_has_no_direction_and_no_word_for_one():
     assert verdict(Calibration({"z[0]": position}))[:2] == ("mismatched", "ECDF of z[0]")
 
 
+@pytest.mark.parametrize(("stretch", "word"), [(1.0, "under-confident"), (1.065, "mismatched")])
+def test_a_poor_fit_is_not_called_under_confident_beside_intervals_that_are_too_short(stretch, word):
+    uniform = (torch.arange(250) + 0.5) / 250
+    latent = (0.5 + stretch * (uniform - 0.5)).clamp(0, 1)
+    found = verdict(Calibration({"z[0]": latent, "log p(x | z)": uniform**0.6}))
+    assert found[:2] == (word, "mean of log p(x | z)")
+
+
 def test_rounding_does_not_refuse_an_exact_guide_of_many_numbers():
     truth = LinearGaussian({"a": 3000, "b": 2})
     x = {name: value.float() for name, value in truth.simulate(5).items()}

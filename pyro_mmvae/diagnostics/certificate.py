@@ -113,7 +113,7 @@ class Certificate:
             "diagonal, p-values corrected for the number of tests. Spread: 12 var(rank), 1 if calibrated, above 1",
             "over-confident. 50 %, 90 %: coverage of central intervals. Mismatched: wrong in no one direction, as in",
             "correlations or in shape, or too sure of some rows and not sure enough of others. A correct guide is",
-            f"refused with probability {LEVEL:g} a subset.",
+            f"refused with probability {LEVEL:g} a subset. How far off a refused one is, coverage and gap say.",
         ]
 
     def _data(self) -> list[str]:

@@ -100,18 +100,22 @@ def verdict(calibration: Calibration) -> tuple[str, str, float]:
     if p > LEVEL:
         return "pass", "", p
     telling = _telling(calibration, [test for test in tests if test.p * len(tests) <= LEVEL], tests)
-    return _word(telling, telling.quantity in calibration.latents), f"{telling.of} of {telling.quantity}", p
+    return _word(calibration, telling), f"{telling.of} of {telling.quantity}", p
 
 
-def _word(telling: Check, of_latent: bool) -> str:
+def _word(calibration: Calibration, telling: Check) -> str:
     """What a refused test says of the guide."""
-    mean = telling.of == "mean"
+    mean, of_latent = telling.of == "mean", telling.quantity in calibration.latents
     if of_latent and mean:
         return "biased"
     # A truth that fits the data better than the draws do means draws that are too wide; one that lies further from a
     # random point, or is ranked at the ends, means draws that are too narrow. A fit now better, now worse says neither.
     direction = {FIT: -telling.z * mean, TARP: telling.z}.get(telling.quantity, telling.z * of_latent)
-    return "over-confident" if direction > 0 else "under-confident" if direction < 0 else "mismatched"
+    # Beside intervals of the latents that say the opposite, by more than chance, a poor fit means draws that are off.
+    spread = (calibration.dispersion - 1) * math.sqrt(len(next(iter(calibration.position.values()))) / 0.8)
+    if direction == 0 or (telling.quantity == FIT and spread * math.copysign(1, direction) < -2):
+        return "mismatched"
+    return "over-confident" if direction > 0 else "under-confident"
 
 
 def corrected(tests: list[Check]) -> float:
