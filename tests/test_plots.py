@@ -73,6 +73,15 @@ def test_khat_shows_every_row_and_the_share_of_good_ones():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a + b", "c"]
 
 
+def test_khat_is_of_the_rows_that_have_all_of_a_subset_as_in_the_certificate():
+    truth = LinearGaussian()
+    vae, x = truth.vae(mm.MoE(), expert="posterior"), truth.simulate(40)
+    mask = {"a": torch.arange(40) < 15, "b": torch.arange(40) >= 10, "c": torch.zeros(40, dtype=torch.bool)}
+    ax = mm.plot_khat(vae, x, mask, subsets=[("a", "b"), ("a", "c")], num_particles=200)
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [5, 0]
+    assert [text.get_text()[-4:] for text in ax.texts] == ["good", " row"]
+
+
 def test_ranks_are_drawn_against_their_band_and_the_worst_is_named():
     calibration = mm.Calibration({"z[0]": torch.rand(300), "z[1]": torch.rand(300) ** 2})
     ax = mm.plot_ranks(calibration)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from pyro_mmvae.checks import check_collection, check_named, seen_rows
+from pyro_mmvae.checks import check_collection, check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
+from pyro_mmvae.diagnostics.certify import rows_with
 from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
@@ -29,7 +29,7 @@ def plot_khat(
     num_particles: int = 1000,
     ax: Any = None,
 ) -> Any:
-    """k-hat of every row for each subset of the modalities, with the line above which no guide is to be trusted.
+    """k-hat of the rows that have all of a subset, with the line above which no guide is to be trusted.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -47,12 +47,11 @@ def plot_khat(
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
         found = log_likelihood(vae, x, mask, num_particles=num_particles, targets=given).khat
-        there = torch.stack([seen_rows(m) for n, m in opened(vae, x, mask, given).mask.items() if n in given]).any(0)
-        found = found[there.to(found.device)]
+        found = found[rows_with(opened(vae, x, mask), tuple(given)).to(found.device)]
         value = found[found.isfinite()].cpu().numpy()
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
-        good = f"{(found < limit).double().mean():.0%} good"
+        good = f"{(found < limit).double().mean():.0%} good" if len(found) else "no row"
         ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
     ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
     ax.set_yticks(range(len(subsets)), titles(subsets))
