@@ -44,6 +44,15 @@ def test_simulated_rows_have_the_holes_and_repeats_of_the_data():
     torch.testing.assert_close(found.log_likelihood["a"], scored)
 
 
+def test_the_noise_of_simulated_repeats_is_not_drawn_again_afterwards():
+    """By the draws of the guide, for one, which would depend on it."""
+    truth = LinearGaussian({"c": 2}, repeated=("c",))
+    found = simulate(truth.vae(), 50, Batch.of(truth.simulate(20, repeats=3)))
+    loc = found.truth["z"] @ truth.loading["c"].T + truth.offset["c"]
+    noise = (found.batch["c"] - loc.unsqueeze(1)) / truth.noise["c"]
+    assert (noise.flatten().unsqueeze(1) - torch.randn(2000)).abs().min() > 1e-9
+
+
 def test_a_guide_that_is_wrong_only_where_entries_are_missing_is_found_by_the_holes_of_the_data():
     """The encoder takes hidden entries for zeros: right for complete rows, wrong for the rows of the data."""
     truth = LinearGaussian()

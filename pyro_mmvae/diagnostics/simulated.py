@@ -67,8 +67,8 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
     None if the guide makes its codes from noise of its own, or knows no density but that of its own draws.
     """
     placed, rows = placed_in(vae, truth, batch), batch.rows
-    model = _trace_at(vae, truth, batch, poutine.condition)
     with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+        model = _trace_at(vae, truth, batch, poutine.condition)
         guide = poutine.trace(poutine.condition(vae.guide, placed)).get_trace(batch, batch.mask)
         if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
             return None
@@ -101,7 +101,7 @@ def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Ten
 
 def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
     """The model's trace of a batch, its latents held at their true values."""
-    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
+    with silent(), pyro.validation_enabled(False):
         return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
 
 
