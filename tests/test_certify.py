@@ -3,6 +3,7 @@
 import pyro
 import pytest
 import torch
+from cases import NAMES, RECIPES
 from exact import LinearGaussian
 from torch import nn
 
@@ -10,7 +11,9 @@ import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
 from pyro_mmvae.diagnostics.certify import verdict
+from pyro_mmvae.diagnostics.simulated import WholeMixtures, simulate, weight_at
 from pyro_mmvae.recipes.base import ByComponent
+from pyro_mmvae.weights import draw
 
 WHOLE = [("a", "b", "c")]
 
@@ -140,6 +143,17 @@ def test_a_mixture_that_its_loss_scores_by_component_is_ranked_by_the_weights_of
     assert list(found[0]) == list(found[1]) and "log weight" in found[0]
     for first, second in zip(found[0].values(), found[1].values()):
         torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.keys() - {"mmvm"}))  # which cannot be drawn from
+def test_codes_of_the_guide_are_weighed_as_its_draws_are_when_they_are_taken_for_the_truth(recipe):
+    vae = RECIPES[recipe]()[0].eval()
+    for given in (NAMES[:1], NAMES):
+        batch = simulate(vae, 20).batch.only(given)
+        with torch.no_grad(), WholeMixtures():
+            found = draw(vae, batch, 1)
+            weight = weight_at(vae, {name: value[0] for name, value in found.latents.items()}, batch)
+        torch.testing.assert_close(weight, found.log_weights[0], rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["noise of its own", "draws alone"])

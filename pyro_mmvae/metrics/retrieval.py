@@ -24,7 +24,7 @@ class Retrieval(NamedTuple):
 
     Attributes:
         recall: k -> share of queries whose partner is among the k best.
-        median_rank: of the partner, 1 is best.
+        median_rank: of the partner, 1 is best; among ties it has the rank in their middle.
         candidates: how many there were; chance has recall k / candidates.
 
     Example:
@@ -42,7 +42,7 @@ def retrieval(scores: Any, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
 
     Args:
         scores: (query, candidate), higher = more alike; the partner of query i is candidate i. Ties are broken by
-            chance, and this is the mean over that.
+            chance, and recall is the mean over that.
         k: how many of the best to look at.
 
     Raises:
