@@ -198,6 +198,26 @@ def test_discrete_codes_are_ranked_with_ties_broken_by_chance(tempered, expected
     assert tempered > 1 or (row.coverage90 == pytest.approx(0.9, abs=0.05) and abs(row.gap) < 1e-9)
 
 
+@pytest.mark.parametrize(("events", "scale", "word"), [(0, 1.0, "pass"), (1, 1.0, "pass"), (1, 0.7, "over-confident")])
+def test_codes_in_a_plate_inside_the_rows(events, scale, word):
+    """Three items a row, each with a code of its own: x = u + noise, whose posterior is N(0.8 x, 0.2)."""
+    normal, size = pyro.distributions.Normal, (2,) * events
+
+    def model(x=None, mask=None):
+        rows = len(x["a"]) if x else 1
+        with pyro.plate("data", rows, dim=-2), pyro.plate("items", 3, dim=-1):
+            u = pyro.sample("u", normal(torch.zeros(rows, 3, *size), 1.0).to_event(events))
+            pyro.sample("a", normal(u, 0.5).to_event(events), obs=x["a"] if x else None)
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2), pyro.plate("items", 3, dim=-1):
+            pyro.sample("u", normal(0.8 * x["a"], scale * 0.2**0.5).to_event(events))
+
+    data = {"a": torch.randn(20, 3, *size)}
+    row = mm.certify(mm.Pair(model, guide), data, rows=300, num_particles=50, gap_rows=0, progress=False).rows[0]
+    assert row.verdict == word, row
+
+
 def test_the_programs_of_a_model_with_repeats_are_certified_as_the_model_is():
     truth = LinearGaussian({"a": 4, "c": 5}, repeated=("c",))
     vae, x = truth.vae(), truth.simulate(20, repeats=3)

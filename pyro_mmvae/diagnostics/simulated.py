@@ -93,9 +93,13 @@ def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Ten
     ):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
     placed = {}
-    for site, value in truth.items():
-        axis = row_axis(guide.nodes[site]) if site in guide else None
-        placed[site] = value.reshape(len(value), *[1] * (-(axis or -2) - 1), *value.shape[1:])
+    for name, value in truth.items():
+        site = guide.nodes[name] if name in guide else None
+        axis = None if site is None else row_axis(site)
+        inside = site is not None and value.dim() > 1 + len(
+            site["fn"].event_shape
+        )  # plates in "data" are there already
+        placed[name] = value.reshape(len(value), *[1] * (0 if inside else -(axis or -2) - 1), *value.shape[1:])
     return placed
 
 
