@@ -284,7 +284,8 @@ ax = mm.plot_certificate(certificate)
 # Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for about half of the rows or
 # more: those can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
 # every subset: some coordinate is a little too narrow or off its place, or, ranked by log p(x | z), the truth fits the
-# data better than the draws do, so that in some direction which no single coordinate shows the draws are too wide.
+# data better than the draws do, so that in some direction which no single coordinate shows the draws are too wide, or
+# off (mismatched).
 #
 # And it takes the gap apart. The best normal of a row would lack less than half a nat (approximation); our encoders
 # lose one to four against it (amortisation). So the shape of the family, which decided everything in the linear world,

@@ -270,7 +270,7 @@ ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
 # Refused everywhere, and yet not bad: spreads near and below 1, and k-hat good for nine rows in ten. The guide errs by
-# being too wide, mostly where the body is looked at, and for some subsets its middle is a little off (biased). Too
-# wide is the side to err on, and the reason is the loss: with five draws in the bound a guide that covers the
+# being too wide, mostly where the body is looked at, and for some subsets its middle is a little off (biased), or its
+# shape (mismatched). Too wide is the side to err on, and the reason is the loss: with five draws in the bound a guide that covers the
 # posterior generously is not punished. Such draws can be repaired by weights, and good k-hats promise that the repair
 # works: `mm.importance(vae, x)`.
