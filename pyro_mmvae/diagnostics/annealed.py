@@ -13,10 +13,10 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.diagnostics.climbs import covering
 from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
-from pyro_mmvae.diagnostics.witness import covering
 from pyro_mmvae.evidence import LogLikelihood
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool

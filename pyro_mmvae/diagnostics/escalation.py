@@ -17,11 +17,12 @@ from tqdm import tqdm
 from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
+from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
-from pyro_mmvae.diagnostics.witness import Witness, better, proposed, witnesses
+from pyro_mmvae.diagnostics.witness import Witness, better, proposed
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import MANY, Smoothed
 from pyro_mmvae.weights import joined, nesting, opened, parts
@@ -66,7 +67,9 @@ def posterior_draws(
     - "nuts": Pyro's NUTS likewise, for the rows where those have not mixed.
 
     Rows beyond the budget, and rows where no chains mixed, keep the best of the earlier methods and are not certified.
-    No certificate sees a mode that neither guide, prior nor a chain has found; `mm.sandwich` from the prior may.
+    Draws of the prior are few where a row has much to see. So some climbs start at the likeliest of them, and where
+    they end in several modes, draws of normals fitted to all of those stand for the prior. No certificate sees a mode
+    that neither guide, prior, climb nor chain has found; `mm.sandwich` from the prior may.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes; sites outside the plate "data" are drawn from the

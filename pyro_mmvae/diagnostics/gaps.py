@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.diagnostics.witness import proposed, witnesses
+from pyro_mmvae.diagnostics.witness import proposed
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -26,8 +27,8 @@ class Gaps:
 
     Attributes:
         log_likelihood: log p(x_S), (row,), by importance sampling from the refined normal, from that with wider tails,
-            from the guide or from the prior, whichever is the best proposal of the row; what guide or prior alone have
-            found far from it is added.
+            from the guide, from the prior or from normals fitted to several modes, whichever is the best proposal of
+            the row; what the others alone have found far from it is added.
         refined: (row,), the ELBO of the best normal in real coordinates.
         elbo: (row,), the ELBO of the guide.
         approximation, approximation_se: (row,), log_likelihood - refined, the distance that no encoder can close as

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
@@ -38,18 +40,38 @@ def fit_normal(
     start = moments(target.guide(200)[0], full_rank)
     if steps == 0:
         return start
-    shared = target.shared(num_particles)
+    new = climbed(target, start, full_rank=full_rank, steps=steps, num_particles=num_particles)
+    return _better(target, start, new)
+
+
+@torch.no_grad()
+def climbed(
+    target: Target,
+    start: MultivariateNormal,
+    *,
+    full_rank: bool,
+    steps: int = STEPS,
+    num_particles: int = PARTICLES,
+    reach: float = 2.0,
+) -> MultivariateNormal:
+    """The normal that the steps of `fit_normal` lead to from any start, which may be a worse one.
+
+    Args:
+        start: batch (row,), or (..., row) to climb from several places.
+        reach: how far a step may go, in twice the standard deviations of the moment.
+    """
     loc, factor = start.loc, torch.diag_embed(start.stddev)
+    shared = target.shared(num_particles * math.prod(start.batch_shape[:-1]))
     for step in range(steps):
         noise = torch.randn(num_particles // 2, *loc.shape, dtype=loc.dtype, device=loc.device)
         noise = torch.cat([noise, -noise])
-        _, slope = target.gradient(loc + _times(factor, noise), shared)
-        white = _times(factor.mT, slope) + noise
+        _, slope = target.gradient((loc + _times(factor, noise)).flatten(0, -3), shared)
+        white = _times(factor.mT, slope.view_as(noise)) + noise
         rate = 0.5 * min(1.0, 2.02 - 2 * step / steps)
-        tilt = torch.einsum("drk,drl->rkl", white, noise) / num_particles
-        loc = loc + rate * _times(factor, white.mean(0).clamp(-2, 2))
+        tilt = torch.einsum("d...k,d...l->...kl", white, noise) / num_particles
+        loc = loc + rate * _times(factor, white.mean(0).clamp(-reach, reach))
         factor = factor @ _turn(rate, tilt, full_rank and step >= 0.3 * steps)
-    return _better(target, start, MultivariateNormal(loc, scale_tril=factor, validate_args=False))
+    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
 
 
 def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
@@ -72,15 +94,29 @@ def marginal(q: MultivariateNormal, columns: Tensor) -> MultivariateNormal:
     return MultivariateNormal(q.loc[:, columns], covariance, validate_args=False)
 
 
-def widened(q: MultivariateNormal) -> MixtureSameFamily:
+def diagonal(loc: Tensor, scale: Tensor) -> MultivariateNormal:
+    """The normal of independent coordinates, batch (row,)."""
+    return MultivariateNormal(loc, scale_tril=torch.diag_embed(scale), validate_args=False)
+
+
+def widened(q: MultivariateNormal, shares: Tensor | None = None) -> MixtureSameFamily:
     """The normal, and one draw in ten from one twice as wide: a proposal for posteriors with heavier tails than q.
+
+    Args:
+        q: batch (row,), or (row, component) if there are several for each row.
+        shares: of those, (row, component).
 
     Reference:
         Hesterberg, 1995, Weighted Average Importance Sampling and Defensive Mixture Distributions, Technometrics 37(2).
     """
-    loc = torch.stack([q.loc, q.loc], 1)
-    both = MultivariateNormal(loc, scale_tril=torch.stack([q.scale_tril, 2 * q.scale_tril], 1), validate_args=False)
-    shares = loc.new_tensor([0.9, 0.1]).expand(len(loc), 2)
+    if shares is None:
+        loc, factor, shares = q.loc.unsqueeze(1), q.scale_tril.unsqueeze(1), q.loc.new_ones(len(q.loc), 1)
+    else:
+        loc, factor = q.loc, q.scale_tril
+    both = MultivariateNormal(
+        torch.cat([loc, loc], 1), scale_tril=torch.cat([factor, 2 * factor], 1), validate_args=False
+    )
+    shares = torch.cat([0.9 * shares, 0.1 * shares], 1)
     return MixtureSameFamily(Categorical(shares, validate_args=False), both, validate_args=False)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import LogPool
+from pyro_mmvae.distributions import LogPool, plain_support
 from pyro_mmvae.programs import silent
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of, value_of
 
@@ -147,9 +147,9 @@ class Target:
 
     @torch.no_grad()
     def log_weights(self, z: Tensor, proposal: Any) -> Tensor:
-        """log p(x_S, z) - log r(z) at draws z of a proposal r in real coordinates, (draw, row), chunk by chunk."""
-        found = [self.log_prob(part, self.shared(len(part))) for part in z.split(self.at_once)]
-        return torch.cat(found) - proposal.log_prob(z)
+        """log p(x_S, z) - log r(z) at draws z of a proposal r in real coordinates, (draw, ..., row), chunk by chunk."""
+        found = [self.log_prob(part, self.shared(len(part))) for part in z.flatten(0, -3).split(self.at_once)]
+        return torch.cat(found).view(z.shape[:-1]) - proposal.log_prob(z)
 
     def split(self, num_draws: int) -> list[int]:
         """How many draws to take in each chunk."""
@@ -186,7 +186,7 @@ class Target:
 
 
 def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
-    support = site["fn"].support
+    support = plain_support(site["fn"].support)
     if support.is_discrete:
         raise ValueError(
             f"the site {name!r} is discrete; only continuous codes can be refined, sum it out in the model"
@@ -194,7 +194,11 @@ def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
     axis, event = row_axis(site), site["fn"].event_shape
     assert axis is not None
     plates = site["fn"].batch_shape[len(site["fn"].batch_shape) + axis + 1 :]
-    transform = biject_to(support)
+    try:
+        transform = biject_to(support)
+    except NotImplementedError:
+        kind = f"{type(site['fn']).__name__} has support {support}"
+        raise ValueError(f"the site {name!r} cannot be refined: its {kind}, which torch has no transform to") from None
     real = torch.Size([*plates, *transform.inverse_shape(event)])
     columns = slice(start, start + real.numel())
     return Coordinates(columns, transform, real, torch.Size([*plates, *event]), depth + axis, len(event))

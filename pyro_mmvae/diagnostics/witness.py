@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_mmvae.diagnostics.refine import fit_normal, moments
+from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.psis import MANY, Smoothed, resampled, smooth
 
@@ -45,6 +45,12 @@ class Witness:
             torch.where(condition.unsqueeze(-1), self.z, other.z), torch.where(condition, self.raw, other.raw)
         )
 
+    def put(self, rows: Tensor, columns: Tensor, other: Witness) -> Witness:
+        """This one with the draws of another for some of the rows, whose coordinates those are."""
+        z, raw = self.z.clone(), self.raw.clone()
+        z[:, rows.unsqueeze(-1), columns], raw[:, rows] = other.z, other.raw
+        return Witness(z, raw)
+
     def resampled(self, num_draws: int) -> Tensor:
         """Draws that need no weights, (num_draws, row, size)."""
         index = resampled(self.weights.log_weights, num_draws).unsqueeze(-1)
@@ -59,7 +65,7 @@ class Witness:
     def far(self, q: MultivariateNormal) -> Tensor:
         """(draw, row), whether a normal has next to no mass so far out."""
         away = torch.linalg.solve_triangular(q.scale_tril, (self.z - q.loc).movedim(0, -1).nan_to_num(), upper=False)
-        return (math.sqrt(self.z.shape[-1]) + 3) ** 2 < (away**2).sum(1).T
+        return far_from(self.z.shape[-1]) < (away**2).sum(1).T
 
     def beyond(self, q: MultivariateNormal) -> Tensor:
         """(row,), the share of the posterior's mass that is far from a normal, by the weights."""
@@ -80,6 +86,11 @@ class Witness:
         return torch.where(condition, torch.logaddexp(near, rest), self.raw)
 
 
+def far_from(size: int) -> float:
+    """The squared distance from a normal, in its standard deviations, beyond which it has next to no mass."""
+    return (math.sqrt(size) + 3) ** 2
+
+
 def proposed(target: Target, proposal: Any, num_draws: int) -> Witness:
     """Draws of a distribution in real coordinates."""
     z = proposal.sample((num_draws,))
@@ -94,23 +105,6 @@ def of_prior(target: Target, num_draws: int) -> Witness:
         return Witness(*target.guide(num_draws))
 
 
-def witnesses(target: Target, num_draws: int) -> tuple[Witness, Witness, Tensor]:
-    """The guide, the prior, and whether the guide has missed what the prior has found (row,)."""
-    guide, prior = Witness(*target.guide(num_draws)), of_prior(target, num_draws)
-    return guide, prior, guide.weights.misses(prior.weights) | guide.lacks(prior, guide.normal)
-
-
 def better(guide: Witness, prior: Witness, missed: Tensor) -> Witness:
     """For each row the better proposal of the two."""
     return prior.where(prior.weights.beats(guide.weights) | missed, guide)
-
-
-def covering(target: Target, num_draws: int = 1000) -> MultivariateNormal:
-    """A normal fitted to each row; where guide or prior have found much that it lacks, that of their weighted draws."""
-    q = fit_normal(target, full_rank=True)
-    guide, prior, missed = witnesses(target, num_draws)
-    fitted, seen = proposed(target, q, num_draws), better(guide, prior, missed)
-    astray = fitted.lacks(guide, q) | fitted.lacks(prior, q) | fitted.weights.misses(seen.weights)
-    wide, where = Witness(seen.resampled(num_draws), seen.raw).normal, astray[:, None]
-    loc, factor = torch.where(where, wide.loc, q.loc), torch.where(where[..., None], wide.scale_tril, q.scale_tril)
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)

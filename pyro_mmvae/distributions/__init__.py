@@ -4,7 +4,16 @@ All of them leave the number of axes alone: batch axes are counted from the righ
 which stand on the left, come for free.
 """
 
-from pyro_mmvae.distributions.base import Stacked, like, log_prob_sum, mapped, moments_of, parameters_of, stacked
+from pyro_mmvae.distributions.base import (
+    Stacked,
+    like,
+    log_prob_sum,
+    mapped,
+    moments_of,
+    parameters_of,
+    plain_support,
+    stacked,
+)
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain, drawn_part
@@ -52,6 +61,7 @@ __all__ = [
     "natural_form",
     "parameters_of",
     "pick_subsets",
+    "plain_support",
     "product",
     "stacked",
     "stratum",

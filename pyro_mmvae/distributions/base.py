@@ -68,6 +68,16 @@ def mapped(distribution: Distribution, function: Mapped, event_dims: int = 0) ->
     return type(distribution)(**new, **_fixed(distribution))
 
 
+def plain_support(support: constraints.Constraint) -> constraints.Constraint:
+    """The same values as a constraint that torch has a transform to: mixtures have that of their components."""
+    inner = getattr(support, "base_constraint", None)
+    if inner is None:
+        return support
+    if isinstance(support, constraints.independent):
+        return constraints.independent(plain_support(inner), support.reinterpreted_batch_ndims)
+    return plain_support(inner)
+
+
 def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
     """The sum of the log-probabilities over the whole batch, (): in fewer steps if the distribution knows how."""
     if hasattr(distribution, "log_prob_sum"):

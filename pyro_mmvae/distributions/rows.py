@@ -9,7 +9,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
-from pyro_mmvae.distributions.base import Frozen, Mapped, log_prob_sum, mapped
+from pyro_mmvae.distributions.base import Frozen, Mapped, log_prob_sum, mapped, plain_support
 from pyro_mmvae.distributions.columns import Columnwise
 
 
@@ -129,7 +129,7 @@ def feasible(distribution: Distribution, like: Tensor) -> Tensor:
         distribution = distribution.base_dist
     if isinstance(distribution, Columnwise):
         return torch.stack([feasible(part, like) for part in distribution.parts])
-    support = distribution.support
+    support = plain_support(distribution.support)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support.is_discrete:

@@ -1,0 +1,154 @@
+"""Posteriors of several modes far apart, which neither the guide nor draws of the prior have seen all of."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.climbs import witnesses
+from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.weights import opened
+
+ROWS = 24
+
+
+class Modes:
+    """z ~ sum_k N(loc_k, I) / K, and x is z[:seen] with little noise: the posterior has a mode in each component.
+
+    Draws of the prior that fit x are few; the guide is the posterior of the first component.
+    """
+
+    def __init__(self, components, dim, seen, noise):
+        generator = torch.Generator().manual_seed(components + dim)
+        self.seen, self.noise = seen, noise
+        self.loc = 3 * torch.randn(components, dim, generator=generator)
+        self.loc[:, :seen] = 0.3 * torch.randn(components, seen, generator=generator)
+        self.prior = dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(components)), dist.Normal(self.loc, 1.0).to_event(1)
+        )
+
+    def simulate(self):
+        z = self.prior.sample((ROWS,))[:, : self.seen]
+        return {"a": z + self.noise * torch.randn(z.shape)}
+
+    def components(self, x):
+        """Means (row, component, dim), standard deviations (dim,), and log p(x, component), (row, component)."""
+        precision = torch.ones(self.loc.shape[-1])
+        precision[: self.seen] += self.noise**-2
+        shift = self.loc.repeat(len(x), 1, 1)
+        shift[..., : self.seen] += x.unsqueeze(1) / self.noise**2
+        density = dist.Normal(self.loc[:, : self.seen], (1 + self.noise**2) ** 0.5).to_event(1).log_prob(x.unsqueeze(1))
+        return shift / precision, precision.rsqrt(), density - torch.tensor(float(len(self.loc))).log()
+
+    def moments(self, x):
+        loc, sd, log = self.components(x)
+        share = log.softmax(-1).unsqueeze(-1)
+        mean = (share * loc).sum(1)
+        return mean, ((share * (loc**2 + sd**2)).sum(1) - mean**2).sqrt(), log.logsumexp(-1)
+
+    def model(self, x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            z = pyro.sample("z", self.prior)
+            with pyro.plate("a_plate", 1, dim=-1):
+                pyro.sample("a", dist.Normal(z[..., : self.seen], self.noise).to_event(1), obs=x["a"].unsqueeze(1))
+
+    def guide(self, x, mask):
+        loc, sd, _ = self.components(x["a"])
+        with pyro.plate("data", len(loc), dim=-2):
+            pyro.sample("z", dist.Normal(loc[:, :1], sd).to_event(1))
+
+
+CASES = [(2, 6, 3, 0.1), (2, 8, 2, 0.01), (3, 8, 2, 0.03)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_that_are_certified_have_all_modes(case):
+    truth = Modes(*case)
+    x = truth.simulate()
+    mean, sd, _ = truth.moments(x["a"])
+    found = mm.posterior_draws(mm.Pair(truth.model, truth.guide), x, max_nuts_rows=0, progress=False)
+    error = ((found.latents["z"].mean(0) - mean) / sd).abs().amax(-1)
+    assert found.certified.double().mean() > 0.8 and error[found.certified].max() < 0.3  # 1 to 2 in one mode
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_their_likelihood_is_that_of_all_modes(case):
+    truth = Modes(*case)
+    x = truth.simulate()
+    found = mm.gaps(mm.Pair(truth.model, truth.guide), x, full_rank=True)
+    error = found.log_likelihood - truth.moments(x["a"])[-1]
+    assert (found.khat < mm.khat_limit(1000)).double().mean() > 0.8
+    assert error.mean().abs() < 0.05 and error.abs().median() < 0.03  # -0.5 to -1.2 in one mode
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_annealing_starts_in_all_modes(case):
+    truth = Modes(*case)
+    x = truth.simulate()
+    found = mm.annealed_log_likelihood(mm.Pair(truth.model, truth.guide), x)
+    assert (found.value - truth.moments(x["a"])[-1]).mean().abs() < 0.06  # -0.3 to -0.7 in one mode
+
+
+def test_a_posterior_of_one_mode_keeps_its_witness():
+    """The prior's own draws, whatever the climbs did."""
+    truth = Modes(1, 4, 2, 0.1)
+    x = truth.simulate()
+    vae = mm.Pair(truth.model, truth.guide)
+    target = Target(vae, opened(vae, x))
+    with torch.no_grad():
+        _, prior, missed = witnesses(target, 200)
+        z = target.coordinates({"z": prior.z})
+        torch.testing.assert_close(prior.raw, target.log_prob(z, {}) - truth.prior.log_prob(z))
+    assert not missed.any()
+
+
+def test_a_mixture_on_a_half_line_is_refined_in_its_logarithm():
+    """z ~ Gamma(2, 1) or Gamma(60, 1), x | z ~ Poisson(z): the evidence is of two negative binomials."""
+    shape, x = torch.tensor([2.0, 60.0]), {"count": torch.tensor([0.0, 3, 20, 60])}
+    prior = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Gamma(shape, 1.0))
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["count"]), dim=-1):
+            pyro.sample("count", dist.Poisson(pyro.sample("rate", prior)), obs=x["count"])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["count"]), dim=-1):
+            pyro.sample("rate", dist.LogNormal((x["count"] + 1).log(), 0.5))
+
+    found = mm.gaps(mm.Pair(model, guide), x, num_draws=4000)
+    half = dist.NegativeBinomial(shape, probs=torch.tensor(0.5)).log_prob(x["count"].unsqueeze(-1))
+    torch.testing.assert_close(found.log_likelihood, half.logsumexp(-1) - torch.tensor(2.0).log(), rtol=0, atol=0.1)
+
+
+def test_a_support_without_a_transform_is_named():
+    class Odd(dist.Normal):
+        support = dist.constraints.Constraint()
+
+    def program(x, mask):
+        with pyro.plate("data", 2, dim=-1):
+            pyro.sample("angle", Odd(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="the site 'angle' cannot be refined: its Odd has support"):
+        mm.gaps(mm.Pair(program, program), {"a": torch.zeros(2)})
+
+
+def test_entries_of_a_mixture_may_be_hidden():
+    """log p of what is left is that of the entries alone."""
+
+    class Likelihood(torch.nn.Module):
+        def forward(self, z):
+            rate = z.exp().unsqueeze(-1) * torch.tensor([1.0, 5.0])
+            mixture = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Gamma(2.0, rate))
+            return mixture.to_event(1)
+
+    part = mm.Modality(Likelihood(), mm.encoder(3, 8, dim=3))
+    vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(3), mm.PoE())
+    x = torch.tensor([[1.0, 2.0, float("nan")], [0.5, float("nan"), 3.0]])
+    z = torch.zeros(2, 1, 3)
+    with pyro.poutine.trace() as trace, pyro.poutine.condition(data={"z": z}):
+        vae.model(*mm.from_nan({"a": x}))
+    trace = trace.trace
+    trace.compute_log_prob()
+    expected = Likelihood()(z[:, 0]).base_dist.log_prob(x.nan_to_num(nan=1.0))
+    torch.testing.assert_close(trace.nodes["a"]["log_prob"].squeeze(-1), (expected * ~x.isnan()).sum(-1))
