@@ -135,7 +135,7 @@ class _Ladder:
         self.target, self.method, self.num_draws = target, method, num_draws
         self.tolerance, self.budget = tolerance, budget
         self.num_particles = max(1000, num_draws)
-        self.guide, self.prior, self.missed = witnesses(target, self.num_particles)
+        self.guide, self.prior, self.missed, self.unsure = witnesses(target, self.num_particles)
         latents = target.latents(self.guide.z[:num_draws].clone())  # which are written over
         weights, names = self.guide.weights, ["guide"] * target.batch.rows
         close = self._close(weights) & ~self.missed
@@ -223,6 +223,7 @@ class _Ladder:
     ) -> None:
         """Serves those of the rows that `take` names by new draws."""
         to = rows[take]
+        certified = certified & ~self.unsure[rows]
         for site, value in latents.items():
             self.served.latents[site][:, to] = value[:, take]
         for row in to.tolist():

@@ -120,12 +120,13 @@ def gaps(
         target = Target(vae, part, given, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
         refined, wide = proposed(target, q, num_draws), proposed(target, widened(q), num_draws)
-        guide, prior, missed = witnesses(target, num_draws)
+        guide, prior, missed, unsure = witnesses(target, num_draws)
         astray = wide.lacks(guide, q), wide.lacks(prior, q)
         rest, far = prior.where(missed | ~astray[0], guide), astray[0] | astray[1]
         completed = refined.completed(rest, q, far), wide.completed(rest, q, far)
         proposals = *completed, guide.completed(prior, guide.normal, missed), prior.raw
-        columns.append(_split(guide.raw, refined.raw, proposals))
+        *found, khat = _split(guide.raw, refined.raw, proposals)
+        columns.append((*found, khat.masked_fill(unsure, torch.inf)))
     return Gaps(*(torch.cat(column) for column in zip(*columns)))
 
 

@@ -65,7 +65,7 @@ class Witness:
     def far(self, q: MultivariateNormal) -> Tensor:
         """(draw, row), whether a normal has next to no mass so far out."""
         away = torch.linalg.solve_triangular(q.scale_tril, (self.z - q.loc).movedim(0, -1).nan_to_num(), upper=False)
-        return far_from(self.z.shape[-1]) < (away**2).sum(1).T
+        return (math.sqrt(self.z.shape[-1]) + 3) ** 2 < (away**2).sum(1).T
 
     def beyond(self, q: MultivariateNormal) -> Tensor:
         """(row,), the share of the posterior's mass that is far from a normal, by the weights."""
@@ -84,11 +84,6 @@ class Witness:
         a normal q, and that of the other's far from it."""
         near, rest = (w.raw.masked_fill(out, -torch.inf) for w, out in ((self, self.far(q)), (other, ~other.far(q))))
         return torch.where(condition, torch.logaddexp(near, rest), self.raw)
-
-
-def far_from(size: int) -> float:
-    """The squared distance from a normal, in its standard deviations, beyond which it has next to no mass."""
-    return (math.sqrt(size) + 3) ** 2
 
 
 def proposed(target: Target, proposal: Any, num_draws: int) -> Witness:
