@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics.ranks import rank
 from pyro_mmvae.diagnostics.escalation import _Budget, _Ladder
 from pyro_mmvae.diagnostics.predictive import _t_test
+from pyro_mmvae.diagnostics.ranks import rank
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import Mixture, NegativeBinomial
 from pyro_mmvae.psis import smooth
