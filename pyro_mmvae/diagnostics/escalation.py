@@ -68,8 +68,9 @@ def posterior_draws(
 
     Rows beyond the budget, and rows where no chains mixed, keep the best of the earlier methods and are not certified.
     Draws of the prior are few where a row has much to see. So some climbs start at the likeliest of them, and where
-    they end in several modes, draws of normals fitted to all of those stand for the prior. No certificate sees a mode
-    that neither guide, prior, climb nor chain has found; `mm.sandwich` from the prior may.
+    they end in several modes, draws of normals fitted to all of those stand for the prior; where they end in so many
+    that there may be more, the row is not certified. No certificate sees a mode that neither guide, prior, climb nor
+    chain has found; `mm.sandwich` from the prior may.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes; sites outside the plate "data" are drawn from the

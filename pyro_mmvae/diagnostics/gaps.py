@@ -36,7 +36,8 @@ class Gaps:
         amortisation, amortisation_se: (row,), refined - elbo: what the encoder loses; below zero where the guide's
             family is richer than the normal, as a mixture may be.
         khat: (row,), of log_likelihood; where it is not good that is a lower bound in expectation, and so is the
-            approximation gap.
+            approximation gap. Infinite where climbs from draws of the prior say that there may be modes besides those
+            that were found.
 
     Example:
         >>> import torch, pyro_mmvae as mm
