@@ -89,7 +89,7 @@ def test_usage_ranks_and_pictures_are_of_the_code():
     exact = torch.distributions.kl_divergence(dist.Normal(mean, VARIANCE**0.5), dist.Normal(0.0, 1.0)).mean()
     assert used.kl == pytest.approx(exact.item(), abs=0.1)
     calibration = mm.sbc(vae, ["x"], rows=200)
-    assert set(calibration.position) == {"z[0]", "log p(x | z)", "tarp"}
+    assert set(calibration.position) == {"z[0]", "log p(x | z)", "log weight", "tarp"}
     shown = mm.plot_latent(vae, X, ax=Figure().subplots()).lines[0].get_xydata()
     torch.testing.assert_close(torch.as_tensor(shown[:, 0]), (mean - mean.mean()).squeeze(1))
 

@@ -220,7 +220,7 @@ def test_metrics_and_plots_take_arrays():
     data = {"a": few, "b": few[:, :2]}
     vae = mm.MultimodalVAE(mm.guess_modalities(data, dim=2), mm.StandardNormal(2), mm.PoE())
     ax = mm.plots.plot_cross_modal(vae, {name: value[:4] for name, value in data.items()}, Figure().subplots())
-    assert "Held-out" in ax.get_title()
+    assert "What is given" in ax.get_title()
     with pytest.raises(ValueError, match="no modality"):
         mm.plots.plot_missingness(None)
     with pytest.raises(ValueError, match="give rows with two modalities"):
