@@ -3,13 +3,14 @@
     z ~ N(0, I),   x_m | z ~ N(W_m z + b_m, noise_m^2 I)
 
 With orthogonal columns of every W_m all posteriors are diagonal, and the product of experts is exact.
-Beside it `known`, a model whose data are the parameters of its experts.
+Beside it `known`, a model whose data are the parameters of its experts, and `Modes`, whose posteriors are mixtures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
@@ -191,3 +192,49 @@ def known(fusion, names="abc", dim=1, prior=None, repeated=()):
 
 def drawn(rows, names="abc", dim=1):
     return {name: torch.cat([2 * torch.randn(rows, dim), 0.4 * torch.randn(rows, dim)], -1) for name in names}
+
+
+class Modes:
+    """z ~ sum_k N(loc_k, I) / K, and x is z[:seen] with little noise: the posterior has a mode in each component.
+
+    Draws of the prior that fit x are few; the guide is the posterior of the first component.
+    """
+
+    def __init__(self, components, dim, seen, noise, seed=0):
+        generator = torch.Generator().manual_seed(components + dim + seed)
+        self.seen, self.noise = seen, noise
+        self.loc = 3 * torch.randn(components, dim, generator=generator)
+        self.loc[:, :seen] = 0.3 * torch.randn(components, seen, generator=generator)
+        self.prior = dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(components)), dist.Normal(self.loc, 1.0).to_event(1)
+        )
+
+    def simulate(self, rows=24):
+        z = self.prior.sample((rows,))[:, : self.seen]
+        return {"a": z + self.noise * torch.randn(z.shape)}
+
+    def components(self, x):
+        """Means (row, component, dim), standard deviations (dim,), and log p(x, component), (row, component)."""
+        precision = torch.ones(self.loc.shape[-1])
+        precision[: self.seen] += self.noise**-2
+        shift = self.loc.repeat(len(x), 1, 1)
+        shift[..., : self.seen] += x.unsqueeze(1) / self.noise**2
+        density = dist.Normal(self.loc[:, : self.seen], (1 + self.noise**2) ** 0.5).to_event(1).log_prob(x.unsqueeze(1))
+        return shift / precision, precision.rsqrt(), density - torch.tensor(float(len(self.loc))).log()
+
+    def moments(self, x):
+        loc, sd, log = self.components(x)
+        share = log.softmax(-1).unsqueeze(-1)
+        mean = (share * loc).sum(1)
+        return mean, ((share * (loc**2 + sd**2)).sum(1) - mean**2).sqrt(), log.logsumexp(-1)
+
+    def model(self, x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            z = pyro.sample("z", self.prior)
+            with pyro.plate("a_plate", 1, dim=-1):
+                pyro.sample("a", dist.Normal(z[..., : self.seen], self.noise).to_event(1), obs=x["a"].unsqueeze(1))
+
+    def guide(self, x, mask):
+        loc, sd, _ = self.components(x["a"])
+        with pyro.plate("data", len(loc), dim=-2):
+            pyro.sample("z", dist.Normal(loc[:, :1], sd).to_event(1))
