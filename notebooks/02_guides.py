@@ -199,10 +199,11 @@ for row in certificates["PoE"].rows:
 # Two faults, and they can be told apart:
 #
 # 1. **Shape.** PoE and DeepSets are too narrow for every subset that has an elongated posterior: the ELBO makes a
-#    normal with independent coordinates fit *inside* the correlated one (their contours above are circles of the
-#    ellipse's short width). More training does not help. Flow and DeepSets with a full covariance have the right
-#    shape, and pass. PoE of experts with covariances has it too, at a tenth to a third of PoE's divergence; what it
-#    lacks is training (after three times the epochs 0.001 to 0.014 nats are left).
+#    normal with independent coordinates fit *inside* the correlated one (their contours above are circles, of about
+#    the ellipse's short width). More training does not help. Flow and DeepSets with a full covariance have the right
+#    shape: they pass for most subsets, and nowhere more than 0.05 nats are left. PoE of experts with covariances has
+#    it too, at a tenth to a third of PoE's divergence; what it lacks is training (after three times the epochs less
+#    than 0.02 nats are left).
 # 2. **Rule.** An average of experts cannot be sharper than the experts: MoE does not learn from seeing more. Together
 #    with fault 1 the two errors can cancel in the spread, and a number near 1 then hides a posterior that is wrong;
 #    the KL, largest of all for MoE given everything, is not fooled, and neither are the other checks of the
@@ -273,7 +274,7 @@ for position, row in enumerate(certificates["PoE"].rows):
 #
 # And the loss matters as much as the fusion. The ELBO punishes draws where the posterior has nothing, and never misses
 # those that a guide leaves out: narrow guides win. A bound of several draws forgives bad draws if there are good ones
-# among them: the last column is the same flow, has a *larger* gap, and a spread near 1 almost everywhere.
+# among them: the last column is the same flow, has a *larger* gap, and spreads of no more than about 1.15.
 
 # %%
 certificate = mm.certify(vaes["Flow, 5 draws"], test, rows=250, num_draws=99, num_particles=200, progress=False)
@@ -281,15 +282,15 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for about half of the rows or
-# more: those can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
-# every subset: some coordinate is a little too narrow or off its place, or, ranked by log p(x | z), the truth fits the
-# data better than the draws do, so that in some direction which no single coordinate shows the draws are too wide, or
-# off (mismatched).
+# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for about two thirds of the rows
+# or more: those can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
+# every subset. Some coordinate is a little too narrow (over-confident); or none is, but ranked by log p(x | z) the truth
+# fits the data better than the draws do, so that in some direction which no single coordinate shows the draws are too
+# wide (under-confident; mismatched, if the coordinates together are too narrow).
 #
 # And it takes the gap apart. The best normal of a row would lack less than half a nat (approximation); our encoders
-# lose one to four against it (amortisation). So the shape of the family, which decided everything in the linear world,
-# is the smaller part of the trouble with digits, and encoders that learnt from 1,400 rows are the larger.
+# lose one to two and a half against it (amortisation). So the shape of the family, which decided everything in the
+# linear world, is the smaller part of the trouble with digits, and encoders that learnt from 1,400 rows are the larger.
 #
 # What to take home: multiply to combine, use several draws in the loss if width matters, hide entries of the training
 # rows, and read the certificate for every subset that will be asked about: it says not only whether a guide is wrong

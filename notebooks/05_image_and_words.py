@@ -94,7 +94,7 @@ for ax in axes.flat:
 
 # %% [markdown]
 # It has understood what most emoji with a word have in common: the colour and the outline of a face, a blue globe, the
-# grey button of an arrow. It has no idea how to draw a ball of yarn, and the emoji without any word gets the mean
+# blue-grey button of an arrow. It has no idea how to draw a ball of yarn, and the emoji without any word gets the mean
 # picture. The blur is the honest answer to words that leave the picture open, made worse by a small network that
 # learnt from 1,402 pictures.
 #
@@ -168,8 +168,9 @@ for line, row in zip(axes, shown[1::2]):
 
 # %% [markdown]
 # Well above chance both ways: the right one comes first for 6 to 9 % of the queries, where chance is 0.4 %, and is
-# among the first ten for more than a third. Look at the mistakes: they are of the right colour, and often of the right
-# kind (arrows for an arrow, hearts for a heart). The true partner has a green frame, where it is among the first six.
+# among the first ten for a third or more. Look at the mistakes: they are often of the right colour, and sometimes of the
+# right kind (arrows for an arrow, hearts for a heart). The true partner has a green frame, where it is among the first
+# six.
 #
 # ## The certificate
 #
@@ -181,8 +182,9 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Not good at all: over-confident for every subset, and k-hat good for next to no row. A picture has 3,072 numbers,
-# which this likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal lacks two
-# nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose several more.
+# Not good at all: over-confident for every subset, and k-hat good for very few rows. A picture has 3,072 numbers,
+# which this likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal lacks
+# about two nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose several
+# more.
 # Rank by these predictions, as above; do not take the log-likelihoods for more than loose lower bounds, and do not
 # read the codes with error bars.

@@ -139,13 +139,14 @@ ax = mm.plot_certificate(certificate)
 # %% [markdown]
 # Badly, and you have seen it: for one clip the three drawings are all but the same picture, where ten people who hear
 # "three" would write ten threes. The certificate says *over-confident* for every subset; given a voice alone, the 90 %
-# intervals for z hold the truth 38 times in 100.
+# intervals for z hold the truth fewer than 40 times in 100.
 #
 # Why? MoPoE draws the code from one of several products of experts, and whichever it is, that one is asked to explain
 # all that is there. A listener who is trained by pictures that she cannot see learns to bet on one typical picture, and
 # not to say how many would do. Hence also the line for `label`: ten equally likely names have log p of -2.3, and here
-# -7.3 is reported, with a good k-hat in one row of 25. That is what a low k-hat is for: the number is a lower bound, and
-# a loose one.
+# -7.3 is reported, with a good k-hat in about one row of twenty. That is what a low k-hat is for: the number is a lower
+# bound, and a loose one.
 #
 # So use this model to name and to draw, and do not take its spread for uncertainty. `02_guides` shows fusions that are
-# better calibrated and draw less well; `09_diagnostics` shows draws that are repaired row by row.
+# better calibrated, `10_published_methods` that products of experts draw less well from a voice, and `09_diagnostics`
+# draws that are repaired row by row.

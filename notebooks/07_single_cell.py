@@ -113,7 +113,7 @@ comparison = mm.compare(models, {k: v for k, v in test.items() if k != "cell_typ
 print(comparison)
 
 # %% [markdown]
-# The negative binomial is ahead, by six standard errors of the paired difference. Both numbers are lower bounds, and
+# The negative binomial is ahead, by about six standard errors of the difference. Both numbers are lower bounds, and
 # the k-hats say not tight ones; but the two models have the same guide.
 #
 # ## The latent space, in `.obsm`
@@ -204,7 +204,7 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Over-confident, and by a wide margin: with both panels the 90 % intervals for z hold the truth 56 times in 100. Counts
+# Over-confident, by a wide margin: with both panels the 90 % intervals for z hold the truth about 56 times in 100. Counts
 # of hundreds of genes pin a code down to within little, and the encoder has to hit that little. Is it the encoder that
 # misses, or is the posterior no normal? `mm.gaps` fits the best normal to each of 40 cells on its own, once with
 # independent coordinates as in the guide, once with a covariance.

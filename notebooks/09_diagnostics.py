@@ -51,7 +51,8 @@ print({name: tuple(value.shape) for name, value in train.items()})
 # ## The good one
 #
 # Linear decoders and normal noise: this is factor analysis, and its posterior is a normal that a linear encoder can
-# hit. (A deep decoder has no such posterior. This is the easy case, chosen because we want one that passes.)
+# come close to. (A deep decoder has no such posterior. This is the easy case, chosen because we want a guide that is
+# nearly right.)
 
 # %%
 torch.manual_seed(0)
@@ -99,18 +100,18 @@ for ax, (name, certificate) in zip(axes, certificates.items()):
 axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)");
 
 # %% [markdown]
-# The bad one is found out for every subset, and for what it is: over-confident, its 90 % intervals hold the truth 60
-# times in 100. The second table says the same of the real birds: the encoder loses 0.6 nats against the best normal of a
-# bird, and k-hat is good for three to four birds in ten.
+# The bad one is found out for every subset, and for what it is: over-confident, its 90 % intervals hold the truth about
+# 60 times in 100. The second table says the same of the real birds: the encoder loses 0.6 nats against the best normal of
+# a bird, and k-hat is good for fewer than half of the birds.
 #
 # The good one is not the posterior either. Its intervals hold what they promise, and no coordinate is off; but the log
 # weights of the true codes are larger than those of its draws, so that it differs from the posterior here a little one
-# way and there the other: mismatched. How much? Its gap is 0.05 nats, a tenth of the bad one's, and k-hat is good for
-# every bird: weights repair what is left.
+# way and there the other: mismatched. How much? Its gap is 0.05 to 0.07 nats, about a tenth of the bad one's, and k-hat
+# is good for all birds but one or so: weights repair what is left.
 #
 # Where the verdict comes from: the rank of each true code among the guide's draws, over simulated birds. A calibrated
-# guide keeps the curves within the band. That the bad one's are up on the left and down on the right means that the truth
-# lies at the ends of the draws too often, on both sides.
+# guide keeps the curves within the band. That the bad one's codes (thin) are up on the left and down on the right means
+# that the truth lies at the ends of the draws too often, on both sides.
 #
 # Of the good guide the codes stay within it, and the log weight does not, nor how well the draws explain the birds: it
 # is nearly the posterior, and not quite. A pass would mean that so many rows have found nothing, and no more.
@@ -135,13 +136,13 @@ for name, found in drawn.items():
     print(f"{name} guide\n{found}\n")
 
 # %% [markdown]
-# The tolerance is strict, a tenth of a standard deviation for every mean, and even the good guide keeps it for one bird
-# only. A normal with a covariance, fitted bird by bird, is all that is needed, from whichever guide it starts: it is the
+# The tolerance is strict, a tenth of a standard deviation for every mean, and even the good guide keeps it for hardly a
+# bird. A normal with a covariance, fitted bird by bird, is all that is needed, from whichever guide it starts: it is the
 # exact posterior here, so that all weights are equal, for which k-hat is minus infinity.
 #
-# Both guides belong to the same model, so after the repair both must give the same posterior. For each bird, the standard
-# deviation of its code before and after, against that from Markov
-# chains (Hamiltonian Monte Carlo, all birds side by side), in which the guide has no part once they have mixed.
+# Both guides belong to the same model, so after the repair both must give the same posterior. For each bird, the
+# standard deviation of its code before and after, against that from Markov chains (Hamiltonian Monte Carlo, all birds
+# side by side), in which the guide has no part once they have mixed.
 
 # %%
 referee = mm.posterior_draws(good, few, method="hmc", progress=False)

@@ -223,16 +223,17 @@ figure.suptitle("One point a seed; blue: not told apart from the best");
 # ## What can be read from this, and what can not
 #
 # - **log p(x)**: the shared representation, MVAE, MVTCAE, CRMVAE, DMVAE and Nexus are not told apart; all but Nexus
-#   multiply experts. Mixtures follow, some 40 to 80 nats behind. But good k-hats are 2 % at most, for every method: these
-#   are loose lower bounds, and part of the distance may be the guides'.
+#   multiply experts. Mixtures follow, some 40 to 80 nats behind. But good k-hats are few, at most about 2 %, for every
+#   method: these are loose lower bounds, and part of the distance may be the guides'.
 # - **From voice to picture** it is the other way round: mmJSD, MMVAE and alignment, which ask every expert alone to
-#   explain everything, are right for 42 to 51 %, the products of experts for about 20 %.
-# - **Chance is 10 %**, and that is where MMVM, JNF and Nexus stand from voice to label at this budget. JNF learns its
-#   unimodal flows in 9 epochs, after 9 for the rest; Nexus puts its effort into each modality alone, and leads in log p(x)
-#   without carrying anything across; MMVM only draws its separate codes together. It says that they want more than this
-#   budget, and not that they do not work. DMVAE names digits, but draws little above chance, perhaps because it leaves the picture to its private code.
-# - **Two seeds are few.** By the rule of the stars, differences below 11 % (label from voice) or 32 nats are none. Raise
-#   `SCALE` for more seeds, rows and epochs before you choose a method by such a table.
+#   explain everything, are right for some 40 to 50 %, the products of experts for about 20 % or fewer.
+# - **Chance is 10 %**, and MMVM, JNF and Nexus stand little above it from voice to label at this budget. JNF learns its
+#   unimodal flows in 9 epochs, after 9 for the rest; Nexus puts its effort into each modality alone, and is among the
+#   best in log p(x) with hardly anything carried across; MMVM only draws its separate codes together. It says that they
+#   want more than this budget, and not that they do not work. DMVAE names digits, but draws little above chance, perhaps
+#   because it leaves the picture to its private code.
+# - **Two seeds are few.** By the rule of the stars, differences below about 11 % (label from voice) or 30 nats are none.
+#   Raise `SCALE` for more seeds, rows and epochs before you choose a method by such a table.
 #
 # ## How far can the posterior be trusted?
 #
@@ -246,6 +247,7 @@ print(f"{best}\n{certificate}")
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Over-confident, and where a picture or a voice is given, the check that decided is about their private codes. Given the
-# label alone, log p is -2.31, nearly the logarithm of one in ten, and k-hat is good for 73 % of the rows: of all these numbers
-# that one can be taken at its word.
+# Over-confident where a picture or a voice is given, and there the check that decided is about their private codes.
+# Given the label alone, the guide is refused too (mismatched), but its gap is 0.14 nats. There log p is about -2.3,
+# nearly the logarithm of one in ten, and k-hat is good for about three quarters of the rows: of all these numbers that
+# one can be taken at its word.
