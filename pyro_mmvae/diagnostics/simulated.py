@@ -85,20 +85,14 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     """Codes (row, dim) with the axes that the guide's sites have."""
-    with (
-        silent(),
-        pyro.validation_enabled(False),
-        undisturbed(devices(vae, batch)),
-        torch.no_grad(),
-    ):
+    with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
     placed = {}
     for name, value in truth.items():
         site = guide.nodes[name] if name in guide else None
         axis = None if site is None else row_axis(site)
-        inside = site is not None and value.dim() > 1 + len(
-            site["fn"].event_shape
-        )  # plates in "data" are there already
+        events = value.dim() - 1 if site is None else len(site["fn"].event_shape)
+        inside = value.dim() > 1 + events  # then the plates inside "data" are there already
         placed[name] = value.reshape(len(value), *[1] * (0 if inside else -(axis or -2) - 1), *value.shape[1:])
     return placed
 
