@@ -15,6 +15,17 @@ def _embed(sizes: dict[str, int]) -> dict[str, nn.Module]:
     return {name: nn.Sequential(Entries(size), nn.Linear(size, 8), nn.Tanh()) for name, size in sizes.items()}
 
 
+class From(nn.Module):
+    """A plain function as a decoder's network or an encoder."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Entries(nn.Module):
     """Entries of any shape as real vectors."""
 

@@ -3,6 +3,7 @@
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import From
 from matplotlib.figure import Figure
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide import AutoNormal
@@ -16,15 +17,6 @@ X = {
     "x": torch.linspace(-2, 3, 6, dtype=torch.float64).unsqueeze(1),
     "c": torch.tensor([[0.0], [1.0], [-1.0], [2.0], [0.5], [0.0]], dtype=torch.float64),
 }
-
-
-class From(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def mean_of(x, c):

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import three, three_rows
+from cases import From, three, three_rows
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -17,17 +17,6 @@ from pyro_mmvae.diagnostics.ranks import rank
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import Mixture, NegativeBinomial
 from pyro_mmvae.psis import smooth
-
-
-class From(nn.Module):
-    """A plain function as a decoder's network or an encoder."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def normal(loc, scale):

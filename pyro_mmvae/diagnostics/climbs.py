@@ -70,7 +70,7 @@ def with_modes(target: Target, guide: Witness, prior: Witness) -> tuple[Witness,
     return prior.put(rows, columns, modes.where(found.several & modes.weights.beats(own.weights), own)), unsure
 
 
-@dataclass
+@dataclass(frozen=True)
 class Climbs:
     """Where climbs ended.
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
@@ -48,7 +48,7 @@ class Importance(NamedTuple):
             function: of the codes by site, (draw, row, *event) each; returns (draw, row, ...).
         """
         value = function(self.latents)
-        return (self.log_weights.exp().reshape(*value.shape[:2], *[1] * (value.dim() - 2)) * value).sum(0)
+        return (with_axes(self.log_weights.exp(), value.dim()) * value).sum(0)
 
     def mean(self, site: str = "z") -> Tensor:
         """Self-normalised posterior mean, (row, *event); raises ValueError if there is no code of that name."""

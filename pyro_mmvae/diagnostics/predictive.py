@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -140,7 +140,7 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int) -> Tensor | None:
         drawn = predictive_draws(vae, part, num_draws=num_draws, given=others, only=[name]).get(name)
         if drawn is None:
             return None
-        mask = part.mask[name].reshape(*part.mask[name].shape, *[1] * (part[name].dim() - part.mask[name].dim()))
+        mask = with_axes(part.mask[name], part[name].dim())
         position = rank(drawn.reshape(num_draws, *part[name].shape), part[name])
         columns.append(torch.where(mask, position.double(), torch.nan).reshape(part.rows, -1))
     return torch.cat(columns).cpu()

@@ -78,7 +78,7 @@ def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
     """The normal with the mean and covariance, or standard deviations alone, of draws (draw, row, size)."""
     loc, scale = z.mean(0), z.std(0).clamp(min=1e-6)
     if not full_rank:
-        return MultivariateNormal(loc, scale_tril=torch.diag_embed(scale), validate_args=False)
+        return diagonal(loc, scale)
     white = (z - loc) / scale
     correlation = torch.einsum("drk,drl->rkl", white, white) / len(z)
     correlation = correlation + 1e-3 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)

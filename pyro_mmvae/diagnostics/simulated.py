@@ -12,6 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Batch
@@ -111,8 +112,7 @@ def _with_holes(whole: Batch, like: Batch) -> Batch:
             there = mask[mask.flatten(1).any(-1)]
             if len(there):
                 masks[name] = there[torch.randint(len(there), (whole.rows,), device=there.device)]
-                fine = masks[name].reshape(*masks[name].shape, *[1] * (x[name].dim() - mask.dim()))
-                x[name] = torch.where(fine, x[name], 0)
+                x[name] = torch.where(with_axes(masks[name], x[name].dim()), x[name], 0)
     return Batch(x, masks, whole.rows, frozenset(name for name in x if bool(masks[name].all())))
 
 

@@ -75,8 +75,8 @@ class Target:
 
     def columns(self, sites: Collection[str]) -> Tensor:
         """The positions of the coordinates of some sites, one site after the other."""
-        device = next((value.device for value in self.batch.values()), None)
-        return torch.cat([torch.arange(self.size, device=device)[self.sites[name].columns] for name in sites])
+        every = torch.arange(self.size, device=self.batch.device)
+        return torch.cat([every[self.sites[name].columns] for name in sites])
 
     @property
     def at_once(self) -> int:

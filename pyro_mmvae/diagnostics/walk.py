@@ -9,6 +9,7 @@ from pyro.distributions import Normal
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.diagnostics.target import Target
 
 LEAPFROGS = 4
@@ -94,7 +95,7 @@ def transition(path: Path, state: State, beta: float, step: Tensor) -> tuple[Sta
         momentum = momentum + 0.5 * length * push
     accept = (energy - _energy(new, beta, momentum)).exp().clamp(max=1).nan_to_num(0.0)
     taken = torch.rand_like(accept) < accept
-    merged = (torch.where(taken.reshape(*taken.shape, *[1] * (a.dim() - 2)), a, b) for a, b in zip(new, state))
+    merged = (torch.where(with_axes(taken, a.dim()), a, b) for a, b in zip(new, state))
     return State(*merged), accept.mean(0)
 
 

@@ -85,7 +85,7 @@ def imputation_error(
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
     seen = Batch.of(dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
     asked = Batch.of(dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
-    hidden = {name: _fine(batch, name, asked.mask[name]) for name in batch}
+    hidden, looked = ({name: _fine(batch, name, part.mask[name]) for name in batch} for part in (asked, seen))
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
@@ -98,9 +98,7 @@ def imputation_error(
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(
-                batch[name], means[name], hidden[name], _fine(batch, name, seen.mask[name]), columns.get(name, ())
-            ),
+            *_errors(batch[name], means[name], hidden[name], looked[name], columns.get(name, ())),
             scores[name] / int(hidden[name].sum()),
         )
         for name in names
