@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import DIM, NAMES, RECIPES, SIZES, of_tables
+from exact import LinearGaussian
 from matplotlib.figure import Figure
 from pyro.infer import SVI
 
@@ -148,6 +149,14 @@ def test_what_looks_at_the_data_is_never_the_best():
     assert all(row.difference <= 0 for row in found.rows[:15])
     lines = [line for line in str(found).splitlines() if "mvtcae" in line]
     assert lines[0].startswith("mvtcae *") and "this is no" in str(found) and "no\nlike" in str(found)
+
+
+def test_what_would_win_by_looking_at_the_data_comes_last():
+    truth = LinearGaussian()
+    own = truth.vae()
+    looking = mm.MultimodalVAE(own.modalities, mm.DynamicPrior(mm.PoE(), otherwise=mm.StandardNormal(2)), mm.PoE())
+    found = mm.compare({"looks": looking, "truth": own}, truth.simulate(50), num_particles=100)
+    assert [row.name for row in found.rows] == ["truth", "looks"] and found.rows[1].difference > 1
 
 
 def test_a_prior_that_is_any_function_is_looked_at_as_well():
