@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole, with_axes
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.checks import check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -17,7 +18,8 @@ from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw_in_parts, known, opened
+from pyro_mmvae.told import Latents, asked, told
+from pyro_mmvae.weights import draw_in_parts, opened
 
 DRAWS = ("chain", "draw")
 
@@ -30,24 +32,26 @@ def to_arviz(
     mask: Arrays | None = None,
     *,
     given: Collection[str] | None = None,
-    num_draws: int = 200,
+    num_draws: int | None = None,
+    latents: Latents | None = None,
     row_names: Sequence[Any] | None = None,
     feature_names: Mapping[str, Sequence[Any]] | None = None,
 ) -> Any:
-    """Draws from the guide, and all that ArviZ has a group for.
+    """Draws from the guide, or others that are given, and all that ArviZ has a group for.
 
-    Groups: posterior (z and private codes), sample_stats (log_weight of each draw, khat of each row),
-    posterior_predictive, log_likelihood of each modality at every draw, prior and prior_predictive (where the model can
-    be drawn from without data), observed_data, and constant_data (which rows have which modality). Dims: chain, draw,
-    row, latent, <modality>_row, <modality>_feature. Each modality has a row dim of its own with its observed rows, so
-    that no row of NaN is written; single hidden entries are NaN.
+    Groups: posterior (z and private codes), sample_stats (of the guide's draws: log_weight of each, khat of each row),
+    posterior_predictive and log_likelihood of each modality at every draw of the posterior, prior and prior_predictive
+    (where the model can be drawn from without data), observed_data, and constant_data (which rows have which modality).
+    Dims: chain, draw, row, latent, <modality>_row, <modality>_feature. Each modality has a row dim of its own with its
+    observed rows, so that no row of NaN is written; single hidden entries are NaN.
 
     Limits: `az.loo` and `az.waic` are wrong on this log_likelihood: z belongs to the row, and both become a harmonic
     mean. Compare models by `mm.log_likelihood`.
 
     Args:
         x, mask, given: as in `mm.log_likelihood`.
-        num_draws: draws a row; also the number of rows drawn from the prior.
+        num_draws: draws a row, and rows drawn from the prior; 200 by default, or as many as `latents` have.
+        latents: draws of the codes of these rows in place of the guide's, as in `mm.impute`.
         row_names: labels of the rows, (row,); 0, 1, ... by default.
         feature_names: name -> labels of the modality's entries, flattened.
 
@@ -55,7 +59,7 @@ def to_arviz(
         `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under 1.x; either has `.to_netcdf(path)`.
 
     Raises:
-        ValueError: bad input, or labels of another number than what they name, or of no modality.
+        ValueError: bad input, as of `mm.impute`, or labels of another number than what they name, or of no modality.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -65,15 +69,20 @@ def to_arviz(
         >>> dict(found["posterior"]["z"].sizes)
         {'chain': 1, 'draw': 50, 'row': 20, 'latent': 2}
     """
-    num_draws, batch = whole("num_draws", num_draws), opened(vae, x, mask)
-    known(vae, given)
+    batch = opened(vae, x, mask)
+    num_draws, latents = asked(vae, batch, num_draws, 200, given, latents)
     names = list(range(batch.rows)) if row_names is None else _listed(row_names)
     features = {} if feature_names is None else feature_names
     _check_names(vae, batch, names, features)
-    latents, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given)
-    predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, only=list(batch))
+    handlers = None if latents is None else partial(told, latents)
+    codes, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given, told=handlers)
+    predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, latents=codes, only=list(batch))
     by_modality = "posterior_predictive", "log_likelihood", "observed_data", "constant_data"
-    groups = {**_latents(latents, log_weights), **{group: {} for group in by_modality}, **_prior(vae, num_draws)}
+    groups = {
+        **_latents(codes, log_weights if latents is None else None),
+        **{group: {} for group in by_modality},
+        **_prior(vae, num_draws),
+    }
     coords: dict[str, Sequence[Any]] = {"row": names}
     for name in batch:
         seen = seen_rows(batch.mask[name])
@@ -116,15 +125,16 @@ def _modality(
     return found
 
 
-def _latents(latents: dict[str, Tensor], log_weights: Tensor) -> dict[str, dict[str, Variable]]:
-    """The groups of the codes and their weights."""
-    return {
-        "posterior": {k: _code(k, v, "draw", "row") for k, v in latents.items()},
-        "sample_stats": {
-            "log_weight": ((*DRAWS, "row"), _chain(log_weights)),
-            "khat": (("row",), smooth(log_weights).khat.cpu().numpy()),
-        },
+def _latents(latents: dict[str, Tensor], log_weights: Tensor | None) -> dict[str, dict[str, Variable]]:
+    """The groups of the codes and their weights, if they have any."""
+    posterior = {"posterior": {k: _code(k, v, "draw", "row") for k, v in latents.items()}}
+    if log_weights is None:
+        return posterior
+    stats: dict[str, Variable] = {
+        "log_weight": ((*DRAWS, "row"), _chain(log_weights)),
+        "khat": (("row",), smooth(log_weights).khat.cpu().numpy()),
     }
+    return {**posterior, "sample_stats": stats}
 
 
 def _prior(vae: Any, num_draws: int) -> dict[str, dict[str, Variable]]:

@@ -16,7 +16,8 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import devices, plates_of, row_axis, value_of
+from pyro_mmvae.sites import plates_of, row_axis, value_of
+from pyro_mmvae.weights import devices
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 """What a user's model may raise on data in another layout than it expects."""

@@ -11,13 +11,15 @@ from pyro import poutine
 from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole, with_axes
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import known, nesting, opened, rows_at_once, value_of
+from pyro_mmvae.sites import value_of
+from pyro_mmvae.told import Latents, asked, told
+from pyro_mmvae.weights import known, nesting, opened, rows_at_once
 
 
 @torch.no_grad()
@@ -27,8 +29,9 @@ def impute(
     x: Arrays,
     mask: Arrays | None = None,
     *,
-    num_draws: int = 1,
+    num_draws: int | None = None,
     given: Collection[str] | None = None,
+    latents: Latents | None = None,
 ) -> dict[str, Tensor]:
     """Draws of every missing entry from p(x_missing | x_S), with z ~ q(z | x_S); observed entries come back untouched.
 
@@ -36,14 +39,17 @@ def impute(
 
     Args:
         x, mask: as in `vae.model`; modalities that x lacks are drawn on every row.
-        num_draws: draws a row.
+        num_draws: draws a row; 1 by default, or as many as `latents` have. Fewer than those are taken evenly.
         given: what the guide may look at; None = all that is observed.
+        latents: draws of the codes of these rows in place of the guide's, site -> (draw, row, *event), such as
+            `mm.posterior_draws(vae, x, mask).latents` or `mm.importance(vae, x, mask).resample(100)`.
 
     Returns:
         name -> (draw, row, *event), for every modality of the model.
 
     Raises:
-        ValueError: bad input, a name that is no modality, or a row with draws that are not finite.
+        ValueError: bad input, a name that is no modality, latents of other rows, of too few draws or beside `given`, or
+            a row with draws that are not finite.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -54,12 +60,13 @@ def impute(
         (torch.Size([10, 20, 2]), True)
     """
     batch = opened(vae, x, mask)
-    drawn = _explain(vae, batch, num_draws, given, value_of)
+    num_draws, latents = asked(vae, batch, num_draws, 1, given, latents)
+    drawn = _explain(vae, batch, num_draws, given, latents, value_of)
     found = {}
     for name, value in drawn.items():
         if name in batch:
             own = batch[name].to(value.dtype)
-            value = torch.where(with_axes(batch.mask[name], own.dim()), own, value.reshape(num_draws, *own.shape))
+            value = torch.where(with_axes(batch.mask[name], own.dim()), own, value.reshape(-1, *own.shape))
         found[name] = value
     return found
 
@@ -71,10 +78,11 @@ def predictive_draws(
     *,
     num_draws: int,
     given: Collection[str] | None = None,
+    latents: Latents | None = None,
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """Draws from p(x_m | x_S) of every entry, observed ones as well; name -> (draw, row, *event)."""
-    return _explain(vae, batch, num_draws, given, value_of, only)
+    return _explain(vae, batch, num_draws, given, latents, value_of, only)
 
 
 @torch.no_grad()
@@ -84,12 +92,13 @@ def predict(
     x: Arrays,
     mask: Arrays | None = None,
     *,
-    num_draws: int = 30,
+    num_draws: int | None = None,
     given: Collection[str] | None = None,
+    latents: Latents | None = None,
 ) -> dict[str, Tensor]:
     """Posterior predictive means E[x_m | x_S] over draws of z ~ q(z | x_S), observed entries predicted as well.
 
-    Args: as `impute`.
+    Args: as `impute`, with 30 draws by default.
 
     Returns:
         name -> (row, *event); for a categorical modality the probabilities (row, *event, categories), for a column of
@@ -106,18 +115,27 @@ def predict(
         torch.Size([20, 2])
     """
     batch = opened(vae, x, mask)
-    return {k: v.squeeze(0) for k, v in _explain(vae, batch, num_draws, given, _mean_of).items()}
+    num_draws, latents = asked(vae, batch, num_draws, 30, given, latents)
+    return {k: v.squeeze(0) for k, v in _explain(vae, batch, num_draws, given, latents, _mean_of).items()}
 
 
 @torch.no_grad()
 @tool
-def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_draws: int = 1) -> Tensor:
+def translate(
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    to: str,
+    num_draws: int | None = None,
+    latents: Latents | None = None,
+) -> Tensor:
     """Draws of one modality given others: sound in, picture out.
 
     Args:
         x, mask: the given modalities.
         to: the modality to draw; what x may hold of it is not looked at.
-        num_draws: draws a row.
+        num_draws, latents: as in `impute`; the latents should not have seen `to` either.
 
     Returns:
         (draw, row, *event).
@@ -140,8 +158,9 @@ def translate(vae: Any, x: Arrays, mask: Arrays | None = None, *, to: str, num_d
             f"x lacks {to!r}, and programs of the user's do not say what its entries look like; give an array of it in"
             " x, of any values"
         )
-    given = [name for name in batch if name != to]
-    drawn = _explain(vae, batch, num_draws, given, value_of, only=[to])
+    seen = batch.only([name for name in batch if name != to])
+    num_draws, latents = asked(vae, seen, num_draws, 1, None, latents)
+    drawn = _explain(vae, seen, num_draws, None, latents, value_of, only=[to])
     if to not in drawn:
         raise ValueError(f"modality {to!r} is only looked at, the model has no decoder of it; give another to draw")
     return drawn[to]
@@ -176,24 +195,24 @@ def _explain(
     batch: Batch,
     num_draws: int,
     given: Collection[str] | None,
+    latents: Latents | None,
     read: Callable[[Any, int, int], Tensor],
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """What `read` makes of the likelihood site of each modality, z drawn from the guide, in chunks of rows."""
-    known(vae, given)
-    num_draws = whole("num_draws", num_draws)
+    """What `read` makes of the likelihood site of each modality, z known or drawn from the guide, in chunks of rows."""
     depth, found = nesting(vae, batch), []
     wanted = _complete(vae, batch, only)
     with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
-        size = rows_at_once(wanted, num_draws)
-        for part, full in zip(batch.split(size), wanted.split(size), strict=True):
-            seen = part.only(given)
+        for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
+            seen, full = batch.take(rows).only(given), wanted.take(rows)
             with pyro.plate("draws", num_draws, dim=-1 - depth):
                 guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-                model = poutine.replay(poutine.uncondition(vae.model), guide)
+                model = told(latents or {}, rows, depth, but=full)(
+                    poutine.replay(poutine.uncondition(vae.model), guide)
+                )
                 trace = poutine.trace(model).get_trace(full, full.mask)
             names = [name for name in full if name in trace.nodes and (only is None or name in only)]
-            found.append({name: read(trace.nodes[name], num_draws, part.rows) for name in names})
+            found.append({name: read(trace.nodes[name], num_draws, len(rows)) for name in names})
     result = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     for name, value in result.items():
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")

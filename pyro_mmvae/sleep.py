@@ -14,7 +14,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.simulated import placed_in, simulate
 from pyro_mmvae.objectives import Loss
 from pyro_mmvae.programs import Pair
-from pyro_mmvae.weights import per_row
+from pyro_mmvae.sites import per_row
 
 
 class Sleep(Loss):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -10,7 +10,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
@@ -18,7 +17,9 @@ from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.programs import library_of, owners_of, silent
+from pyro_mmvae.sites import auxiliary, per_row, plates_of, row_axis, value_of
 
+Handler = Callable[[Any], Any]
 NUMBERS_AT_ONCE = 2**22
 """How many numbers one chunk of draws may take: 16 MB of float32. Smaller ones are slower, larger ones no faster."""
 ROWS_AT_ONCE = 128
@@ -79,17 +80,18 @@ def nesting(vae: Any, batch: Batch) -> int:
     return max(-frame.dim for frame in frames)
 
 
-def plates_of(*traces: Trace) -> list[Any]:
-    """The frames of the plates that take an axis, once for every site in them."""
-    stacks = [site.get("cond_indep_stack", ()) for trace in traces for site in trace.nodes.values()]
-    return [frame for stack in stacks for frame in stack if frame.vectorized]
+def traces_of(
+    vae: Any, seen: Batch, explained: Batch, num_draws: int, depth: int, told: Handler | None = None
+) -> tuple[Trace, Trace]:
+    """The guide on what it sees, and the model on what it explains with the codes of that guide, all draws at once.
 
-
-def traces_of(vae: Any, seen: Batch, explained: Batch, num_draws: int, depth: int) -> tuple[Trace, Trace]:
-    """The guide on what it sees, and the model on what it explains with the codes of that guide, all draws at once."""
+    Args:
+        told: a handler of the model that knows some of the codes better.
+    """
     with silent(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-1 - depth):
         guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-        return guide, poutine.trace(poutine.replay(vae.model, guide)).get_trace(explained, explained.mask)
+        model = poutine.replay(vae.model, guide)
+        return guide, poutine.trace(model if told is None else told(model)).get_trace(explained, explained.mask)
 
 
 def devices(vae: Any, batch: Mapping[str, Tensor]) -> list[torch.device]:
@@ -106,6 +108,7 @@ def draw(
     given: Collection[str] | None = None,
     targets: Collection[str] | None = None,
     depth: int | None = None,
+    told: Handler | None = None,
 ) -> Draws:
     """Draws from the guide, which sees `given`, weighted by the model, which explains `targets`.
 
@@ -117,9 +120,10 @@ def draw(
         num_draws: how many draws a row, all at once.
         given, targets: modalities; None = all that are observed.
         depth: what `nesting` says, if the caller knows it.
+        told: a handler of the model that knows some of the codes better; then the weights say nothing.
     """
     depth = nesting(vae, batch) if depth is None else depth
-    guide, model = traces_of(vae, batch.only(given), batch.only(targets), num_draws, depth)
+    guide, model = traces_of(vae, batch.only(given), batch.only(targets), num_draws, depth, told)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
     observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
     likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
@@ -134,60 +138,28 @@ def draw(
     return Draws(latents, log_weights, likelihood, model)
 
 
-def auxiliary(guide: Trace, model: Trace) -> list[Any]:
-    """The guide's sites of noise from which it makes its codes, as Pyro marks them; their densities belong to q."""
-    sites = [guide.nodes[name] for name in guide.stochastic_nodes if name not in model.nodes]
-    return [site for site in sites if site["infer"].get("is_auxiliary") and row_axis(site) is not None]
-
-
 def draw_in_parts(
-    vae: Any, batch: Batch, num_draws: int, *, given: Collection[str] | None = None
+    vae: Any,
+    batch: Batch,
+    num_draws: int,
+    *,
+    given: Collection[str] | None = None,
+    told: Callable[[Tensor, int], Handler] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-    """`draw` of all rows without its model, so few rows at a time that the networks' memory stays bounded."""
-    depth = nesting(vae, batch)
-    found = [draw(vae, part, num_draws, given=given, depth=depth)[:3] for part in parts(batch, num_draws)]
+    """`draw` of all rows without its model, so few rows at a time that the networks' memory stays bounded.
+
+    Args:
+        told: makes the handler of `draw` from the rows (row,) of a part and the depth.
+    """
+    depth, found = nesting(vae, batch), []
+    for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(batch, num_draws)):
+        handler = None if told is None else told(rows, depth)
+        found.append(draw(vae, batch.take(rows), num_draws, given=given, depth=depth, told=handler)[:3])
     weights = torch.cat([log_weights for _, log_weights, _ in found], 1)
     likelihood = {}
     for name in {name: None for _, _, one in found for name in one}:
         likelihood[name] = torch.cat([one.get(name, torch.zeros_like(w)) for _, w, one in found], 1)
     return joined([(w.shape[1], latents) for latents, w, _ in found]), weights, likelihood
-
-
-def row_axis(site: Any) -> int | None:
-    """The axis of the plate "data" at a sample site, counted from the right of its batch; None outside of it."""
-    if site["type"] != "sample" or site_is_subsample(site):
-        return None
-    return next((f.dim for f in site["cond_indep_stack"] if f.name == "data"), None)
-
-
-def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
-    """The site's log-probability (draw, row), in nats: masks count, weights and KL scales do not."""
-    axis = row_axis(site)
-    assert axis is not None
-    log_prob = site["fn"].log_prob(site["value"])
-    mask = site["mask"]
-    if isinstance(mask, Tensor):
-        log_prob = torch.where(mask, log_prob, 0)
-    elif mask is False:
-        log_prob = log_prob * 0.0
-    right = -axis - 1
-    if log_prob.dim() > right > 0:
-        log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1)
-    while log_prob.dim() > 2:  # plates between the draws and the rows
-        log_prob = log_prob.sum(1)
-    return log_prob.expand(num_draws, rows)
-
-
-def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
-    """The site's value, (draw, row, *event), without the axis of repeats where that is one."""
-    axis, events = row_axis(site), len(site["fn"].event_shape)
-    value = site["value"]
-    assert axis is not None
-    event = value.shape[value.dim() - events :]
-    right = value.shape[value.dim() - events + axis + 1 : value.dim() - events]
-    value = value.expand(num_draws, *([1] * max(0, value.dim() - 2 - len(right) - events)), rows, *right, *event)
-    keep = [] if all(size == 1 for size in right) else list(right)
-    return value.reshape(num_draws, rows, *keep, *event)
 
 
 def joined(found: Sequence[tuple[int, Mapping[str, Tensor]]]) -> dict[str, Tensor]:

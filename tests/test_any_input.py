@@ -182,7 +182,8 @@ QUESTIONS = {
 
 def fits(name, names, number):
     """Whether a question can be asked so."""
-    if name != "posterior" and not (type(number) is int and number > 0):
+    counted = type(number) is int and number > 0
+    if name != "posterior" and not (counted or (number is None and name in ("impute", "predict", "translate"))):
         return False
     if name == "translate":
         return bool(names) and next(iter(names)) in list(EVENTS)

@@ -19,7 +19,8 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.weights import devices, per_row, row_axis, value_of
+from pyro_mmvae.sites import per_row, row_axis, value_of
+from pyro_mmvae.weights import devices
 
 
 class Simulated(NamedTuple):

@@ -15,7 +15,8 @@ from torch.distributions import Transform, biject_to
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, plain_support
 from pyro_mmvae.programs import silent
-from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, per_row, row_axis, size_of, value_of
+from pyro_mmvae.sites import per_row, row_axis, value_of
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of
 
 
 class Coordinates(NamedTuple):

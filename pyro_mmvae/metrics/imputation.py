@@ -17,7 +17,9 @@ from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of
-from pyro_mmvae.weights import chunks, nesting, opened, per_row, traces_of
+from pyro_mmvae.sites import per_row
+from pyro_mmvae.told import Latents, asked, told
+from pyro_mmvae.weights import chunks, nesting, opened, traces_of
 
 
 class ImputationError(NamedTuple):
@@ -32,7 +34,8 @@ class ImputationError(NamedTuple):
         accuracy: how often the most probable category is the true one, of a table in its columns of categories; NaN
             for numbers.
         baseline_accuracy: the same of the most frequent category of the same column, visible or hidden in the same way.
-        log_score: log p(hidden entries of a row | visible ones), z from the guide, nats an entry; higher is better.
+        log_score: log p(hidden entries of a row | visible ones), z from the guide or as given, nats an entry; higher is
+            better.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -54,7 +57,13 @@ class ImputationError(NamedTuple):
 @torch.no_grad()
 @tool
 def imputation_error(
-    vae: Any, x: Arrays, mask: Arrays | None = None, *, visible: Arrays, num_draws: int = 100
+    vae: Any,
+    x: Arrays,
+    mask: Arrays | None = None,
+    *,
+    visible: Arrays,
+    num_draws: int | None = None,
+    latents: Latents | None = None,
 ) -> dict[str, ImputationError]:
     """Hides entries, fills them in, and compares with what was hidden.
 
@@ -63,7 +72,8 @@ def imputation_error(
         x, mask: held-out data.
         visible: name -> bool, what the model may see of it: (row,) as from `mm.hide`, or single entries. What is
             observed and not visible is scored; a name that is left out is visible as far as it is observed.
-        num_draws: draws of z a row.
+        num_draws: draws of z a row; 100 by default, or as many as `latents` have.
+        latents: draws of the codes of these rows given what is visible in place of the guide's, as in `mm.impute`.
 
     Returns:
         name -> `ImputationError`, for the modalities with hidden entries. For a modality whose columns have different
@@ -84,17 +94,18 @@ def imputation_error(
     batch = opened(vae, x, mask)
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
     seen = Batch.of(dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
-    asked = Batch.of(dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
-    hidden, looked = ({name: _fine(batch, name, part.mask[name]) for name in batch} for part in (asked, seen))
+    wanted = Batch.of(dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
+    hidden, looked = ({name: _fine(batch, name, part.mask[name]) for name in batch} for part in (wanted, seen))
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
-    means = predict(vae, seen, seen.mask, num_draws=num_draws)
+    num_draws, latents = asked(vae, seen, num_draws, 100, None, latents)
+    means = predict(vae, seen, seen.mask, num_draws=num_draws, latents=latents)
     for name in names:
         if name not in means:
             raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
     columns = _columns_of_categories(vae, batch)
-    scores = _log_scores(vae, seen, asked, names, num_draws)
+    scores = _log_scores(vae, seen, wanted, names, num_draws, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
@@ -142,18 +153,21 @@ def _columns_of_categories(vae: Any, batch: Batch) -> dict[str, list[int]]:
     return {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
 
 
-def _log_scores(vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int) -> dict[str, float]:
+def _log_scores(
+    vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int, latents: Latents
+) -> dict[str, float]:
     """Sum over rows of log 1/K sum_k p(hidden entries | z_k), for each modality, in nats."""
     depth, total, at = nesting(vae, seen), dict.fromkeys(names, 0.0), 0
     with pyro.validation_enabled(False):
-        for asked, sizes in chunks(hidden, num_draws):
-            part, at = seen.take(torch.arange(at, at + asked.rows, device=seen.device)), at + asked.rows
-            logs: dict[str, list[Tensor]] = {name: [] for name in names}
-            for size in sizes:
-                _, model = traces_of(vae, part, asked, size, depth)
+        for wanted, sizes in chunks(hidden, num_draws):
+            rows, at = torch.arange(at, at + wanted.rows, device="cpu"), at + wanted.rows
+            part, logs = seen.take(rows), {name: list[Tensor]() for name in names}
+            for draws in torch.arange(num_draws, device="cpu").split(sizes):
+                known = {site: value[draws] for site, value in latents.items()}
+                _, model = traces_of(vae, part, wanted, len(draws), depth, told(known, rows, depth, but=hidden))
                 for name in names:
                     if name in model:
-                        logs[name].append(per_row(model.nodes[name], size, part.rows))
+                        logs[name].append(per_row(model.nodes[name], len(draws), part.rows))
             for name, found in logs.items():
                 if found:
                     total[name] += float((torch.cat(found).logsumexp(0) - math.log(num_draws)).sum())

@@ -19,8 +19,8 @@ from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
+from pyro_mmvae.sites import auxiliary, per_row, row_axis
 from pyro_mmvae.view import EVERYTHING, View
-from pyro_mmvae.weights import auxiliary, per_row, row_axis
 
 
 class Objective(Loss):

@@ -1,0 +1,131 @@
+"""Codes that are known already, such as draws that a certificate vouches for, where else the guide would be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_mmvae.arrays import shown, whole
+from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.checks import check_named, refuse_outside
+from pyro_mmvae.data import Batch
+from pyro_mmvae.programs import silent
+from pyro_mmvae.sites import auxiliary, row_axis, value_of
+from pyro_mmvae.weights import devices, known
+
+Latents = Mapping[str, Tensor]
+"""Site -> (draw, row, *event), as `mm.posterior_draws` and `mm.importance` have them."""
+
+
+class Told(Messenger):
+    """Gives the latent sites of a model the values that are known, inside a plate of the draws.
+
+    Where a value is NaN, as private codes are whose modality nobody has seen, the site is drawn from its distribution.
+
+    Args:
+        latents: site -> (draw, row, *event).
+        depth: how many axes the plates of the model take.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model():
+        ...     with pyro.plate("data", 2, dim=-1):
+        ...         return pyro.sample("z", dist.Normal(0.0, 1.0))
+        >>> with pyro.plate("draws", 1, dim=-2), Told({"z": torch.tensor([[3.0, 4.0]])}, depth=1):
+        ...     model()
+        tensor([[3., 4.]])
+    """
+
+    def __init__(self, latents: Latents, depth: int):
+        super().__init__()
+        self.latents, self.depth = latents, depth
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.latents:
+            axis, fn = row_axis(msg), msg["fn"]
+            assert axis is not None
+            value, right = self.latents[msg["name"]], fn.batch_shape[len(fn.batch_shape) + axis + 1 :]
+            ones = [1] * (self.depth + axis)
+            msg["value"] = _filled(value.reshape(len(value), *ones, value.shape[1], *right, *fn.event_shape), fn)
+
+
+def _filled(value: Tensor, fn: Distribution) -> Tensor:
+    hidden = value.isnan()
+    if not bool(hidden.any()):
+        return value
+    return torch.where(hidden, fn.expand(value.shape[: value.dim() - len(fn.event_shape)]).sample(), value)
+
+
+def told(latents: Latents, rows: Tensor, depth: int, but: Collection[str] = ()) -> Told:
+    """`Told` of some rows, but for sites of those names."""
+    return Told({name: value[:, rows] for name, value in latents.items() if name not in but}, depth)
+
+
+def chosen(vae: Any, batch: Batch, latents: Latents, num_draws: int | None) -> dict[str, Tensor]:
+    """As many of the draws as are asked for, evenly taken; None = all of them.
+
+    Raises:
+        ValueError: a code that the guide infers from these data is not there or has another shape, or there are fewer
+            draws.
+    """
+    check_named("latents", latents, "mm.posterior_draws(vae, x).latents")
+    like = next(iter(batch.values()))
+    found = {name: torch.as_tensor(value, device=like.device) for name, value in latents.items()}
+    few = batch.few()
+    with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
+        guide = poutine.trace(vae.guide).get_trace(few, few.mask)
+    for name, event in _events(guide, few.rows).items():
+        if name not in found:
+            there = ", ".join(found) or "nothing"
+            raise ValueError(f"latents have no {name!r}, which the guide infers from these data, but {there}; add it")
+        shape = tuple(found[name].shape)
+        if len(shape) < 2 or shape[1:] != (batch.rows, *event):
+            wanted = f"(draw, {', '.join(map(str, (batch.rows, *event)))})"
+            raise ValueError(f"latents have a {name!r} of shape {shape} for data that take {wanted}; draw it for them")
+    sizes = {len(value) for value in found.values()}
+    if len(sizes) > 1:
+        raise ValueError(f"latents have {', '.join(map(str, sorted(sizes)))} draws by name; give as many of each")
+    most = sizes.pop() if sizes else 0
+    count = most if num_draws is None else whole("num_draws", num_draws)
+    if count > most:
+        raise ValueError(f"num_draws is {shown(num_draws)}, latents have {most}; ask for fewer, or draw more")
+    index = torch.linspace(0, most - 1, count, device=like.device).round().long()
+    return {
+        name: value[index].to(like.dtype) if value.is_floating_point() else value[index]
+        for name, value in found.items()
+    }
+
+
+def asked(
+    vae: Any,
+    batch: Batch,
+    num_draws: int | None,
+    otherwise: int,
+    given: Collection[str] | None,
+    latents: Latents | None,
+) -> tuple[int, Latents | None]:
+    """How many draws a row, and the codes that stand in place of the guide's, if there are any."""
+    known(vae, given)
+    if latents is None:
+        return whole("num_draws", otherwise if num_draws is None else num_draws), None
+    if given is not None:
+        raise ValueError("latents stand in place of what the guide sees in given; leave one of them out")
+    found = chosen(vae, batch, latents, num_draws)
+    return len(next(iter(found.values()))), found
+
+
+def _events(guide: Trace, rows: int) -> dict[str, torch.Size]:
+    """The codes of the guide, and what one row of each looks like."""
+    noise = [site["name"] for site in auxiliary(guide, Trace())]
+    sites = {name: site for name, site in guide.iter_stochastic_nodes() if name not in noise}
+    sites = {name: site for name, site in sites.items() if not site_is_subsample(site)}
+    refuse_outside([name for name, site in sites.items() if row_axis(site) is None])
+    return {name: value_of(site, 1, rows).shape[2:] for name, site in sites.items()}
