@@ -85,7 +85,10 @@ def posterior_draws(
         progress: whether to show a progress bar.
 
     Returns:
-        `PosteriorDraws`; `print` shows how many rows each method serves.
+        `PosteriorDraws`; `print` shows how many rows each method serves. Its latents answer `mm.impute`, `mm.predict`,
+        `mm.translate`, `mm.imputation_error` and `mm.to_arviz` in place of the guide's. They follow from the model, right
+        or wrong; where the model is wrong, a guide that was trained beside it may predict better, and
+        `mm.imputation_error` tells, with and without them.
 
     Raises:
         ValueError: bad input, an unknown method, or a discrete code where more than the guide is asked for.
