@@ -86,9 +86,9 @@ def posterior_draws(
 
     Returns:
         `PosteriorDraws`; `print` shows how many rows each method serves. Its latents answer `mm.impute`, `mm.predict`,
-        `mm.translate`, `mm.imputation_error` and `mm.to_arviz` in place of the guide's. They follow from the model, right
-        or wrong; where the model is wrong, a guide that was trained beside it may predict better, and
-        `mm.imputation_error` tells, with and without them.
+        `mm.translate`, `mm.imputation_error` and `mm.to_arviz` in place of the guide's. They follow from the model,
+        right or wrong; where it is wrong, a guide that was trained beside it may predict better, which
+        `mm.imputation_error` tells, with them and without.
 
     Raises:
         ValueError: bad input, an unknown method, or a discrete code where more than the guide is asked for.
