@@ -158,7 +158,7 @@ for choice, vae in vaes.items():
         found = f"k-means {adjusted_rand_score(test['name'], means):.2f}"
         if choice in ("mixture", "VampPrior"):
             prior = vae.prior()
-            own = (prior.weights.log() + prior.components.log_prob(codes.unsqueeze(1))).argmax(1)
+            own = prior.responsibilities(codes).argmax(-1)
             label = vae.modalities["name"].decoder(prior.components.mean).logits.argmax(-1)[own]
             found += f"; by the name of its own component {(label == test['name']).float().mean():.0%} right"
     print(f"{choice:13} {found}")

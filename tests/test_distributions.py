@@ -49,6 +49,24 @@ def test_a_mixture_with_learned_weights_draws_what_it_scores():
     assert abs(share - expected) < 4 * (expected * (1 - expected) / draws) ** 0.5
 
 
+@pytest.mark.parametrize("batch", [(), (4,)])
+def test_responsibilities_are_those_of_bayes_and_the_share_of_draws_that_a_component_made(batch):
+    weights = torch.tensor([0.2, 0.5, 0.3]).reshape(3, *[1] * len(batch)).expand(3, *batch)
+    loc = torch.tensor([-1.0, 0.0, 1.5]).reshape(3, *[1] * len(batch), 1).expand(3, *batch, 1)
+    parts = dist.Normal(loc, 0.7).to_event(1)
+    index = dist.Categorical(weights.movedim(0, -1)).sample((20_000,))
+    z = parts.sample((20_000,)).movedim(1, -2).gather(-2, index[..., None, None]).squeeze(-2)
+    found = Mixture(parts, weights).responsibilities(z)
+    by_hand = torch.stack(
+        [w * dist.Normal(m, 0.7).log_prob(z[..., 0]).exp() for w, m in zip((0.2, 0.5, 0.3), (-1, 0, 1.5))]
+    )
+    torch.testing.assert_close(found, (by_hand / by_hand.sum(0)).movedim(0, -1))
+    for low in (0.1, 0.4, 0.7):  # of draws that are said to be of a component with that probability, so many are
+        said = (found > low) & (found < low + 0.1)
+        truth = torch.nn.functional.one_hot(index, 3)[said].double()
+        assert abs(float(truth.mean() - found[said].mean())) < 4.5 * 0.5 / len(truth) ** 0.5
+
+
 def test_a_component_of_weight_zero_brings_no_nan():
     weights = torch.tensor([0.0, 0.4, 0.6]).requires_grad_()
     loc = torch.tensor([[torch.inf], [0.0], [1.0]])

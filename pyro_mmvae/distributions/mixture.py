@@ -93,10 +93,24 @@ class Mixture(Frozen):
         return torch.searchsorted(edges.expand(*shape, -1).contiguous(), points.unsqueeze(-1), right=True).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = value.unsqueeze(-1 - self._inner - len(self.event_shape))
-        parts = self.components.log_prob(value)
-        parts = parts + self._log_weights().to(parts.dtype)
-        return parts.logsumexp(-1 - self._inner)
+        return self._shares(value).logsumexp(-1 - self._inner)
+
+    def responsibilities(self, value: Tensor) -> Tensor:
+        """p(component | value), (..., *batch, component): to which cluster a code belongs, and how surely.
+
+        Example:
+            >>> import torch, pyro_mmvae as mm
+            >>> prior = mm.GaussianMixture(2, components=3)
+            >>> prior().responsibilities(torch.randn(5, 2)).shape
+            torch.Size([5, 3])
+        """
+        axis = -1 - self._inner
+        return self._shares(value).softmax(axis).movedim(axis, -1)
+
+    def _shares(self, value: Tensor) -> Tensor:
+        """The logarithms of what each component adds to the density, (..., component, *batch)."""
+        parts = self.components.log_prob(value.unsqueeze(-1 - self._inner - len(self.event_shape)))
+        return parts + self._log_weights().to(parts.dtype)
 
     def _log_weights(self) -> Tensor:
         there = self.weights > 0  # the logarithm of zero has no gradient that one could multiply by zero

@@ -86,8 +86,9 @@ class GaussianMixture(nn.Module):
 
     Example:
         >>> prior = GaussianMixture(16, components=10)
-        >>> prior().sample((100,)).shape
-        torch.Size([100, 16])
+        >>> z = prior().sample((100,))
+        >>> z.shape, prior().responsibilities(z).shape  # p(component | z)
+        (torch.Size([100, 16]), torch.Size([100, 10]))
     """
 
     def __init__(self, dim: int, components: int):

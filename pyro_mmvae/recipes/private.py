@@ -83,7 +83,8 @@ def mmvaeplus(
 def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, num_particles: int = 10) -> Ready:
     """CMVAE: MMVAE+ with clusters: a mixture of normals as the prior of z.
 
-    The paper's expectation over q(c | z), taken exactly, is log p(z). Its diffusion decoders are left out.
+    The paper's expectation over q(c | z), taken exactly, is log p(z). Its diffusion decoders are left out. To which
+    clusters a row belongs: `vae.prior().responsibilities(z).mean(0)` over draws z (draw, row, dim) of its code.
 
     Reference:
         Palumbo, Manduchi, Laguna, Chopard and Vogt, 2024, Deep Generative Clustering with Multimodal Diffusion
