@@ -49,6 +49,9 @@ QUESTIONS = {
     "stock SVI": lambda vae, loss, x, mask: SVI(vae.model, vae.guide, mm.optim({"lr": 1e-3}), loss).step(x, mask),
     "impute": lambda vae, loss, x, mask: mm.impute(vae, x, mask, num_draws=2),
     "predict": lambda vae, loss, x, mask: mm.predict(vae, x, mask, num_draws=2),
+    "predict from known codes": lambda vae, loss, x, mask: mm.predict(
+        vae, x, mask, latents=mm.importance(vae, x, mask, num_draws=9).latents
+    ),
     "translate": lambda vae, loss, x, mask: mm.translate(vae, x, mask, to=A),
     "translate to b": lambda vae, loss, x, mask: mm.translate(vae, x, mask, to=B),
     "importance": lambda vae, loss, x, mask: mm.importance(vae, x, mask, num_draws=9).mean(),
