@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from exact import LinearGaussian
+from test_gaps import broken
 from torch import nn
 
 import pyro_mmvae as mm
@@ -87,6 +88,22 @@ def test_a_model_that_is_too_sure_of_its_noise_fails_on_data_and_says_how():
     found = {row.name: row for row in mm.leave_one_out(sure, x).rows}
     assert found["a"].dispersion > 1.2 and found["a"].coverage90 < 0.8 and found["a"].p < 1e-3
     assert found["c"].bias > 0.1 and found["b"].rows == 280
+
+
+def test_the_model_alone_is_asked_where_the_guide_is_wrong():
+    """A guide off by two standard deviations of its own makes a right model look wrong; a wrong model stays wrong."""
+    truth = LinearGaussian()
+    x, astray = truth.simulate(40), broken(truth, 3, 0.5)
+    by_guide, by_model = (mm.leave_one_out(astray, x, method=method) for method in ("guide", "refined"))
+    assert max(row.p for row in by_guide.rows) < 1e-3 < 0.01 < min(row.p for row in by_model.rows)
+    assert sum(row.coverage90 for row in by_model.rows) / 3 == pytest.approx(0.9, abs=0.04)
+    x["c"] = x["c"] + 0.8
+    shifted = {row.name: row for row in mm.leave_one_out(astray, x, method="refined").rows}
+    assert shifted["c"].p < 1e-3 and shifted["c"].bias > 0.1
+    assert "or of its guide: mm.leave_one_out" in str(by_guide) and "of the model: the codes are" in str(by_model)
+    assert [row.certified for row in by_model.rows] == [1.0] * 3 and math.isnan(by_guide.rows[0].certified)
+    with pytest.raises(ValueError, match="unknown method 'gide'; choose one of auto, guide, refined"):
+        mm.leave_one_out(astray, x, method="gide")
 
 
 def test_counts_and_single_entries_have_uniform_pit():
