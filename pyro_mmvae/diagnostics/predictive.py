@@ -88,7 +88,7 @@ class PredictiveCheck:
         least = min((row.certified for row in self.rows), default=math.nan)
         blame = [
             "of the model, or of its guide: mm.leave_one_out(..., method='refined') asks the model alone.",
-            f"of the model: the codes are from its own posterior ({self.method}; {least:.0%} of rows or more certified).",
+            f"of the model: the codes are of its own posterior ({self.method}; at least {least:.0%} certified).",
         ]
         foot = [
             "Every observed entry among draws from p(x_m | all other modalities of its row). Spread: 1 if calibrated,",
