@@ -5,6 +5,7 @@ import pytest
 import torch
 from cases import NAMES, RECIPES
 from exact import LinearGaussian
+from test_gaps import broken
 from torch import nn
 
 import pyro_mmvae as mm
@@ -286,6 +287,18 @@ def test_subsets_that_would_read_the_same_are_written_out():
     assert "pressure + ... (3)" in str(mm.Certificate(rows[:1], 100, 100, 100, 0))
     lines = str(mm.Certificate(rows, 100, 100, 100, 0)).splitlines()
     assert all(sum(line.startswith(" + ".join(given)) for line in lines) == 2 for given in (first, second))
+
+
+def test_models_that_differ_in_their_guides_alone_tie_once_proposals_are_refined():
+    truth = LinearGaussian(orthogonal=False)
+    x = truth.simulate(20)
+    vaes = {"good": truth.vae(), "bad": broken(truth, 2, 0.3)}
+    by_guide, refined = (mm.compare(vaes, x, num_particles=400, refined=refined).rows for refined in (False, True))
+    assert [row.name for row in by_guide] == ["good", "bad"] and by_guide[1].difference < -0.5
+    assert by_guide[1].good_khat < 0.5 and [row.good_khat for row in refined] == [1, 1]
+    exact = float(truth.log_prob(x).mean())
+    assert all(abs(row.log_likelihood - exact) < 0.01 for row in refined) and abs(refined[1].difference) < 0.01
+    assert "refined=True" in str(mm.Comparison(by_guide)) and "refined=True" not in str(mm.Comparison(refined, True))
 
 
 def test_compare_pairs_the_rows():
