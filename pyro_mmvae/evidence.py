@@ -56,6 +56,9 @@ def log_likelihood(
 
     log p(x_S) ~ log 1/K sum_k p(x_S, z_k) / q(z_k | x_S), z_k ~ q(z | x_S).
 
+    Where k-hat is bad, `mm.gaps(vae, x, full_rank=True)` has a tighter `log_likelihood`, by a proposal of its own for
+    each row, and `mm.annealed_log_likelihood` checks both.
+
     Limits: where the prior looks at the data (`Pooled`, `DynamicPrior`, a fusion; as in MVTCAE, JMVAE, CRMVAE, mmJSD
     and alignment) this is no likelihood of x, and is not to be compared with one.
 
