@@ -66,7 +66,7 @@ def test_gaps_of_the_oracle_are_the_closed_forms():
     torch.testing.assert_close(free.log_likelihood, truth.log_prob(x), rtol=0, atol=1e-4)
     for one in (found, free):
         torch.testing.assert_close(one.log_likelihood - one.approximation - one.amortisation, one.elbo)
-    assert "amortisation gap" in str(found)
+    assert "amortisation gap" in str(found) and f"good for 100% of {len(found.khat)} rows" in str(found)
 
 
 def _within(found, expected, se):

@@ -17,7 +17,7 @@ from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import smooth
+from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
@@ -38,6 +38,7 @@ class Gaps:
         khat: (row,), of log_likelihood; where it is not good that is a lower bound in expectation, and so is the
             approximation gap. Infinite where climbs from draws of the prior say that there may be modes besides those
             that were found.
+        num_draws: draws a row from each proposal.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -56,6 +57,7 @@ class Gaps:
     amortisation: Tensor
     amortisation_se: Tensor
     khat: Tensor
+    num_draws: int
 
     def __str__(self) -> str:
         lines = ["nats a row, +- Monte-Carlo standard error of the mean"]
@@ -65,6 +67,8 @@ class Gaps:
             se = float((se**2).sum().sqrt()) / len(gap)
             lines.append(f"  {name + ' gap':17}  {float(gap.mean()):9.3f} +- {se:.3f}")
         lines.append(f"  ELBO               {float(self.elbo.mean()):9.3f}")
+        good = float((self.khat < khat_limit(self.num_draws)).double().mean())
+        lines.append(f"k-hat is good for {good:.0%} of {len(self.khat)} rows; elsewhere log p(x_S) is a lower bound")
         return "\n".join(lines)
 
 
@@ -128,7 +132,7 @@ def gaps(
         proposals = *completed, guide.completed(prior, guide.normal, missed), prior.raw
         *found, khat = _split(guide.raw, refined.raw, proposals)
         columns.append((*found, khat.masked_fill(unsure, torch.inf)))
-    return Gaps(*(torch.cat(column) for column in zip(*columns)))
+    return Gaps(*(torch.cat(column) for column in zip(*columns)), num_draws=num_draws)
 
 
 def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple[Tensor, ...]:
