@@ -133,7 +133,7 @@ def gaps(
         *found, khat = _split(guide.raw, refined.raw, proposals)
         columns.append((*found, khat.masked_fill(unsure, torch.inf)))
     by_row: list[Any] = [torch.cat(column) for column in zip(*columns)]
-    return Gaps(*by_row, num_draws)
+    return Gaps(*by_row, num_draws=num_draws)
 
 
 def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple[Tensor, ...]:
