@@ -132,8 +132,8 @@ def gaps(
         proposals = *completed, guide.completed(prior, guide.normal, missed), prior.raw
         *found, khat = _split(guide.raw, refined.raw, proposals)
         columns.append((*found, khat.masked_fill(unsure, torch.inf)))
-    by_row: list[Any] = [torch.cat(column) for column in zip(*columns)]
-    return Gaps(*by_row, num_draws=num_draws)
+    fields: list[Any] = [*(torch.cat(column) for column in zip(*columns)), num_draws]
+    return Gaps(*fields)
 
 
 def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple[Tensor, ...]:
