@@ -75,11 +75,12 @@ class Comparison:
         foot = [
             "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one",
             "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",
-            "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose"
-            + (", and" if not self.refined else "."),
+            "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
         ]
-        if not self.refined:
-            foot.append("mm.compare(..., refined=True) finds better proposals than the guides.")
+        if not self.refined and any(row.good_khat < 0.9 for row in self.rows):
+            foot.append(
+                "Here differences may be those of the guides: refined=True looks for better proposals, row by row."
+            )
         if any(row.looks for row in self.rows):
             foot += [
                 "* Its prior looks at the data that it explains (mm.Pooled, mm.DynamicPrior, a fusion): this is no",
