@@ -7,6 +7,7 @@ import pytest
 import torch
 from exact import LinearGaussian
 from matplotlib.figure import Figure
+from test_gaps import broken
 from torch import nn
 
 import pyro_mmvae as mm
@@ -300,6 +301,27 @@ def test_retrieval_takes_arrays_and_refuses_queries_without_a_partner():
     for bad in (torch.randn(6, 4), torch.randn(4), torch.zeros(0, 0)):
         with pytest.raises(ValueError, match=r"^scores have shape .*; give \(query, candidate\), with candidate i the"):
             mm.retrieval(bad)
+
+
+def test_coherence_of_the_model_is_told_from_that_of_its_guide():
+    """The share of exact draws with the sign of what they stand for; a guide that is far off has another."""
+    truth = LinearGaussian({"a": 4, "c": 5})
+    truth.noise = {"a": 0.3, "c": 0.1}
+    x, loud = truth.simulate(150), lambda value: (value[:, 0] > truth.offset["c"][0]).long()
+    mean, covariance = truth.posterior(x, subset=["a"])
+    w = truth.loading["c"][0]
+    sd = (w @ covariance @ w + truth.noise["c"] ** 2).sqrt()
+    up = torch.special.ndtr(mean @ w / sd)
+    right = loud(x["c"]).double()
+    exact = (right * up + (1 - right) * (1 - up)).mean()
+    astray = broken(truth, 5, 0.5)
+    by_guide, by_model = (
+        mm.coherence(astray, x, right.long(), {"c": loud}, most_given=1, method=method) for method in ("guide", "psis")
+    )
+    found = by_model.share[("a",), "c"]
+    assert abs(found - exact) < 4 * 0.5 / 150**0.5 and by_guide.share[("a",), "c"] < found - 0.1
+    assert by_model.certified == {("a",): 1.0} and "own posterior (psis; at least 100% certified)" in str(by_model)
+    assert by_guide.certified == {} and "posterior" not in str(by_guide)
 
 
 def test_what_a_model_only_looks_at_cannot_be_imputed():
