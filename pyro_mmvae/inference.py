@@ -45,7 +45,8 @@ def impute(
             `mm.posterior_draws(vae, x, mask).latents` or `mm.importance(vae, x, mask).resample(100)`.
 
     Returns:
-        name -> (draw, row, *event), for every modality of the model.
+        name -> (draw, row, *event), for every modality of the model; (draw, row, repeat, *event) of a repeated one that
+        x has, one entry a row of one that it lacks.
 
     Raises:
         ValueError: bad input, a name that is no modality, latents of other rows, of too few draws or beside `given`, or
@@ -101,8 +102,8 @@ def predict(
     Args: as `impute`, with 30 draws by default.
 
     Returns:
-        name -> (row, *event); for a categorical modality the probabilities (row, *event, categories), for a column of
-        categories in a table the most probable one.
+        name -> (row, *event), repeats as in `impute`; for a categorical modality the probabilities
+        (row, *event, categories), for a column of categories in a table the most probable one.
 
     Raises:
         ValueError: as `impute`, or a likelihood that knows no mean.
@@ -138,7 +139,7 @@ def translate(
         num_draws, latents: as in `impute`; the latents should not have seen `to` either.
 
     Returns:
-        (draw, row, *event).
+        (draw, row, *event), repeats as in `impute`.
 
     Raises:
         ValueError: bad input, `to` is no modality of the model, one that it only looks at, or, of a `Pair`, one that x
@@ -215,8 +216,16 @@ def _explain(
             found.append({name: read(trace.nodes[name], num_draws, len(rows)) for name in names})
     result = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
     for name, value in result.items():
+        result[name] = _with_axes_of(batch, value, trace.nodes[name])
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
     return result
+
+
+def _with_axes_of(batch: Batch, value: Tensor, site: Any) -> Tensor:
+    """(draw, row, ...) with the axes of repeats that the data have, where those are 1 and so were taken out."""
+    name = site["name"]
+    repeats = batch[name].shape[1 : batch[name].dim() - len(site["fn"].event_shape)] if name in batch else ()
+    return value.reshape(*value.shape[:2], *repeats, *value.shape[2:]) if set(repeats) == {1} else value
 
 
 def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:

@@ -85,6 +85,27 @@ def test_missing_repeats_are_imputed_from_the_others():
     torch.testing.assert_close(drawn.std(0)[~seen], sd[~seen], rtol=0.04, atol=0)
 
 
+def test_one_repeat_keeps_its_axis_and_is_scored_as_none():
+    once, never = LinearGaussian(repeated=["b"]).vae(), LinearGaussian().vae()
+    x, visible = LinearGaussian().simulate(ROWS), {"b": torch.arange(ROWS) > 3}
+    one = {**x, "b": x["b"].unsqueeze(1)}
+    ask = {
+        "predict": lambda vae, x: mm.predict(vae, x)["b"],
+        "impute": lambda vae, x: mm.impute(vae, x, {"b": visible["b"]})["b"],
+        "translate": lambda vae, x: mm.translate(vae, x, to="b"),
+    }
+    for question in ask.values():
+        torch.manual_seed(0)
+        found = question(once, one)
+        torch.manual_seed(0)
+        torch.testing.assert_close(found, question(never, x).unsqueeze(-2), rtol=1e-12, atol=1e-12)
+    torch.manual_seed(0)
+    found = mm.imputation_error(once, one, visible=visible)["b"]
+    torch.manual_seed(0)
+    exact = mm.imputation_error(never, x, visible=visible)["b"]
+    assert (found.entries, found.rmse, found.log_score) == pytest.approx((exact.entries, exact.rmse, exact.log_score))
+
+
 def test_it_trains_and_generates_one_entry_a_row():
     _, vae, x, mask = setting(True)
     before = vae.modalities["b"].decoder.net.weight.clone()

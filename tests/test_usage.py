@@ -48,6 +48,15 @@ def test_a_blind_dimension_is_not_active():
     assert near.active.tolist() == [True, False] and near.kl_of[1].abs() < 0.02
 
 
+def test_a_prior_of_the_experts_sees_what_the_guide_sees():
+    """Pooled(weight=1) of one modality is its expert, so that the KL of q(z | x_a) to it is zero, whatever x_b says."""
+    truth = LinearGaussian()
+    x = truth.simulate(50)
+    vae = truth.vae(mm.PoE(prior_expert=False), mm.Pooled(mm.StandardNormal(2), 1.0), expert="posterior")
+    found = [mm.usage(vae, data, given=["a"]) for data in ({"a": x["a"]}, {"a": x["a"], "b": x["b"] + 9.0})]
+    assert [one.kl for one in found] == pytest.approx([0, 0], abs=1e-9)
+
+
 def test_another_prior_is_seen_in_the_marginal_alone():
     """KL(q, N(m, I)) - KL(q, N(0, I)) = m'm / 2 - m'E z, whatever q is."""
     truth = LinearGaussian()

@@ -17,6 +17,7 @@ from pyro_mmvae.distributions import Mixture, Switch, drawn_part, mapped, moment
 from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
+from pyro_mmvae.weights import opened
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 
@@ -94,9 +95,9 @@ def usage(
         True
     """
     vae, num_draws = with_posterior(vae), whole("num_draws", num_draws)
-    batch = vae.check(x, mask)
+    batch = opened(vae, x, mask, given)
     levels = hasattr(vae.prior, "guide")  # with the experts it is p(z | a draw from above)
-    q, prior = vae.posterior(batch, given=given), vae.prior(None if levels else vae.experts(batch))
+    q, prior = vae.posterior(batch), vae.prior(None if levels else vae.experts(batch))
     q, prior = drawn_part(q), drawn_part(prior)  # what stands beside z is no code
     z = q.sample((num_draws,))
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
