@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.chance import seeded
+from pyro_mmvae.chance import seeded, undisturbed
 from pyro_mmvae.checks import refuse, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
@@ -18,8 +18,10 @@ from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.diagnostics.simulated import simulate
+from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
+from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
 
 FEWEST = 100
@@ -56,8 +58,8 @@ def certify(
             no verdict but "not enough draws", however many draws there are of each.
         num_draws: draws from the guide for each simulated row.
         num_particles: draws for each row of the data.
-        gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out, as discrete codes
-            need.
+        gap_rows: rows of the data on which the gap is taken apart by `mm.gaps`; 0 leaves that out, as a warning says
+            that discrete codes do.
         seed: of all that is random in here; the global generator is left as it was.
         progress: whether to show a progress bar.
 
@@ -82,6 +84,7 @@ def certify(
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
         simulated = simulate(vae, rows, batch)
+        gap_rows = gap_rows if gap_rows and _refinable(vae, batch) else 0
         for given in tqdm(wanted, disable=not progress, unit="subset"):
             calibration = calibrate(vae, simulated, given, num_draws)
             ranks: Any = *verdict(calibration), *_numbers(calibration)
@@ -152,6 +155,17 @@ def _numbers(calibration: Calibration) -> tuple[float, ...]:
         calibration.coverage(0.5),
         calibration.coverage(0.9),
     )
+
+
+def _refinable(vae: Any, batch: Batch) -> bool:
+    """Whether the gap can be taken apart; warns if not."""
+    try:
+        with undisturbed(devices(vae, batch)):
+            Target(vae, batch.few())
+    except ValueError as error:
+        warn(f"the gap is not taken apart, as gap_rows=0 says without a warning: {error}")
+        return False
+    return True
 
 
 @torch.no_grad()
