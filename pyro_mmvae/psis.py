@@ -118,7 +118,7 @@ def smooth(log_weights: Tensor) -> Smoothed:
         keep = flat | ~k.isfinite()
         found = found.scatter(0, order[1:], torch.where(keep, largest, smoothed))
         khat = torch.where(k.isnan(), math.inf, k)
-        khat = torch.where(flat, torch.where(unsure, math.inf, -math.inf), khat)
+        khat = khat.masked_fill(flat, -math.inf).masked_fill(flat & unsure, math.inf)
     log_mean = log_weights.logsumexp(0) - math.log(draws)
     raw_ess = (2 * log_weights.logsumexp(0) - (2 * log_weights).logsumexp(0)).exp()
     return Smoothed(found - found.logsumexp(0), khat, log_mean, raw_ess)

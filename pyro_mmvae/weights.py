@@ -127,7 +127,7 @@ def draw(
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
     observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
     likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
-    log_weights = sum(likelihood.values(), torch.zeros(num_draws, batch.rows, device=batch.device))
+    log_weights = sum(likelihood.values(), torch.zeros((), device=batch.device))  # of no axes, so of no precision
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
         log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
@@ -135,7 +135,7 @@ def draw(
         log_weights = log_weights - per_row(site, num_draws, batch.rows)
     names = [n for t in (guide, model) for n in t.stochastic_nodes if row_axis(t.nodes[n])]
     latents = {name: value_of(model.nodes.get(name, guide.nodes.get(name)), num_draws, batch.rows) for name in names}
-    return Draws(latents, log_weights, likelihood, model)
+    return Draws(latents, log_weights.expand(num_draws, batch.rows), likelihood, model)
 
 
 def draw_in_parts(

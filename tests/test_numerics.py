@@ -10,6 +10,7 @@ from pyro import poutine
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics import escalation
 from pyro_mmvae.training.balance import pulls
 
 
@@ -149,3 +150,50 @@ def test_the_look_at_the_balance_leaves_no_trace(monkeypatch):
     monkeypatch.setattr("pyro_mmvae.training.epochs.warn_of_drowning", lambda *a: looked.append(a))
     mm.fit(vae, x, epochs=33, batch_size=70, progress=False)
     assert looked == [None]
+
+
+def few_draws(vae, x, method):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(escalation, "WARMUP", 10)
+        patched.setattr(escalation, "FEWEST", 5)
+        return mm.posterior_draws(vae, x, num_draws=40, method=method, progress=False).latents["z"].mean(0)
+
+
+IN_A_MODELS_PRECISION = {
+    "log_likelihood": lambda vae, x: mm.log_likelihood(vae, x, num_particles=50).value,
+    "importance": lambda vae, x: mm.importance(vae, x, num_draws=2000).mean(),
+    "conditional": lambda vae, x: (
+        mm.conditional_log_likelihood(vae, x, given=["a"], targets=["b"], num_particles=500).value
+    ),
+    "guide's conditional": lambda vae, x: (
+        mm.guide_predictive_log_likelihood(vae, x, given=["a"], targets=["b"], num_particles=9000).value
+    ),
+    "annealed": lambda vae, x: mm.annealed_log_likelihood(vae, x, chains=16, temperatures=10).value,
+    "gaps": lambda vae, x: mm.gaps(vae, x, num_draws=100, steps=20).log_likelihood,
+    "hmc": lambda vae, x: few_draws(vae, x, "hmc"),
+    "nuts": lambda vae, x: few_draws(vae, x, "nuts"),
+}
+
+
+@pytest.mark.parametrize("question", IN_A_MODELS_PRECISION)
+def test_a_model_is_asked_in_its_own_precision_whatever_the_default(question):
+    truth = LinearGaussian({"a": 4, "b": 3})
+    vae, x, ask = truth.vae(), truth.simulate(2), IN_A_MODELS_PRECISION[question]
+    exact = ask(vae, x)
+    torch.set_default_dtype(torch.float32)
+    double = ask(vae, x)
+    torch.set_default_dtype(torch.float64)
+    single = ask(vae.float(), x)
+    assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
+    for found in (double, single):
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.15)
+
+
+def test_fusions_and_priors_of_repeats_keep_the_precision_of_the_experts():
+    truth = LinearGaussian({"a": 4, "b": 3}, repeated=["b"])
+    x = truth.simulate(5, repeats=3)
+    for fusion, prior in (("GeometricMean", None), ("PoE", mm.Pooled(mm.StandardNormal(2), 0.3))):
+        vae = truth.vae(getattr(mm, fusion)(), prior).float()
+        assert vae.posterior(x).log_prob(torch.zeros(5, 2, dtype=torch.float32)).dtype == torch.float32
+        assert mm.log_likelihood(vae, x, num_particles=10).value.dtype == torch.float32
+        mm.compare({"one": vae}, x, num_particles=10)

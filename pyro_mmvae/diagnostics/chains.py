@@ -64,7 +64,7 @@ def nuts(path: Path, start: Tensor, warmup: int, num_draws: int, deadline: float
             run.run()
     except TimeoutError:
         return None
-    return run.get_samples()["y"].detach()
+    return run.get_samples()["y"].detach().to(start.dtype)  # Pyro steps in the default precision
 
 
 def mixing(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +84,8 @@ def mixing(draws: Tensor) -> tuple[Tensor, Tensor]:
     folded = _normal_scores((draws - draws.flatten(0, 1).median(0).values).abs())
     rhat = torch.maximum(*(split_gelman_rubin(one, chain_dim=1, sample_dim=0) for one in (ranks, folded)))
     ess = effective_sample_size(ranks, chain_dim=1, sample_dim=0)
-    return rhat.nan_to_num(torch.inf).amax(-1), ess.nan_to_num(0.0).amin(-1)
+    worst = rhat.nan_to_num(torch.inf).amax(-1), ess.nan_to_num(0.0).amin(-1)
+    return worst[0].to(draws.dtype), worst[1].to(draws.dtype)
 
 
 def _normal_scores(draws: Tensor) -> Tensor:

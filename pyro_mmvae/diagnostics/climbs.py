@@ -96,7 +96,7 @@ class Climbs:
         loc = torch.where(held[..., None], self.q.loc, _at(self.q.loc, best))
         factor = torch.where(held[..., None, None], self.q.scale_tril, _at(self.q.scale_tril, best))
         both = MultivariateNormal(loc.transpose(0, 1), scale_tril=factor.transpose(0, 1), validate_args=False)
-        even = held / held.sum(0)  # a few draws of each say little of what they hold
+        even = held.to(self.mass.dtype) / held.sum(0)  # a few draws of each say little of what they hold
         shares = (0.7 * self.mass.softmax(0) + 0.3 * even).nan_to_num(1 / len(held))
         return widened(both, shares.T)
 

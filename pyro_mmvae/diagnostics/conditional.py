@@ -136,8 +136,9 @@ def guide_predictive_log_likelihood(
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]
-        nothing = [torch.zeros(k, part.rows, device=part.device) for k in sizes]
-        weights = torch.cat([sum((one[n] for n in targets if n in one), zero) for one, zero in zip(drawn, nothing)])
+        zero = torch.zeros((), device=part.device)
+        totals = [sum((one[n] for n in targets if n in one), zero) for one in drawn]
+        weights = torch.cat([total.expand(k, part.rows) for total, k in zip(totals, sizes)])
         value = weights.logsumexp(0) - math.log(num_particles)
         se = (weights - value).exp().std(0) / math.sqrt(num_particles)
         found.append((value, se, smooth(weights).khat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +102,7 @@ def usage(
     q, prior = drawn_part(q), drawn_part(prior)  # what stands beside z is no code
     z = q.sample((num_draws,))
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
-    together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - torch.tensor(batch.rows).log()
+    together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - math.log(batch.rows)
     kl = (own - at_prior).mean(0)
     spread = variance(moments_of(q)[0])
     return Usage(

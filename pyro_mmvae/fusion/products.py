@@ -151,7 +151,7 @@ class GeometricMean(Fusion):
     def fuse(self, experts: Experts) -> Distribution:
         factors, shifts, stack = natural(experts)
         precision, shift = factors.sum(0), shifts.sum(0)
-        count = stack.given.sum(0).clamp(min=1).unsqueeze(-1) + float(self.prior_expert)
+        count = stack.given.sum(0).clamp(min=1).unsqueeze(-1) + int(self.prior_expert)
         if self.prior_expert:
             precision, shift = times_prior(experts, precision, shift)
         else:

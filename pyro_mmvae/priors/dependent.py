@@ -9,7 +9,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import LogPool, Mixture, Normal, mapped
+from pyro_mmvae.distributions import LogPool, Mixture, Normal, like, mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.modality import Modality, Seen
 
@@ -86,9 +86,9 @@ class Pooled(nn.Module):
             return prior if experts is None else prior.expand((experts.rows, 1))
         parts, weights = [], []
         for name, expert, given in experts.apart():
-            share = self._weight(name) / experts.given[name].sum(1, keepdim=True).clamp(min=1)
+            seen = experts.given[name].sum(1, keepdim=True).clamp(min=1)
             parts.append(expert)
-            weights.append(given * share.to(torch.get_default_dtype()))
+            weights.append(given * (self._weight(name) / seen.to(like(expert).dtype)))
         rest = 1 - torch.stack(weights).sum(0)
         if sum(map(self._weight, experts)) > 1 and bool((rest < -1e-6).any()):
             raise ValueError(
