@@ -198,7 +198,7 @@ def test_discrete_codes_are_ranked_with_ties_broken_by_chance(tempered, expected
 
     pair, x = mm.Pair(which, guide), {"a": torch.randn(50)}
     row = mm.certify(pair, x, gap_rows=0, progress=False).rows[0]
-    with pytest.warns(UserWarning, match="gap is not taken apart.* 'k' is discrete"):
+    with pytest.warns(UserWarning, match=r"gap is not taken apart.* 'k' is discrete"):
         assert str(mm.certify(pair, x, progress=False).rows[0]) == str(row)
     assert row.verdict in expected, row
     assert tempered > 1 or (row.coverage90 == pytest.approx(0.9, abs=0.05) and abs(row.gap) < 1e-9)

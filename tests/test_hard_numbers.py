@@ -174,6 +174,8 @@ def test_a_prior_that_cannot_be_drawn_is_no_witness():
     assert mm.posterior_draws(pooled, x, method="guide", progress=False).latents["z"].shape == (1000, 6, 2)
     found = mm.conditional_log_likelihood(pooled, x, given=["body"], targets=["label"], num_particles=100)
     assert found.value.isfinite().all()
+    with pytest.raises(ValueError, match=r"pool of Laplace.* can be scored, not drawn.* leave from_prior=False"):
+        mm.annealed_log_likelihood(pooled, x, chains=2, temperatures=2, from_prior=True)
 
 
 def conjugate(x=None, mask=None):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse_outside
@@ -54,6 +55,9 @@ def annealed_log_likelihood(
     Returns:
         `LogLikelihood`: a lower bound in expectation, as that of importance sampling, and a tighter one; k-hat is that
         of the chains' weights.
+
+    Raises:
+        ValueError: bad input, a discrete code, or `from_prior` of a prior that can be scored, not drawn.
 
     Reference:
         Neal, 2001, Annealed Importance Sampling, https://arxiv.org/abs/physics/9803008; Wu, Burda, Salakhutdinov and
@@ -183,7 +187,7 @@ class _Way:
     """The densities between a normal and the posterior, and the steps that trial chains found for each."""
 
     def __init__(self, target: Target, chains: int, temperatures: int, from_prior: bool):
-        base = moments(target.prior(1000)[0], full_rank=True) if from_prior else covering(target)
+        base = _normal_of_prior(target) if from_prior else covering(target)
         self.path = Path(target, base, chains)
         grid = torch.linspace(-4, 4, temperatures + 1, device="cpu").sigmoid()
         self.betas: list[float] = ((grid - grid[0]) / (grid[-1] - grid[0])).tolist()
@@ -215,6 +219,15 @@ class _Way:
 
     def _rise(self, state: State, position: int) -> Tensor:
         return (self.betas[position] - self.betas[position - 1]) * (state.joint - state.base)
+
+
+def _normal_of_prior(target: Target) -> MultivariateNormal:
+    """The normal with the moments of the prior; raises ValueError if that can be scored, not drawn."""
+    try:
+        return moments(target.prior(1000)[0], full_rank=True)
+    except NotImplementedError as error:
+        why = str(error).splitlines()[0]  # Pyro adds the shapes of the trace
+        raise ValueError(f"no start from the prior: {why}; leave from_prior=False") from error
 
 
 def _simulated(vae: Any, rows: int, given: Sequence[str]) -> tuple[dict[str, Tensor], Batch]:
