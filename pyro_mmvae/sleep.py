@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
-from pyro_mmvae.diagnostics.simulated import placed_in, simulate
+from pyro_mmvae.diagnostics.simulated import WholeMixtures, placed_in, simulate
 from pyro_mmvae.objectives import Loss
 from pyro_mmvae.programs import Pair
 from pyro_mmvae.sites import per_row
@@ -55,7 +55,7 @@ class Sleep(Loss):
         data, pair = Batch.of(*args, **kwargs), Pair(model, guide)
         simulated = simulate(pair, data.rows, like=data)
         batch = self._hidden(simulated.batch)
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), WholeMixtures():
             trace = poutine.trace(poutine.condition(guide, placed_in(pair, simulated.truth, batch)))
             sites = trace.get_trace(batch, batch.mask).nodes
         logs = [per_row(sites[name], 1, batch.rows).sum() for name in simulated.truth if name in sites]

@@ -62,6 +62,18 @@ def test_it_finds_the_posterior_of_every_subset_and_leaves_the_model_alone(holes
         torch.testing.assert_close(q.stddev, sd, rtol=0.08, atol=0)
 
 
+@pytest.mark.parametrize("fusion", [mm.MoE(), mm.MoPoE(), mm.MixtureOfWasserstein()])
+def test_a_guide_that_is_scored_by_component_is_taught_the_density_of_the_whole(fusion):
+    truth, found = LinearGaussian(), []
+    x = truth.simulate(30)
+    for part in (fusion, mm.recipes.ByComponent(fusion)):
+        vae = truth.vae(part, expert="posterior")
+        torch.manual_seed(0)
+        loss = mm.Sleep().differentiable_loss(vae.model, vae.guide, x, None)
+        found.append([loss.detach(), *torch.autograd.grad(loss, [m.encoder.dummy for m in vae.modalities.values()])])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-10)
+
+
 def test_it_teaches_a_guide_of_the_users():
     truth = LinearGaussian()
     vae, x = truth.vae().requires_grad_(False), truth.simulate(300)
