@@ -3,7 +3,7 @@
 import pyro
 import pytest
 import torch
-from cases import NAMES, RECIPES
+from cases import NAMES, RECIPES, SinhArcsinh
 from exact import LinearGaussian
 from test_gaps import broken
 from torch import nn
@@ -139,9 +139,11 @@ def test_rounding_does_not_refuse_an_exact_guide_of_many_numbers(noise):
 
 
 @pytest.mark.parametrize("fusion", [mm.MoE, mm.MoPoE])
-def test_a_mixture_that_its_loss_scores_by_component_is_ranked_by_the_weights_of_the_whole(fusion):
+@pytest.mark.parametrize("within", ["alone", "in a flow"])
+def test_a_mixture_that_its_loss_scores_by_component_is_ranked_by_the_weights_of_the_whole(fusion, within):
     found = []
     for one in (fusion(), ByComponent(fusion())):
+        one = one if within == "alone" else mm.Flow(one, [SinhArcsinh(2)])
         torch.manual_seed(0)
         found.append(mm.sbc(LinearGaussian().vae(one, expert="posterior"), ("a", "b"), rows=50).position)
     assert list(found[0]) == list(found[1]) and "log weight" in found[0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from pyro.distributions import Distribution, Independent
+from pyro.distributions import Distribution, Independent, TransformedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -107,6 +107,8 @@ def as_whole(q: Distribution) -> Distribution:
         return Switch(q.condition, as_whole(q.yes), q.no).expand(q.batch_shape)
     if isinstance(q, (Surrogate, ProductSurrogate)):
         return mapped(q, lambda value, _: value).expand(q.batch_shape)
+    if isinstance(q, TransformedDistribution) and isinstance(q.base_dist, (Surrogate, ProductSurrogate)):
+        return mapped(q, lambda value, _: value)
     return q
 
 

@@ -54,6 +54,5 @@ class ByComponent(Fusion):
         super().__init__()
         self.fusion = fusion
 
-    def forward(self, experts: Experts | None) -> Distribution:
-        q = self.fusion(experts)
-        return by_component(q) if experts else q  # where nothing was seen it is the prior, which may be a mixture
+    def fuse(self, experts: Experts) -> Distribution:
+        return by_component(self.fusion.fuse(experts))
