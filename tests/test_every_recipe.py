@@ -162,6 +162,14 @@ def test_what_would_win_by_looking_at_the_data_comes_last():
     assert [row.name for row in found.rows] == ["truth", "looks"] and found.rows[1].difference > 1
 
 
+def test_a_mixture_of_the_experts_as_a_prior_is_looked_at_where_rows_have_nothing():
+    truth = LinearGaussian()
+    prior = mm.DynamicPrior(mm.MoE(), otherwise=mm.StandardNormal(2))
+    x, nothing = truth.simulate(9), torch.arange(9) > 0
+    found = mm.compare({"looks": truth.vae(prior=prior)}, x, dict.fromkeys(x, nothing), num_particles=10)
+    assert found.rows[0].looks
+
+
 def test_a_prior_that_is_any_function_is_looked_at_as_well():
     parts, x = of_tables(), entries_that_are_nan()[0]
 

@@ -117,6 +117,15 @@ def test_all_missing_is_the_prior_and_contributes_zero(fusion, prior):
     )
 
 
+@pytest.mark.parametrize("prior", ["StandardNormal", "GaussianMixture"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_one_point_is_scored_in_every_row(fusion, prior):
+    vae, x, z = three(prior, fusion), three_rows(ROWS), torch.randn(DIM)
+    for mask in (None, three_holes(ROWS)):
+        q = vae.posterior(x, mask)
+        torch.testing.assert_close(q.log_prob(z), q.log_prob(z.expand(ROWS, -1)), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_order_of_modalities_does_not_matter(fusion):
     vae, x, mask = three(fusion=fusion), three_rows(ROWS), three_holes(ROWS)

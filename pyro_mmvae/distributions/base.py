@@ -78,6 +78,11 @@ def plain_support(support: constraints.Constraint) -> constraints.Constraint:
     return plain_support(inner)
 
 
+def with_batch(value: Tensor, axes: int) -> Tensor:
+    """A value with the axes of one before it that it lacks of so many: one point for a whole batch."""
+    return value if value.dim() >= axes else value.reshape(*[1] * (axes - value.dim()), *value.shape)
+
+
 def log_prob_sum(distribution: Distribution, value: Tensor) -> Tensor:
     """The sum of the log-probabilities over the whole batch, (): in fewer steps if the distribution knows how."""
     if hasattr(distribution, "log_prob_sum"):

@@ -9,7 +9,7 @@ from pyro.distributions import Distribution, Independent
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_mmvae.distributions.base import Frozen, Mapped, mapped, plain
+from pyro_mmvae.distributions.base import Frozen, Mapped, mapped, plain, with_batch
 from pyro_mmvae.distributions.normal import Normal, is_normal
 
 
@@ -109,7 +109,8 @@ class Mixture(Frozen):
 
     def _shares(self, value: Tensor) -> Tensor:
         """The logarithms of what each component adds to the density, (..., component, *batch)."""
-        parts = self.components.log_prob(value.unsqueeze(-1 - self._inner - len(self.event_shape)))
+        axes = self._inner + len(self.event_shape)
+        parts = self.components.log_prob(with_batch(value, axes).unsqueeze(-1 - axes))
         return parts + self._log_weights().to(parts.dtype)
 
     def _log_weights(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import constraints
 
-from pyro_mmvae.distributions.base import Mapped
+from pyro_mmvae.distributions.base import Mapped, with_batch
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import product
 
@@ -110,7 +110,7 @@ class ProductMixture(Mixture):
         return self._product((members * self.precision).sum(axis), (members * self._shift()).sum(axis))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        axis = -2 - self._inner
+        axis, value = -2 - self._inner, with_batch(value, 1 + self._inner)
         precision, shift = self.precision, self.precision * (self.loc - value.unsqueeze(axis))
         if self.always is not None:
             loc, own = (part.expand(shift.shape[-1 - self._inner :]) for part in self.always)
