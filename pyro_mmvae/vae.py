@@ -206,7 +206,8 @@ class MultimodalVAE(nn.Module):
         if batch.seen is None or batch.seen[0] is not self:
             if batch.checked is not self:
                 self.check_names(batch)
-            parts = {name: Seen.of(batch, name, self.modalities[name].repeated) for name in batch}
+            data = batch if batch.checked is self else self._as_parameters(batch)
+            parts = {name: Seen.of(data, name, self.modalities[name].repeated) for name in batch}
             batch.seen = self, {name: seen for name, seen in parts.items() if seen.rows is None or len(seen.rows)}
         return batch, batch.seen[1]
 

@@ -189,6 +189,22 @@ def test_a_model_is_asked_in_its_own_precision_whatever_the_default(question):
         torch.testing.assert_close(found.double(), exact, rtol=0, atol=0.15)
 
 
+def test_losses_and_pairs_take_data_of_another_precision_as_stock_pyro_does():
+    torch.set_default_dtype(torch.float32)
+    vae, x = LinearGaussian().vae().float(), LinearGaussian().simulate(5)
+    asked = {
+        "objective": lambda x: mm.Objective().differentiable_loss(vae.model, vae.guide, x),
+        "sleep": lambda x: mm.Sleep().differentiable_loss(vae.model, vae.guide, x),
+        "pair": lambda x: mm.log_likelihood(mm.Pair(vae.model, vae.guide), x, num_particles=9).value,
+    }
+    for ask in asked.values():
+        found = []
+        for dtype in (torch.float64, torch.float32):
+            torch.manual_seed(0)
+            found.append(ask({name: value.to(dtype) for name, value in x.items()}))
+        assert found[0].dtype == torch.float32 and torch.equal(*found)
+
+
 def test_fusions_and_priors_of_repeats_keep_the_precision_of_the_experts():
     truth = LinearGaussian({"a": 4, "b": 3}, repeated=["b"])
     x = truth.simulate(5, repeats=3)
