@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 from torch import Tensor
+
+MOST_SUBSETS = 2**16 - 1
+"""All of sixteen modalities; more of them would be hours of work, or more names than memory holds."""
 
 
 class View(NamedTuple):
@@ -38,3 +43,19 @@ class View(NamedTuple):
 
 
 EVERYTHING = View()
+
+
+def subsets_of(names: Collection[str], largest: int | None = None, *, what: str) -> list[tuple[str, ...]]:
+    """The non-empty subsets of up to `largest` names (None = all of them), the smaller ones first.
+
+    Args:
+        what: what they would be, and what to do instead, if they are too many.
+
+    Raises:
+        ValueError: there are more than `MOST_SUBSETS`.
+    """
+    sizes = range(1, len(names) + 1 if largest is None else min(largest, len(names)) + 1)
+    count = sum(math.comb(len(names), size) for size in sizes)
+    if count > MOST_SUBSETS:
+        raise ValueError(f"{len(names)} modalities have {count:,} subsets to look at, which are {what}")
+    return [subset for size in sizes for subset in combinations(names, size)]

@@ -9,6 +9,7 @@ from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 
 import pyro_mmvae as mm
 from pyro_mmvae import objectives as ob
+from pyro_mmvae.diagnostics.patterns import chosen_subsets
 from pyro_mmvae.recipes.base import ByComponent
 
 MASK = {"a": torch.arange(40) % 3 > 0, "b": torch.arange(40) % 4 > 0}
@@ -246,3 +247,21 @@ def test_strata_and_private_codes_belong_together_whatever_comes_first():
         loss = ob.Objective([ob.strata], num_particles=4000)
         losses.append(loss.loss(vae.model, vae.guide, {name: x[name] for name in order}))
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_thirty_modalities_are_never_enumerated():
+    names = [f"m{i}" for i in range(30)]
+    drawn = [view.given for _ in range(50) for view in ob.random_subsets(4)(names)]
+    assert len(drawn) == 200 and sum(map(len, drawn)) / 200 == pytest.approx(15, abs=1)
+    assert min(map(len, drawn)) >= 2 and max(map(len, drawn)) < 30
+    alone = [view.given for _ in range(300) for view in ob.dropped(1.0)(["a", "b"])]
+    assert [alone.count(given) for given in [("a",), ("b",), ("a", "b")]] == pytest.approx([100] * 3, abs=35)
+    with pytest.raises(ValueError, match=r"30 modalities have 1,073,741,823 subsets .* take random_subsets\(2\)"):
+        ob.every_subset(names)
+    few = {name: torch.zeros(3, 1) for name in names}
+    with pytest.raises(ValueError, match="give subsets a number"):
+        chosen_subsets(mm.Batch.of(few), "all")
+    part = mm.Modality(mm.NormalLikelihood(mm.mlp(1, 1)), mm.encoder(1, 2, dim=1))
+    vae = mm.MultimodalVAE(dict.fromkeys(names, part), mm.StandardNormal(1), mm.PoE())
+    with pytest.raises(ValueError, match="give a smaller most_given"):
+        mm.coherence(vae, few, torch.zeros(3), {"m0": lambda value: value[:, 0]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import combinations
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Batch
+from pyro_mmvae.view import subsets_of
 
 Subsets = Sequence[Collection[str]] | int | Literal["all"] | None
 """Explicit subsets; a number of random ones; "all"; None = all for up to four modalities, else those of the data."""
@@ -26,7 +26,8 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
         subsets: see `Subsets`.
 
     Raises:
-        ValueError: a word other than "all", a number below 1, what is no list of lists of names, or none at all.
+        ValueError: a word other than "all", or that for more than sixteen modalities, a number below 1, what is no list
+            of lists of names, or none at all.
 
     Example:
         >>> import torch
@@ -52,7 +53,7 @@ def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...
 
 def all_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Every non-empty subset, the smaller ones first."""
-    return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
+    return subsets_of(names, what='too many; give subsets a number, or a list such as [("image", "sound")]')
 
 
 def random_subsets(names: Sequence[str], count: int) -> list[tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pyro_mmvae.generation import generate
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import tool
+from pyro_mmvae.view import subsets_of
 from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
@@ -98,14 +98,15 @@ def coherence(
         x, mask: held-out data; of each subset the rows count that have all of it.
         labels: (row,) whole numbers, the right answers.
         classifiers: target modality -> function (row, *event) -> labels (row,); `mm.Judge` is one.
-        most_given: the most modalities to draw from; None = all but one modality.
+        most_given: the most modalities to draw from; None = all but one modality, up to sixteen of them.
         method: who draws the codes: the guide, or a method of `mm.posterior_draws`.
 
     Returns:
         `Coherence`.
 
     Raises:
-        ValueError: no classifier, labels that are not one whole number a row, or nothing to draw from.
+        ValueError: no classifier, labels that are not one whole number a row, nothing to draw from, or more than 65,535
+            subsets.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
@@ -128,7 +129,7 @@ def coherence(
     known(vae, classifiers)
     most = len(batch) - 1 if most_given is None else whole("most_given", most_given)
     share, counts, certified = {}, {}, {}
-    for given in (given for size in range(1, most + 1) for given in combinations(batch, size)):
+    for given in subsets_of(batch, most, what="too many; give a smaller most_given, such as 1"):
         there = torch.stack([seen_rows(batch.mask[n]) for n in given]).all(0).nonzero().squeeze(-1)
         targets = [name for name in classifiers if name not in given]
         if len(there) and targets:

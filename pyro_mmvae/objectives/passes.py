@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import torch
 
-from pyro_mmvae.view import EVERYTHING, View
+from pyro_mmvae.view import EVERYTHING, View, subsets_of
 
 Views = Callable[[Sequence[str]], Sequence[View]]
 
@@ -54,18 +53,20 @@ def random_subsets(count: int) -> Views:
     """`count` subsets of two or more modalities, but not all, drawn anew for each batch; S -> S."""
 
     def views(names: Sequence[str]) -> list[View]:
-        if not count:
-            return []
-        family = [s for size in range(2, len(names)) for s in combinations(names, size)]
-        chosen = [int(position) for position in torch.randperm(len(family), device="cpu")[:count]]
-        return [View(family[position], family[position]) for position in chosen]
+        chosen: dict[tuple[str, ...], View] = {}
+        family = 2 ** len(names) - len(names) - 2
+        while len(chosen) < min(count, family):
+            members = _random_subset(names)
+            if 1 < len(members) < len(names):
+                chosen[members] = View(members, members)
+        return list(chosen.values())
 
     return views
 
 
 def every_subset(names: Sequence[str]) -> list[View]:
     """S -> all for every subset S of the modalities, one or more of them."""
-    return [View(s) for size in range(1, len(names) + 1) for s in combinations(names, size)]
+    return [View(s) for s in subsets_of(names, what="as many passes a step; take random_subsets(2)")]
 
 
 def dropped(probability: float) -> Views:
@@ -74,10 +75,18 @@ def dropped(probability: float) -> Views:
     def views(names: Sequence[str]) -> list[View]:
         if float(torch.rand((), device="cpu")) >= probability:
             return [EVERYTHING]
-        family = every_subset(names)
-        return [family[int(torch.randint(len(family), (), device="cpu"))]]
+        members: tuple[str, ...] = ()
+        while not members:
+            members = _random_subset(names)
+        return [View(members)]
 
     return views
+
+
+def _random_subset(names: Sequence[str]) -> tuple[str, ...]:
+    """A subset, the empty one included, all of them as likely as each other."""
+    kept = (torch.rand(len(names), device="cpu") < 0.5).tolist()
+    return tuple(name for name, there in zip(names, kept, strict=True) if there)
 
 
 def strata(names: Sequence[str]) -> list[View]:
