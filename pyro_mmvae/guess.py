@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,15 +56,15 @@ class Log(nn.Module):
 
 
 class InScale(SeesHoles):
-    """Values in a scale of their own, zero where hidden, beside the pattern of holes: [front(x), mask] -> net."""
+    """Values in a scale of their own, zero where hidden -> net; with the pattern of holes beside them if `told`."""
 
-    def __init__(self, front: nn.Module, net: nn.Module):
+    def __init__(self, front: nn.Module, net: nn.Module, told: bool):
         super().__init__()
-        self.front, self.net = front, net
+        self.front, self.net, self.told = front, net, told
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        value, seen = self.front(x).flatten(1), mask.flatten(1)
-        return self.net(torch.cat([torch.where(seen, value, 0), seen.to(value.dtype)], -1))
+    def forward(self, x: Tensor, mask: Tensor) -> Any:
+        value, mask = torch.where(mask, self.front(x), 0).unsqueeze(1).flatten(1), mask.unsqueeze(1).flatten(1)
+        return self.net(torch.cat([value, mask.to(value.dtype)], -1) if self.told else value)
 
 
 def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Module] = NormalHead) -> dict[str, Modality]:
@@ -72,7 +73,9 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     One whole number below 1000 a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays
     such as pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is
     normal with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is
-    told which. It warns of one whole number a row from -1 on, which pandas has for a missing category.
+    told which; of an array without holes it takes one that is hidden later for a typical value. It warns of one whole
+    number a row from -1 on, which pandas has for a missing category, and of measurements that differ by less than the
+    default dtype can tell apart, such as seconds since 1970.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -93,7 +96,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     batch = Batch.of(x).detached()
     for name in batch:
         _doubt(name, batch[name])
-    return {name: _guess(batch[name], batch.mask[name], dim, hidden, head) for name in batch}
+    return {name: _guess(name, batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 
 
 def _doubt(name: str, x: Tensor) -> None:
@@ -105,7 +108,7 @@ def _doubt(name: str, x: Tensor) -> None:
         )
 
 
-def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
+def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = with_axes(mask, x.dim()).expand(x.shape)
     seen = x[shown]
@@ -114,32 +117,53 @@ def _guess(x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]
     if counted and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
-    net: nn.Module = mlp(dim, hidden, size)
-    net = nn.Sequential(net, nn.Unflatten(-1, tuple(event))) if event else nn.Sequential(net, nn.Flatten(-2))
+    layers = mlp(dim, hidden, size)
+    net = nn.Sequential(layers, nn.Unflatten(-1, tuple(event)) if event else nn.Flatten(-2))
     if counted and top <= 1:
         decoder: nn.Module = BernoulliLikelihood(net)
         first: nn.Module = Standardize()
     elif counted and top < GREY_LEVELS and len(event) > 1:
         decoder, first = BinomialLikelihood(net, top), Standardize(top / 2, top / 2)
     elif counted:
-        decoder, first = NegativeBinomialLikelihood(net, LearnedScale(*event)), Log()
+        decoder, first = NegativeBinomialLikelihood(net, LearnedScale(*event)), _counts(x, shown, layers[-1])
     else:
-        decoder, first = _measurements(x, shown, net)
+        decoder, first = _measurements(name, x, shown, net)
     if mask.dim() > 1:
-        trunk = InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()))
+        trunk = InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()), told=True)
         return Modality(decoder, head(hidden, dim), trunk=trunk)
-    flat = nn.Flatten() if event else nn.Unflatten(0, (-1, 1))
-    return Modality(decoder, nn.Sequential(first, flat, encoder(size, hidden, dim=dim, head=head)))
+    return Modality(decoder, InScale(first, encoder(size, hidden, dim=dim, head=head), told=False))
 
 
-def _measurements(x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:
+def _counts(x: Tensor, shown: Tensor, last: Any) -> nn.Module:
+    """What brings counts to a common scale; the decoder's last layer, of log rates, starts at their means."""
+    kind, (loc, scale) = torch.get_default_dtype(), _spread(x.double().log1p(), shown)
+    mean, _ = _spread(x.double(), shown)
+    last.bias.data += (mean + 0.5 / len(x)).log().flatten().to(kind)  # half a count in all where there is none
+    return nn.Sequential(Log(), Standardize(loc.to(kind), scale.to(kind)))
+
+
+def _measurements(name: str, x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The likelihood of real numbers in their own units, and what brings them to a common one."""
     kind = torch.get_default_dtype()
-    count, x = shown.sum(0).clamp(min=1), x.double()  # sums of float16 overflow
-    loc = (x * shown).sum(0) / count
-    scale = ((((x - loc) * shown) ** 2).sum(0) / count).sqrt()
-    constant = scale <= (torch.finfo(kind).eps + 1e-14) * loc.abs()  # which rounding hides in `scale > 0`
-    loc, scale = loc.to(kind), torch.where(constant, 1.0, scale).to(kind)
-    learnt = LearnedScale(*x.shape[1:])
+    rounded = x.to(kind).double()
+    (loc, scale), (_, true) = _spread(rounded, shown), _spread(x.double(), shown)
+    lost = torch.where(shown, rounded - x.double(), 0).abs().amax(0).flatten()
+    if bool((lost > true.flatten() / 50).any()):
+        place = int((lost > true.flatten() / 50).nonzero()[0])
+        warn(
+            f"modality {name!r} has{f' in column {place}' if x.dim() == 2 else ''} numbers around"
+            f" {loc.flatten()[place]:g} that differ by {true.flatten()[place]:.2g}, and {kind} rounds them by"
+            f" {lost[place]:.2g}; subtract a typical value first"
+        )
+    learnt, loc, scale = LearnedScale(*x.shape[1:]), loc.to(kind), scale.to(kind)
     learnt.log.data = scale.log()
     return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)
+
+
+def _spread(x: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what is shown of each feature; one for a deviation of zero."""
+    count = shown.sum(0).clamp(min=1)
+    loc = torch.where(shown, x, 0).sum(0) / count
+    scale = (torch.where(shown, x - loc, 0) ** 2).sum(0).div(count).sqrt()
+    low, high = (torch.where(shown, x, end) for end in (math.inf, -math.inf))
+    return loc, torch.where(high.amax(0) > low.amin(0), scale, 1.0)  # which rounding hides in `scale > 0`

@@ -93,3 +93,33 @@ def test_a_prior_of_numbers_without_an_event_is_named():
     vae = mm.MultimodalVAE(part, lambda: dist.Normal(torch.zeros(2), 1.0), mm.PoE())
     with pytest.raises(ValueError, match=r"the prior has batch \(2,\) and event \(\); .* add .to_event\(1\)"):
         mm.fit(vae, {"a": torch.zeros(4, 1)}, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(("values", "typical"), [([1995.5, 2005.5], 2000.5), ([99, 9999], 999)])
+def test_an_entry_hidden_where_none_was_is_taken_for_a_typical_one(values, typical):
+    """Of years the mean, of counts the geometric one; zero lies hundreds of standard deviations off."""
+    rows = np.random.default_rng(0).choice(values, (100, 2))
+    rows[:, 0] = np.tile(values, 50)
+    vae = mm.MultimodalVAE(mm.guess_modalities({"a": rows}, dim=2), mm.StandardNormal(2), mm.PoE())
+    hidden, filled = rows.astype(float), rows.astype(float)
+    hidden[:, 0], filled[:, 0] = np.nan, typical
+    found, expected = vae.posterior({"a": hidden}), vae.posterior({"a": filled})
+    assert torch.allclose(found.mean, expected.mean) and torch.allclose(found.stddev, expected.stddev)
+
+
+def test_counts_start_at_their_own_size():
+    counts = np.random.default_rng(0).poisson([3, 1e6], (200, 2))
+    decoder = mm.guess_modalities({"a": counts}, dim=2)["a"].decoder
+    torch.testing.assert_close(decoder(torch.zeros(2)).mean.log(), torch.tensor([3, 1e6]).log(), rtol=0, atol=1)
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_named():
+    seconds = 1.7e9 + 500 * np.random.default_rng(0).normal(size=(300, 2))
+    mm.guess_modalities({"a": seconds}, dim=2)  # in double precision
+    torch.set_default_dtype(torch.float32)
+    try:
+        mm.guess_modalities({"a": seconds % 1e5}, dim=2)
+        with pytest.warns(UserWarning, match="'a' has in column 0 numbers around 1.7e.09 .* subtract a typical value"):
+            mm.guess_modalities({"a": seconds}, dim=2)
+    finally:
+        torch.set_default_dtype(torch.float64)
