@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.sites import value_of
@@ -201,24 +201,29 @@ def _explain(
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z known or drawn from the guide, in chunks of rows."""
-    depth, found = nesting(vae, batch), []
-    wanted = _complete(vae, batch, only)
+    depth, wanted = nesting(vae, batch), _complete(vae, batch, only)
+    found: dict[str, Tensor] = {}
+    unseen = read is _mean_of and library_of(vae) is not None  # in a model of ours nothing hangs on what is drawn of x
+    model = vae.model if unseen else poutine.uncondition(vae.model)
+
+    def explained(rows: Tensor) -> dict[str, Tensor]:
+        seen, full = batch.take(rows).only(given), wanted.take(rows)
+        with pyro.plate("draws", num_draws, dim=-1 - depth):
+            guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+            knowing = told(latents or {}, rows, depth, but=full)(poutine.replay(model, guide))
+            trace = poutine.trace(knowing).get_trace(full, full.mask)
+        sites = {n: trace.nodes[n] for n in full if n in trace.nodes and (only is None or n in only)}
+        return {n: _with_axes_of(batch, read(site, num_draws, full.rows), site) for n, site in sites.items()}
+
     with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
         for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
-            seen, full = batch.take(rows).only(given), wanted.take(rows)
-            with pyro.plate("draws", num_draws, dim=-1 - depth):
-                guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-                model = told(latents or {}, rows, depth, but=full)(
-                    poutine.replay(poutine.uncondition(vae.model), guide)
-                )
-                trace = poutine.trace(model).get_trace(full, full.mask)
-            names = [name for name in full if name in trace.nodes and (only is None or name in only)]
-            found.append({name: read(trace.nodes[name], num_draws, len(rows)) for name in names})
-    result = {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
-    for name, value in result.items():
-        result[name] = _with_axes_of(batch, value, trace.nodes[name])
+            for name, value in explained(rows).items():
+                if name not in found:  # at once for all rows: pieces of it would lie scattered among what is freed
+                    found[name] = value.new_empty(len(value), batch.rows, *value.shape[2:])
+                found[name][:, rows] = value
+    for name, value in found.items():
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
-    return result
+    return found
 
 
 def _with_axes_of(batch: Batch, value: Tensor, site: Any) -> Tensor:
@@ -232,10 +237,12 @@ def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
     ours = library_of(vae)
     x = {name: batch[name] for name in batch if ours is None or only is None or name in only}  # others may need all
-    if ours is not None:
-        for name, p in ours.likelihoods(batch).items():
-            if name not in x and (only is None or name in only):
-                repeat = [1] if ours.modalities[name].repeated else []
-                x[name] = torch.zeros((), device=batch.device).expand(batch.rows, *repeat, *p.event_shape)
+    likelihoods = {} if ours is None else ours.likelihoods(batch)
+    for name, p in likelihoods.items():
+        if name not in x and (only is None or name in only):
+            repeat = [1] if ours is not None and ours.modalities[name].repeated else []
+            x[name] = torch.zeros((), device=batch.device).expand(batch.rows, *repeat, *p.event_shape)
     mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
-    return Batch(x, mask, batch.rows, frozenset(x))
+    whole = Batch(x, mask, batch.rows, frozenset(x))
+    whole.numbers = {name: numbers_of(p) for name, p in likelihoods.items()}
+    return whole

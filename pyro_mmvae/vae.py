@@ -18,7 +18,7 @@ from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse
 from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import mapped
+from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, Seen, check_modalities, counted
@@ -169,7 +169,7 @@ class MultimodalVAE(nn.Module):
                 for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
-            batch.checked = self
+            batch.checked, batch.numbers = self, {name: numbers_of(p) for name, p in known.items()}
         return batch
 
     def likelihoods(self, batch: Batch | None = None) -> dict[str, Distribution]:

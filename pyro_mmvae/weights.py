@@ -206,4 +206,4 @@ def rows_at_once(batch: Batch, num_draws: int) -> int:
 def size_of(batch: Batch) -> int:
     """How many numbers one draw of one row takes, about: what was not observed is not decoded."""
     seen = (name for name in batch if name in batch.complete or bool(batch.mask[name].any()))
-    return 512 + sum(batch[name][0].numel() for name in seen)
+    return 512 + sum(max(batch[name][0].numel(), batch.numbers.get(name, 0)) for name in seen)

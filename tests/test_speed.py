@@ -181,6 +181,34 @@ def test_a_question_decodes_no_more_at_once_than_a_chunk_holds_and_not_much_less
     assert max(sizes) == numbers // (whole * 10) * 10
 
 
+def test_categories_count_for_the_room_that_they_take(monkeypatch):
+    """A label of a thousand categories is one number of the data, and a thousand wherever it is decoded."""
+    net, column, sizes = mm.mlp(2, 1000), mm.CategoryColumn(1000), []
+    net.register_forward_hook(lambda _, z, out: sizes.append(out.numel()))
+    look = mm.encoder(2, 4, dim=2)
+    parts = {
+        "label": mm.Modality(mm.CategoricalLikelihood(net)),
+        "table": mm.Modality(mm.TableLikelihood(net, [column])),
+        "seen": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 2)), look),
+    }
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    x = {"label": torch.arange(60), "table": torch.arange(60.0).unsqueeze(1), "seen": torch.zeros(60, 2)}
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 100_000)
+    mm.predict(vae, {"seen": x["seen"]})
+    mm.log_likelihood(vae, x, num_particles=70)
+    mm.leave_one_out(vae, x, num_draws=19)
+    mm.imputation_error(vae, x, visible={"label": torch.arange(60) < 9}, num_draws=19)
+    assert 20_000 < max(sizes) <= 100_000
+
+
+def test_predictions_are_made_without_drawing_the_data(monkeypatch):
+    """Counts of many genes take ten times as long to draw as to predict."""
+    monkeypatch.setattr(mm.distributions.NegativeBinomial, "sample", None)
+    part = mm.Modality(mm.NegativeBinomialLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=2))
+    vae = mm.MultimodalVAE({"rna": part}, mm.StandardNormal(2), mm.PoE())
+    assert mm.predict(vae, {"rna": torch.ones(5, 3)}, num_draws=2)["rna"].shape == (5, 3)
+
+
 def test_what_is_hidden_takes_no_room_in_a_chunk():
     batch = mm.Batch.of({"small": torch.zeros(4, 3), "large": torch.zeros(4, 1000)})
     assert mm.weights.size_of(batch) == 512 + 1003

@@ -17,7 +17,7 @@ from pyro_mmvae.distributions.base import (
 from pyro_mmvae.distributions.binomial import Binomial
 from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain, drawn_part
-from pyro_mmvae.distributions.columns import Columnwise
+from pyro_mmvae.distributions.columns import Columnwise, numbers_of
 from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
 from pyro_mmvae.distributions.negative_binomial import NegativeBinomial
@@ -59,6 +59,7 @@ __all__ = [
     "members_of",
     "moments_of",
     "natural_form",
+    "numbers_of",
     "parameters_of",
     "pick_subsets",
     "plain_support",

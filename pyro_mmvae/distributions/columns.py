@@ -90,3 +90,12 @@ class Columnwise(Frozen):
     def variance(self) -> Tensor:
         """NaN for a column of categories."""
         return self._stacked([p.variance.expand(self.batch_shape[:-1]) for p in self.parts])
+
+
+def numbers_of(p: Distribution) -> int:
+    """How many numbers it is made of, about: one an entry, but of categories one each."""
+    base = getattr(p, "base_dist", p)
+    if isinstance(base, Columnwise):
+        return sum(map(numbers_of, base.parts))
+    entries = p.batch_shape.numel() * p.event_shape.numel()
+    return entries * base.param_shape[-1] if isinstance(base, dist.Categorical) else entries

@@ -19,7 +19,7 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.sites import per_row
 from pyro_mmvae.told import Latents, asked, told
-from pyro_mmvae.weights import chunks, nesting, opened, traces_of
+from pyro_mmvae.weights import chunks, nesting, opened, rows_at_once, traces_of
 
 
 class ImputationError(NamedTuple):
@@ -93,37 +93,56 @@ def imputation_error(
     check_mapping("visible", visible)
     batch = opened(vae, x, mask)
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
-    seen = Batch.of(dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
-    wanted = Batch.of(dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
+    seen = opened(vae, dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
+    wanted = opened(vae, dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
     hidden, looked = ({name: _fine(batch, name, part.mask[name]) for name in batch} for part in (wanted, seen))
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
     num_draws, latents = asked(vae, seen, num_draws, 100, None, latents)
-    means = predict(vae, seen, seen.mask, num_draws=num_draws, latents=latents)
-    for name in names:
-        if name not in means:
-            raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
+    guesses, labels = _guesses(vae, seen, names, num_draws, latents or {})
     columns = _columns_of_categories(vae, batch)
     scores = _log_scores(vae, seen, wanted, names, num_draws, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(batch[name], means[name], hidden[name], looked[name], columns.get(name, ())),
+            *_errors(
+                batch[name], guesses[name], hidden[name], looked[name], columns.get(name, ()), labels.get(name, 0)
+            ),
             scores[name] / int(hidden[name].sum()),
         )
         for name in names
     }
 
 
+def _guesses(
+    vae: Any, seen: Batch, names: list[str], num_draws: int, latents: Latents
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The best guess (row, *event) of each modality, and of those of categories how many there are: probabilities of
+    all rows at once might be thousands of times as many numbers."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    labels = {}
+    for rows in torch.arange(seen.rows, device="cpu").split(rows_at_once(seen, 1)):
+        part, codes = seen.take(rows), {site: value[:, rows] for site, value in latents.items()}
+        means = predict(vae, part, part.mask, num_draws=num_draws, latents=codes or None)
+        for name in names:
+            if name not in means:
+                raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
+            mean = means[name]
+            if mean.dim() > part[name].dim():
+                labels[name], mean = mean.shape[-1], mean.argmax(-1)
+            found[name].append(mean)
+    return {name: torch.cat(parts) for name, parts in found.items()}, labels
+
+
 def _errors(
-    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int]
+    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int], categories: int
 ) -> tuple[float, float, float, float]:
     """rmse, that of the baseline, accuracy, that of the baseline; `columns` of a table are categories."""
     visible = torch.where(visible.any(0), visible, hidden)  # without one the guess is the best that looks at nothing
-    if mean.dim() > truth.dim():  # probabilities of categories
-        frequent = _most_frequent(truth, visible, mean.shape[-1]).expand_as(truth)
-        return math.nan, math.nan, _mean((mean.argmax(-1) == truth)[hidden]), _mean((frequent == truth)[hidden])
+    if categories:
+        frequent = _most_frequent(truth, visible, categories).expand_as(truth)
+        return math.nan, math.nan, _mean((mean == truth)[hidden]), _mean((frequent == truth)[hidden])
     middle, named = torch.where(visible, truth, 0).sum(0) / visible.sum(0).clamp(min=1), torch.zeros_like(hidden)
     for column in columns:
         column_of = truth[..., column]
@@ -136,8 +155,9 @@ def _errors(
 
 def _most_frequent(truth: Tensor, visible: Tensor, categories: int) -> Tensor:
     """The most frequent visible category of each entry."""
-    votes = torch.nn.functional.one_hot(truth.long(), categories) * visible.unsqueeze(-1)
-    return votes.sum(0).argmax(-1)
+    entries = torch.arange(truth[0].numel(), device=truth.device).reshape(truth.shape[1:])
+    votes = (entries * categories + truth.long())[visible].bincount(minlength=entries.numel() * categories)
+    return votes.reshape(*truth.shape[1:], categories).argmax(-1)
 
 
 def _mean(values: Tensor) -> float:
