@@ -1,10 +1,12 @@
 """What the code is used for, and whether nested posteriors agree: held to the linear-Gaussian oracle."""
 
+import importlib
 import math
 
 import pytest
 import torch
 from exact import LinearGaussian
+from torch.overrides import TorchFunctionMode
 
 import pyro_mmvae as mm
 
@@ -107,3 +109,30 @@ def test_subsets_that_are_not_nested_are_refused_in_one_line():
         mm.consistency(vae, x, given=["a"], more=["b"])
     with pytest.raises(ValueError, match="no row has all"):
         mm.consistency(vae, {"a": x["a"]}, given=["a"], more=["a", "b"])
+
+
+class Largest(TorchFunctionMode):
+    """The most numbers that one tensor had."""
+
+    numbers = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.numbers = max(self.numbers, found.numel() if isinstance(found, torch.Tensor) else 0)
+        return found
+
+
+def test_neither_pairs_of_rows_nor_draws_of_all_rows_are_held_at_once(monkeypatch):
+    truth = LinearGaussian()
+    vae, x, most = truth.vae(), truth.simulate(300), 20_000
+    torch.manual_seed(0)
+    whole = mm.usage(vae, x, num_draws=3)
+    monkeypatch.setattr(importlib.import_module("pyro_mmvae.diagnostics.usage"), "NUMBERS_AT_ONCE", most)
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", most)
+    torch.manual_seed(0)
+    with Largest() as usage:
+        found = mm.usage(vae, x, num_draws=3)
+    with Largest() as consistency:
+        mm.consistency(vae, x, given=["a"], more=["a", "b"])
+    assert (found.kl, found.marginal) == pytest.approx((whole.kl, whole.marginal), abs=1e-9)
+    assert usage.numbers <= most and consistency.numbers <= most

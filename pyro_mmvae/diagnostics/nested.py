@@ -13,7 +13,7 @@ from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import opened
+from pyro_mmvae.weights import opened, parts
 
 
 class Nested(NamedTuple):
@@ -92,15 +92,17 @@ def consistency(
     complete = torch.stack(there).all(0).nonzero().squeeze(-1)
     if len(there) < len(more) or not len(complete):
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")
-    batch = batch.take(complete)
-    less, full = vae.posterior(batch, given=given), vae.posterior(batch, given=more)
-    before, after = less.sample((num_draws,)), full.sample((num_draws,))
+    batch, found = batch.take(complete), []
+    for part in parts(batch, num_draws):
+        less, full = vae.posterior(part, given=given), vae.posterior(part, given=more)
+        before, after = less.sample((num_draws,)), full.sample((num_draws,))
+        gain = (full.log_prob(after) - less.log_prob(after)).mean(0)
+        found.append((after.mean(0) - before.mean(0), after.var(0), before.var(0), gain))
+    moved, left, old, gain = (torch.cat(column) for column in zip(*found))
     # The variance of a mean of draws is taken off, so that few draws do not look like changes of mind.
-    moved, left, old = after.mean(0) - before.mean(0), after.var(0), before.var(0)
     noise = (left + old) / num_draws
     shift, terms = moved / old.sqrt(), moved**2 - noise + left
     spread = terms.mean(0) / old.mean(0)
     residual = (terms - spread * old) / old.mean(0)
-    gain = (full.log_prob(after) - less.log_prob(after)).mean()
     shift_se, spread_se = ((variance(values) / batch.rows).sqrt() for values in (shift, residual))
-    return Nested(batch.rows, float(gain), shift.mean(0), shift_se, spread, spread_se)
+    return Nested(batch.rows, float(gain.mean()), shift.mean(0), shift_se, spread, spread_se)

@@ -18,7 +18,7 @@ from pyro_mmvae.distributions import Mixture, Switch, drawn_part, mapped, moment
 from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
-from pyro_mmvae.weights import opened
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, opened
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 
@@ -102,7 +102,7 @@ def usage(
     q, prior = drawn_part(q), drawn_part(prior)  # what stands beside z is no code
     z = q.sample((num_draws,))
     own, at_prior = q.log_prob(z), _of_rows(prior).log_prob(z)
-    together = torch.stack([q.log_prob(one.unsqueeze(1)).logsumexp(-1) for one in z]) - math.log(batch.rows)
+    together = _among_all(q, z) - math.log(batch.rows)
     kl = (own - at_prior).mean(0)
     spread = variance(moments_of(q)[0])
     return Usage(
@@ -114,6 +114,13 @@ def usage(
         spread,
         spread > ACTIVE,
     )
+
+
+def _among_all(q: Distribution, z: Tensor) -> Tensor:
+    """The log of the sum of every row's density at the codes z (draw, row, dim), (draw, row), some codes at a time."""
+    densities = getattr(q, "components", q).batch_shape.numel() * z.shape[-1]
+    some = z.flatten(0, 1).split(max(1, NUMBERS_AT_ONCE // densities))
+    return torch.cat([q.log_prob(codes.unsqueeze(1)).logsumexp(-1) for codes in some]).unflatten(0, z.shape[:2])
 
 
 def _of_rows(prior: Distribution) -> Distribution:
