@@ -118,7 +118,10 @@ def hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Ten
     if not finite and not all_finite(value):
         row = first_row(~value.isfinite())
         what = "NaN" if bool(value[row].isnan().any()) else "an infinity"
-        raise BadRow(f"modality {name!r} has {what}", row, "which counts as observed; mask it, or mend the value")
+        column = f" in column {int((~value[row].isfinite()).nonzero()[0])}" if value.dim() == 2 else ""
+        raise BadRow(
+            f"modality {name!r} has {what}{column}", row, "which counts as observed; mask it, or mend the value"
+        )
     return value, mask, whole
 
 

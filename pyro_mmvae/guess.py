@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -111,9 +112,8 @@ def _doubt(name: str, x: Tensor) -> None:
 def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = with_axes(mask, x.dim()).expand(x.shape)
-    seen = x[shown]
-    counted = bool((seen == seen.round()).all()) and bool((seen >= 0).all())
-    top = int(seen.max()) if counted and len(seen) else 0
+    counted = bool((x >= 0).all()) and bool((x == x.round()).all())  # what is hidden is zero
+    top = int(x.max()) if counted and x.numel() else 0
     if counted and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)
@@ -136,34 +136,51 @@ def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type
 
 def _counts(x: Tensor, shown: Tensor, last: Any) -> nn.Module:
     """What brings counts to a common scale; the decoder's last layer, of log rates, starts at their means."""
-    kind, (loc, scale) = torch.get_default_dtype(), _spread(x.double().log1p(), shown)
-    mean, _ = _spread(x.double(), shown)
+    kind = torch.get_default_dtype()
+    (loc, scale), (mean, _) = (_spread(x, shown, front) for front in (lambda x: x.double().log1p(), Tensor.double))
     last.bias.data += (mean + 0.5 / len(x)).log().flatten().to(kind)  # half a count in all where there is none
-    return nn.Sequential(Log(), Standardize(loc.to(kind), scale.to(kind)))
+    return nn.Sequential(Log(), Standardize(loc.to(kind), _or_one(scale).to(kind)))
 
 
 def _measurements(name: str, x: Tensor, shown: Tensor, net: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The likelihood of real numbers in their own units, and what brings them to a common one."""
     kind = torch.get_default_dtype()
-    rounded = x.to(kind).double()
-    (loc, scale), (_, true) = _spread(rounded, shown), _spread(x.double(), shown)
-    lost = torch.where(shown, rounded - x.double(), 0).abs().amax(0).flatten()
-    if bool((lost > true.flatten() / 50).any()):
-        place = int((lost > true.flatten() / 50).nonzero()[0])
-        warn(
-            f"modality {name!r} has{f' in column {place}' if x.dim() == 2 else ''} numbers around"
-            f" {loc.flatten()[place]:g} that differ by {true.flatten()[place]:.2g}, and {kind} rounds them by"
-            f" {lost[place]:.2g}; subtract a typical value first"
-        )
-    learnt, loc, scale = LearnedScale(*x.shape[1:]), loc.to(kind), scale.to(kind)
+    loc, scale = _spread(x, shown, lambda x: x.to(kind).double())
+    if kind != torch.float64 and x.dtype == torch.float64:
+        _lost(name, x, shown, kind)
+    learnt, loc, scale = LearnedScale(*x.shape[1:]), loc.to(kind), _or_one(scale).to(kind)
     learnt.log.data = scale.log()
     return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)
 
 
-def _spread(x: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of what is shown of each feature; one for a deviation of zero."""
-    count = shown.sum(0).clamp(min=1)
-    loc = torch.where(shown, x, 0).sum(0) / count
-    scale = (torch.where(shown, x - loc, 0) ** 2).sum(0).div(count).sqrt()
+def _lost(name: str, x: Tensor, shown: Tensor, kind: torch.dtype) -> None:
+    """Warns of a feature that is rounded by a good part of its spread."""
+    loc, scale = _spread(x, shown, Tensor.double)
+    lost = torch.stack([(part - part.to(kind)).abs().amax(0) for part in _parts(x)]).amax(0)
+    for place in ((lost > scale / 50) & (scale > 0)).flatten().nonzero().flatten().tolist()[:1]:
+        around, differ, by = (float(value.flatten()[place]) for value in (loc, scale, lost))
+        where = f" in column {place}" if x.dim() == 2 else ""
+        warn(
+            f"modality {name!r} has{where} numbers around {around:g} that differ by {differ:.2g}, and {kind} rounds"
+            f" them by {by:.2g}; subtract a typical value first"
+        )
+
+
+def _spread(x: Tensor, shown: Tensor, front: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of what is shown of each feature, through `front`."""
+    count, parts = shown.sum(0).clamp(min=1), list(zip(_parts(x), _parts(shown), strict=True))
+    loc = torch.stack([torch.where(seen, front(part), 0).sum(0) for part, seen in parts]).sum(0) / count
+    squares = [(torch.where(seen, front(part) - loc, 0) ** 2).sum(0) for part, seen in parts]
     low, high = (torch.where(shown, x, end) for end in (math.inf, -math.inf))
-    return loc, torch.where(high.amax(0) > low.amin(0), scale, 1.0)  # which rounding hides in `scale > 0`
+    varied = high.amax(0) > low.amin(0)  # which rounding would hide
+    return loc, torch.where(varied, (torch.stack(squares).sum(0) / count).sqrt(), 0)
+
+
+def _or_one(scale: Tensor) -> Tensor:
+    """What to divide by: of a constant feature one."""
+    return torch.where(scale > 0, scale, 1)
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """The rows some at a time, so that no copy in another precision holds all of them."""
+    return x.split(max(1, 2**20 // max(1, x[0].numel())))

@@ -45,11 +45,15 @@ INPUTS = {
     "mask not bool": (three_rows, {"body": torch.ones(ROWS)}, "mask of 'body' is of dtype .*give bool"),
     "mask of wrong shape": (three_rows, {"body": torch.ones(4, dtype=torch.bool)}, r"mask of 'body' has shape \(4,\)"),
     "mask of unknown": (three_rows, {"taste": torch.ones(ROWS, dtype=torch.bool)}, "mask names 'taste'"),
-    "infinity": (lambda: with_(body=torch.full((ROWS, 3), torch.inf)), None, "'body' has an infinity in row 0"),
+    "infinity": (
+        lambda: with_(body=torch.full((ROWS, 3), torch.inf)),
+        None,
+        "'body' has an infinity in column 0 in row 0",
+    ),
     "NaN called observed": (
         lambda: with_(body=torch.full((ROWS, 3), torch.nan)),
         {"body": torch.ones(ROWS, dtype=torch.bool)},
-        "'body' has NaN in row 0",
+        "'body' has NaN in column 0 in row 0",
     ),
     "off the support": (
         lambda: with_(counts=torch.tensor([[1, 2, 3]] * 4 + [[1, -2, 3]] * 2)),

@@ -104,7 +104,7 @@ def test_values_whose_sum_overflows_are_finite_all_the_same():
     x = {"a": torch.full((8, 4), 3e38, dtype=torch.float32)}
     assert bool(mm.Batch.of(x)["a"].eq(x["a"]).all())
     x["a"][5, 2] = torch.inf
-    with pytest.raises(ValueError, match="'a' has an infinity in row 5"):
+    with pytest.raises(ValueError, match="'a' has an infinity in column 2 in row 5"):
         mm.Batch.of(x)
 
 

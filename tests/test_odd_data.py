@@ -116,9 +116,10 @@ def test_counts_start_at_their_own_size():
 def test_numbers_that_single_precision_cannot_tell_apart_are_named():
     seconds = 1.7e9 + 500 * np.random.default_rng(0).normal(size=(300, 2))
     mm.guess_modalities({"a": seconds}, dim=2)  # in double precision
+    one = {"a": torch.full((50, 2), 1.7e9 + 0.3), "b": torch.where(torch.rand(50, 2) > 0.5, 0.1, torch.nan)}
     torch.set_default_dtype(torch.float32)
     try:
-        mm.guess_modalities({"a": seconds % 1e5}, dim=2)
+        mm.guess_modalities({"a": seconds % 1e5, **one}, dim=2)
         with pytest.warns(UserWarning, match="'a' has in column 0 numbers around 1.7e.09 .* subtract a typical value"):
             mm.guess_modalities({"a": seconds}, dim=2)
     finally:
