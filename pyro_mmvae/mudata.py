@@ -100,7 +100,7 @@ def _aligned(name: str, part: Any, slot: str, rows: Sequence[str]) -> tuple[Tens
     if value.is_floating_point() and bool(value.isnan().any()):
         mask = torch.zeros(len(rows), *value.shape[1:], dtype=torch.bool).index_copy(0, where, ~value.isnan())
         value = value.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
-    return value.new_zeros(len(rows), *value.shape[1:]).index_copy(0, where, value), mask
+    return value.new_zeros(len(rows), *value.shape[1:]).index_copy_(0, where, value), mask
 
 
 def _values(name: str, part: Any, slot: str) -> Any:

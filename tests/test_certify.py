@@ -12,6 +12,7 @@ import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
 from pyro_mmvae.diagnostics.certify import verdict
+from pyro_mmvae.diagnostics.patterns import chosen_subsets
 from pyro_mmvae.diagnostics.simulated import WholeMixtures, simulate, weight_at
 from pyro_mmvae.recipes.base import ByComponent
 from pyro_mmvae.weights import draw
@@ -322,3 +323,16 @@ def test_compare_pairs_the_rows():
     last = found.rows[-1]
     assert abs(last.difference - expected) < 4 * last.se and 0 < last.se < 0.1
     assert "worse" in str(found) and "paired" in str(found)
+
+
+def test_of_many_patterns_of_holes_the_most_frequent_are_looked_at():
+    pick = torch.tensor([[i, j] for i in range(30) for j in range(i)] + [[29, 28]] * 9)
+    mask = {f"m{m}": (pick == m).any(1) for m in range(30)}
+    batch = mm.Batch.of({name: torch.zeros(len(pick), 1) for name in mask}, mask)
+    with pytest.warns(
+        UserWarning, match="435 different subsets .* the 64 most frequent are looked at, 16% of the rows"
+    ):
+        found = chosen_subsets(batch)
+    assert len(found) == 64 and found[0] == ("m28", "m29") and all(len(given) == 2 for given in found)
+    few = chosen_subsets(mm.Batch.of(dict(batch), {name: mask[name] & (pick[:, 1] < 2) for name in mask}))
+    assert len(few) == 57 and () not in few

@@ -53,7 +53,8 @@ def certify(
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.
         x, mask: held-out data; the first `rows` rows that have all of S are used.
         subsets: which S: a list of collections of names; a number of random ones; or "all". By default all for up to
-            four modalities, else the subsets that occur in the data.
+            four modalities, else the subsets that occur in the data, and of more than 64 the most frequent ones, with
+            a warning.
         rows: simulated rows, and the most rows of the data for each subset; with fewer than 100 simulated rows there is
             no verdict but "not enough draws", however many draws there are of each.
         num_draws: draws from the guide for each simulated row.

@@ -11,11 +11,15 @@ from pyro_mmvae.arrays import shown
 from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.view import subsets_of
+from pyro_mmvae.warn import warn
 
 Subsets = Sequence[Collection[str]] | int | Literal["all"] | None
-"""Explicit subsets; a number of random ones; "all"; None = all for up to four modalities, else those of the data."""
+"""Explicit subsets; a number of random ones; "all"; None = all for up to four modalities, else those of the data, the
+most frequent ones."""
 
 ALL_UP_TO = 4
+MOST = 64
+"""The most subsets of the data that are looked at unasked: some two minutes of a certificate."""
 
 
 def chosen_subsets(batch: Batch, subsets: Subsets = None) -> list[tuple[str, ...]]:
@@ -73,11 +77,19 @@ def random_subsets(names: Sequence[str], count: int) -> list[tuple[str, ...]]:
 
 
 def observed_subsets(batch: Batch) -> list[tuple[str, ...]]:
-    """The subsets that the rows of the data have, the frequent ones first."""
+    """The subsets that the rows of the data have, the frequent ones first; `MOST` of them, with a warning if there are
+    more."""
     seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
-    chosen = patterns[counts.argsort(descending=True)].tolist()
-    return [tuple(n for n, there in zip(batch, row) if there) for row in chosen if any(row)]
+    order = counts.masked_fill(~patterns.any(1), 0).argsort(descending=True)
+    order = order[: int(patterns.any(1).sum())]
+    if len(order) > MOST:
+        share = float(counts[order[:MOST]].sum() / counts[order].sum())
+        warn(
+            f"the rows have {len(order):,} different subsets of the modalities; the {MOST} most frequent are looked at,"
+            f" {share:.0%} of the rows; give subsets a number or a list for others"
+        )
+    return [tuple(n for n, there in zip(batch, row) if there) for row in patterns[order[:MOST]].tolist()]
 
 
 def title(given: Sequence[str], width: int = 28) -> str:
