@@ -1,5 +1,7 @@
 """What the pictures show: the data of their lines, and their words."""
 
+import itertools
+
 import matplotlib
 import pyro.distributions as dist
 import pytest
@@ -302,3 +304,14 @@ def test_cross_modal_refuses_rows_without_a_modality_and_its_title_is_whole():
     x["body"][3] = torch.nan
     with pytest.raises(ValueError, match=r"^modality 'body' is missing in row 3; give rows that have all"):
         mm.plot_cross_modal(vae, x)
+
+
+@pytest.mark.parametrize(
+    ("names", "angle"), [(["a", "label"], 0), (["a", "blood_pressure_at_home"], 90), (range(30), 90)]
+)
+def test_names_of_columns_do_not_lie_upon_each_other(names, angle):
+    ax = mm.plot_missingness({f"{name}": torch.zeros(4) for name in names})
+    ax.figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {angle}
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))

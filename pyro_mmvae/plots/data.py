@@ -9,6 +9,7 @@ import torch
 
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import new_axes
@@ -16,6 +17,8 @@ from pyro_mmvae.programs import with_posterior
 
 MOST = 30
 """The most patterns that are drawn."""
+LETTERS = 12
+"""Of a name that stands level below its column, and the most such columns; others stand upright."""
 MARKERS = "o^sDvP*X"
 """One for each ten groups, as there are ten colours."""
 
@@ -39,9 +42,13 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)
     patterns, shares = patterns[order][:MOST], (counts[order].double() / batch.rows).tolist()
-    ax = new_axes(ax, (1.2 * len(batch) + 2.5, 0.35 * len(patterns) + 1.2))
+    names = titles([[name] for name in batch], 30)
+    upright = max(map(len, names)) > LETTERS or len(names) > LETTERS
+    ax = new_axes(ax, ((0.35 if upright else 1.2) * len(names) + 2.5, 0.35 * len(patterns) + 1.2 + 1.8 * upright))
     ax.imshow(patterns.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    ax.set_xticks(range(len(batch)), [f"{n}\n{_percent(s)}" for n, s in zip(batch, seen.double().mean(0).tolist())])
+    shown = zip(names, map(_percent, seen.double().mean(0).tolist()))
+    ax.set_xticks(range(len(names)), [("  " if upright else "\n").join(label) for label in shown])
+    ax.tick_params(axis="x", labelrotation=90 if upright else 0)
     ax.set_yticks(range(len(patterns)), [_percent(share) for share in shares[:MOST]])
     ax.set(ylabel="share of rows", title="Observed (dark) in each pattern")
     if rarer := len(shares[MOST:]):
