@@ -38,6 +38,7 @@ def check_mapping(what: str, value: object) -> None:
     """Refuses what is no mapping from strings."""
     if not isinstance(value, Mapping):
         advice = "mm.from_mudata makes one of it" if hasattr(value, "obs_names") else "such as {'image': images}"
+        advice = "or rows of it with their masks, as in (vae, *dataset[:1000])" if hasattr(value, "batches") else advice
         raise ValueError(f"{what} is a {type(value).__name__}; give a dictionary name -> array, {advice}")
     for name in value:
         if not isinstance(name, str):

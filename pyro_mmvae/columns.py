@@ -17,6 +17,7 @@ from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.checks import kind_of
 from pyro_mmvae.distributions import Categorical, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST
+from pyro_mmvae.warn import warn
 
 
 def _above_zero(what: str, value: float | Tensor) -> None:
@@ -71,6 +72,12 @@ class RealColumn(OneNumber):
 
     def __post_init__(self) -> None:
         _above_zero("RealColumn: scale", self.scale)
+        kind = torch.get_default_dtype()
+        if self.scale < 16 * torch.finfo(kind).eps * abs(self.loc):  # numbers are rounded by a fiftieth of it, or more
+            warn(
+                f"RealColumn: loc is {self.loc:g} and scale {self.scale:g}, which {kind} hardly tells from nothing;"
+                " subtract a typical value from the column first"
+            )
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         return Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)

@@ -120,7 +120,17 @@ def test_numbers_that_single_precision_cannot_tell_apart_are_named():
     torch.set_default_dtype(torch.float32)
     try:
         mm.guess_modalities({"a": seconds % 1e5, **one}, dim=2)
+        mm.RealColumn(loc=2000.0, scale=3.0)
+        with pytest.warns(UserWarning, match=r"loc is 1.7e\+09 and scale 500, .* subtract a typical value"):
+            mm.RealColumn(loc=1.7e9, scale=500.0)
         with pytest.warns(UserWarning, match="'a' has in column 0 numbers around 1.7e.09 .* subtract a typical value"):
             mm.guess_modalities({"a": seconds}, dim=2)
     finally:
         torch.set_default_dtype(torch.float64)
+
+
+def test_a_dataset_where_rows_are_asked_for_is_refused_with_what_to_write():
+    dataset = mm.MultimodalDataset({"label": np.arange(4) % 3})
+    with pytest.raises(ValueError, match=r"x is a MultimodalDataset; .* as in \(vae, \*dataset\[:1000\]\)"):
+        mm.log_likelihood(three(), dataset)
+    assert mm.log_likelihood(three(), *dataset[:3], num_particles=2).value.shape == (3,)
