@@ -295,6 +295,13 @@ def test_coherence_says_of_how_many_rows_each_share_is():
     assert "5.0%" not in last.partition(";")[2]
 
 
+def test_coherence_of_many_targets_stays_readable():
+    names = [f"sensor {number}" for number in range(30)]
+    found = mm.Coherence({((a,), b): 0.5 for a in names for b in names if a != b}, 9, {(name,): 9 for name in names})
+    assert max(map(len, str(found).splitlines())) <= 120
+    assert str(found).count(" 50.0%") == 30 * 29 + 1 and "\n" not in str(found).partition("sensor 29 50.0%")[1]
+
+
 def test_retrieval_takes_arrays_and_refuses_queries_without_a_partner():
     scores = torch.randn(4, 6)
     assert mm.retrieval(scores.numpy()) == mm.retrieval(scores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from pyro_mmvae.view import subsets_of
 from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
+ACROSS = 90
+"""Letters of the shares in one line of a table."""
 JUDGES = "{'image': mm.Judge(images, labels)}"
 
 
@@ -64,16 +67,19 @@ class Coherence:
     def __str__(self) -> str:
         width = max(5, *(len(" + ".join(given)) for given in self.counts))
         lines = [f"{'given':{width}}  {'rows':>6}  {'+-':>5}  share of draws with the right label"]
+        shares: dict[tuple[str, ...], list[str]] = {given: [] for given in self.counts}
+        for (given, target), share in self.share.items():
+            shares[given].append(f"{target}\0{share:.1%}")  # a name and its number stay in one line
         for given, rows in self.counts.items():
-            shares = [f"{target} {share:.1%}" for (other, target), share in self.share.items() if other == given]
-            error = f"{0.5 / math.sqrt(rows):5.1%}"
-            lines.append(f"{' + '.join(given):{width}}  {rows:6d}  {error}  {', '.join(shares)}")
+            first, *others = wrap(", ".join(shares[given]), ACROSS, break_on_hyphens=False) or [""]
+            lines.append(f"{' + '.join(given):{width}}  {rows:6d}  {0.5 / math.sqrt(rows):5.1%}  {first}")
+            lines += [" " * (width + 17) + other for other in others]
         sizes = ", ".join(f"{size} given {share:.1%}" for size, share in self.by_size.items())
         lines.append(f"mean: {sizes}; +-: the largest standard error of a share of so many rows")
         if self.certified:
             least = min(self.certified.values())
             lines.append(f"codes from the model's own posterior ({self.method}; at least {least:.0%} certified)")
-        return "\n".join(lines)
+        return "\n".join(lines).replace("\0", " ")
 
 
 @torch.no_grad()
