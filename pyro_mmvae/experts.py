@@ -119,7 +119,10 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.values()
-            self._features[name] = x if trunk is None else ask("trunk", name, trunk, x, *_told(trunk, x, seen))
+            h = x if trunk is None else ask("trunk", name, trunk, x, *_told(trunk, x, seen))
+            if not isinstance(h, Tensor):
+                raise ValueError(f"the trunk of {name!r} gives a {type(h).__name__}; let it return one tensor")
+            self._features[name] = h
         return self._features[name]
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:

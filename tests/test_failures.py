@@ -26,9 +26,10 @@ class Forwardless(nn.Module):
         self.layer = nn.Linear(6, 2)
 
 
-def model(look=None, decoder=None):
+def model(look=None, decoder=None, trunk=None):
     look, decoder = look or mm.encoder(6, 8, dim=2), decoder or mm.mlp(2, 6)
-    return mm.MultimodalVAE({"p": mm.Modality(mm.NormalLikelihood(decoder), look)}, mm.StandardNormal(2), mm.PoE())
+    part = mm.Modality(mm.NormalLikelihood(decoder), look, trunk=trunk)
+    return mm.MultimodalVAE({"p": part}, mm.StandardNormal(2), mm.PoE())
 
 
 def encoded(*make):
@@ -66,6 +67,10 @@ CASES = {
     "an encoder's tuple": (
         encoded(lambda: Chunks(6, 16)),
         "the encoder of 'p'.*: the network of NormalHead gives a tuple, not one tensor; let it return one tensor",
+    ),
+    "a trunk's tuple": (
+        lambda: model(look=mm.NormalHead(8, 2), trunk=nn.GRU(6, 8)),
+        "the trunk of 'p' gives a tuple; let it return one tensor",
     ),
     "sizes": (
         encoded(lambda: nn.Linear(5, 8)),
