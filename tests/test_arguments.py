@@ -14,6 +14,12 @@ WRONG = [
     ({"loss": Trace_ELBO}, r"loss is the class Trace_ELBO; give an object of it, such as Trace_ELBO\(\)"),
     ({"loss": mm.Objective}, r"loss is the class Objective; give an object of it, such as Objective\(\)"),
     ({"schedule": 0.5}, "schedule is 0.5; give a function"),
+    (
+        {"schedule": torch.optim.lr_scheduler.StepLR},
+        "schedule fails on the progress 0.0: .*step_size.*; give a function",
+    ),
+    ({"beta": lambda progress: None}, "beta fails on the progress 0.0: .*NoneType.*; give a function"),
+    ({"beta": lambda progress: float("nan")}, "beta gives nan for the progress 0.0; give a function"),
     ({"beta": [0.5] * 100}, "beta is an object of builtins.list; give a function"),
     ({"every": None}, "every is None; give seconds"),
     ({"every": "1"}, "every is '1'; give seconds"),

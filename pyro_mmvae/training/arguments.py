@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from numbers import Real
 from typing import Any
@@ -11,15 +12,16 @@ from pyro.optim import PyroOptim
 
 from pyro_mmvae.arrays import shown
 
+OF_PROGRESS = "give a function of progress from 0 to 1, such as mm.constant, or lambda progress: 0.5"
 BY_HAND = "give a function (parameters, lr) -> torch optimiser, such as torch.optim.AdamW"
 
 
-def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: object) -> None:
+def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: Any) -> None:
     """Refuses what `fit` could only fail with.
 
     Raises:
         ValueError: a loss that is a class or no loss, an optimizer that was made already or makes none, a negative time
-            between two records, or a setting that should be a function and is none.
+            between two records, or a setting that should be a function of progress and is none.
     """
     if isinstance(loss, type):
         raise ValueError(f"loss is the class {loss.__name__}; give an object of it, such as {loss.__name__}()")
@@ -31,7 +33,15 @@ def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: object) 
         raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
     for name, function in functions.items():
         if not callable(function):
-            raise ValueError(f"{name} is {shown(function)}; give a function, such as mm.constant of a schedule")
+            raise ValueError(f"{name} is {shown(function)}; {OF_PROGRESS}")
+        try:
+            first = float(function(0.0))
+        except TypeError as error:
+            raise ValueError(
+                f"{name} fails on the progress 0.0: {str(error).splitlines()[0]}; {OF_PROGRESS}"
+            ) from error
+        if not math.isfinite(first):
+            raise ValueError(f"{name} gives {first} for the progress 0.0; {OF_PROGRESS}")
 
 
 def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> torch.optim.Optimizer:
