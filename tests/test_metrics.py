@@ -126,6 +126,30 @@ def test_predictive_similarity_is_pointwise_mutual_information():
     torch.testing.assert_close(found, exact, rtol=0, atol=0.08)
 
 
+def test_padding_of_candidates_does_not_count():
+    """Tokens (row, position), some of them hidden: log p of those that are there, whatever stands in the others."""
+    tokens, seen = torch.randint(0, 6, (7, 4)), torch.arange(4) < torch.tensor([1, 4, 2, 3, 4, 1, 2]).unsqueeze(1)
+    net = nn.Sequential(mm.mlp(2, 24), nn.Unflatten(-1, (4, 6)))
+    parts = {
+        "text": mm.Modality(mm.CategoricalLikelihood(net)),
+        "a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2)),
+    }
+    vae, a = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), torch.randn(7, 3)
+    x = mm.Batch.of({"text": tokens, "a": a}, {"text": seen})
+    found = mm.predictive_similarity(vae, x, query=["a"], target="text", num_draws=20_000)
+    with torch.no_grad():
+        log_p = net(vae.posterior({"a": a}).sample((20_000,))).log_softmax(-1)  # (draw, row, position, token)
+    each = [log_p[:, :, range(4), row][:, :, there].sum(-1) for row, there in zip(tokens, seen)]
+    exact = torch.stack(each, -1).logsumexp(0)
+    exact = exact - (exact.logsumexp(0) - math.log(7))
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.02)
+    other = mm.Batch.of({"text": torch.where(seen, tokens, 5), "a": a}, {"text": seen})
+    torch.manual_seed(1)
+    first = mm.predictive_similarity(vae, x, query=["a"], target="text")
+    torch.manual_seed(1)
+    torch.testing.assert_close(mm.predictive_similarity(vae, other, query=["a"], target="text"), first)
+
+
 def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
     truth = LinearGaussian()
     x, vae = truth.simulate(600), truth.vae()

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyro_mmvae.arrays import tensor_of
-from pyro_mmvae.checks import check_collection
+from pyro_mmvae.arrays import tensor_of, with_axes
+from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.distributions import feasible, masked, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.weights import known, nesting, opened, parts, traces_of
@@ -108,7 +109,8 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
     is about log p(x_target,j): pointwise mutual information, in which no candidate wins everywhere.
 
     Args:
-        x: rows with all modalities named, complete.
+        x: rows with all modalities named, each with something of the target; its hidden entries, such as padding, do
+            not count.
         query: names of the modalities that are looked at.
         target: the modality whose entries are the candidates.
         num_draws: K.
@@ -128,12 +130,12 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
     check_collection(query)
     known(vae, query)
     known(vae, [target])
-    if target not in batch or not bool(batch.mask[target].all()):
+    if target not in batch or not bool(seen_rows(batch.mask[target]).all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
     depth = nesting(vae, batch)
     with pyro.validation_enabled(False):
         for part in parts(batch, num_draws * 8):
-            _, model = traces_of(vae, part.only(query), part.only([target]), num_draws, depth)
+            _, model = traces_of(vae, part.only(query), part.as_if_seen().only([target]), num_draws, depth)
             if target not in model.nodes:
                 raise ValueError(
                     f"modality {target!r} has no decoder, so that it has no likelihood; give another target"
@@ -141,10 +143,17 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
             p = model.nodes[target]["fn"]
             if batch[target].dim() > 1 + len(p.event_shape):
                 raise ValueError(f"modality {target!r} is repeated, so that no entry is the row's; give another target")
-            shape = (1, *[1] * (len(p.batch_shape) - 1), *p.event_shape)
-            found = [
-                p.log_prob(entry.reshape(shape)).reshape(num_draws, part.rows, -1).sum(-1) for entry in batch[target]
-            ]
+            entries = zip(batch[target], batch.mask[target])
+            found = [_log_prob(p, *entry).reshape(num_draws, part.rows, -1).sum(-1) for entry in entries]
             rows.append(torch.stack(found, -1).logsumexp(0) - math.log(num_draws))
     scores = torch.cat(rows)
     return scores - (scores.logsumexp(0) - math.log(len(scores)))
+
+
+def _log_prob(p: Distribution, entry: Tensor, mask: Tensor) -> Tensor:
+    """log p of one entry (*event) of a modality under every distribution of a batch, as far as it was seen."""
+    lead = [1] * len(p.batch_shape)
+    if not bool(mask.all()):
+        entry = torch.where(with_axes(mask, entry.dim()), entry, feasible(p, entry))
+        p = masked(p, mask.reshape(*lead, *mask.shape), mask.dim())
+    return p.log_prob(entry.reshape(*lead, *p.event_shape))
