@@ -212,6 +212,17 @@ def test_bars_of_a_modality_are_on_one_scale():
     assert len(mm.plot_entry(torch.arange(100.0)).patches) == 1  # a hundred bars are one shape, without gaps
 
 
+def test_grey_pictures_of_a_modality_are_on_one_scale():
+    """A prediction that is all but flat would show noise at full contrast on a scale of its own."""
+    x = {"sound": torch.randn(4, 6, 5) * 3 - 40, "counts": torch.poisson(torch.ones(4, 4)).long()}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE())
+    for ax in (mm.plot_reconstructions(vae, x), mm.plot_cross_modal(vae, x)):
+        scales = {cell.images[0].get_clim() for cell in ax.child_axes if cell.images}
+        assert scales == {(float(x["sound"].min()), float(x["sound"].max()))}
+    alone = mm.plot_entry(x["sound"][0]).images[0].get_clim()
+    assert alone == (float(x["sound"][0].min()), float(x["sound"][0].max()))
+
+
 def test_cross_modal_grids_predict_every_modality_from_every_other():
     vae, x = three(), three_rows(2)
     ax = mm.plot_cross_modal(vae, x)

@@ -26,7 +26,7 @@ class Look(NamedTuple):
         show: see `plot_entry`.
         span: the values that are black and full colour; None = by the values.
         chances: whether numbers may be probabilities of categories; None = by the values.
-        reach: the lowest and highest value of bars, 0 among them; None = by the values.
+        reach: the lowest and highest value of bars and of grey pictures; None = by the values.
     """
 
     show: Show | None = None
@@ -72,8 +72,8 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
         ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
     elif drawn.dim() == 1:
         _bars(drawn, ax, look.chances, None if look.show else look.reach)
-    elif drawn.dim() <= 3:
-        _picture(drawn, ax, None if look.show else look.span)
+    elif drawn.dim() <= 3:  # probabilities of categories are no pictures in the range of their numbers
+        _picture(drawn, ax, None if look.show else look.span, None if look.show or look.chances else look.reach)
     else:
         raise ValueError(f"value has shape {tuple(drawn.shape)}; give up to three axes, or show=a function to draw it")
     return ax
@@ -89,8 +89,8 @@ def span_of(value: Tensor, *others: Tensor) -> tuple[float, float]:
 
 
 def reach_of(*values: Tensor) -> tuple[float, float] | None:
-    """From where to where the bars of all of them go; None if they have no height."""
-    lows, highs = zip((0.0, 0.0), *map(_ends, values))
+    """The lowest and highest value of all of them; None if there are no two."""
+    lows, highs = zip(*map(_ends, values))
     return (min(lows), max(highs)) if min(lows) < max(highs) else None
 
 
@@ -99,7 +99,7 @@ def _ends(value: Tensor) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
 
 
-def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None) -> None:
+def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None, reach: tuple[float, float] | None) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import to_rgb
 
@@ -114,7 +114,8 @@ def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None) -> None:
         hole = torch.tensor([*to_rgb(HOLE), 1.0], dtype=torch.float64)[: value.shape[-1]]
         value = torch.where(value.isnan(), hole, (value.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
     shades = colormaps["magma" if max(value.shape) > 16 else "gray_r"].with_extremes(bad=HOLE)
-    ax.imshow(value.numpy(), cmap=shades, aspect="auto")
+    least, most = reach or (None, None)  # of grey pictures
+    ax.imshow(value.numpy(), cmap=shades, aspect="auto", vmin=least, vmax=most)
 
 
 def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, float] | None) -> None:
@@ -133,7 +134,7 @@ def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, flo
     else:
         ax.axhline(0.0, color=GREY, linewidth=0.6)
         if reach is not None:
-            ax.set_ylim(1.05 * reach[0], 1.05 * reach[1])
+            ax.set_ylim(1.05 * min(0.0, reach[0]), 1.05 * max(0.0, reach[1]))
 
 
 def _number(value: Any) -> str:
