@@ -148,8 +148,8 @@ def _measurements(name: str, x: Tensor, shown: Tensor, net: nn.Module) -> tuple[
     loc, scale = _spread(x, shown, lambda x: x.to(kind).double())
     if kind != torch.float64 and x.dtype == torch.float64:
         _lost(name, x, shown, kind)
-    learnt, loc, scale = LearnedScale(*x.shape[1:]), loc.to(kind), _or_one(scale).to(kind)
-    learnt.log.data = scale.log()
+    loc, scale = loc.to(kind), _or_one(scale).to(kind)
+    learnt = LearnedScale(*x.shape[1:], start=scale)
     return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)
 
 

@@ -21,12 +21,19 @@ LONGEST_TABLE = 1023
 """The largest total count of a binomial whose coefficients are looked up."""
 
 
+QUICK = 10.0
+"""How many times as far as other parameters the logarithm of a learnt scale goes in a step of the optimiser."""
+
+
 class LearnedScale(nn.Module):
     """A scale that is learnt and the same for every row: positive, of a shape that broadcasts with the data's.
 
+    A step of Adam is as long as the learning rate, whatever the gradient: at 1e-3 the logarithm would take 3000 of them
+    from 1 to 0.05, during which the data would hardly count. So a tenth of the logarithm is the parameter.
+
     Args:
         shape: () for one number, (features,) for one a feature.
-        start: where it starts.
+        start: where it starts, a number or a tensor of that shape.
 
     Example:
         >>> import pyro_mmvae as mm
@@ -35,12 +42,13 @@ class LearnedScale(nn.Module):
         tensor([0.5000, 0.5000], grad_fn=<SliceBackward0>)
     """
 
-    def __init__(self, *shape: int, start: float = 1.0):
+    def __init__(self, *shape: int, start: float | Tensor = 1.0):
         super().__init__()
-        self.log = nn.Parameter(torch.full(shape, float(start)).log())
+        log = torch.as_tensor(start, dtype=torch.get_default_dtype()).detach().log()
+        self.tenth = nn.Parameter((log / QUICK).expand(shape).clone())
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.log.exp()
+        return (QUICK * self.tenth).exp()
 
 
 class Positive(nn.Module):

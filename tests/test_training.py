@@ -309,3 +309,14 @@ def test_a_history_prints_as_a_line_and_says_which_epoch_was_kept():
     line = "3 epochs in 1.5 s: loss 1.00, held out 2.75 nats a row; kept epoch 1 (from 0), held out 2.50"
     assert str(history) == line and str(mm.History()) == "no epoch"
     assert str(mm.History(loss=[3.0], seconds=[0.25])) == "1 epoch in 0.2 s: loss 3.00 nats a row"
+
+
+def test_a_learnt_scale_comes_to_the_spread_of_the_data_in_time():
+    """From 1 to a twentieth, while no other weight can go further than 0.5."""
+    net = nn.Linear(1, 20)
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    part = mm.Modality(mm.NormalLikelihood(net), mm.encoder(20, 8, dim=1))
+    vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(1), mm.PoE())
+    mm.fit(vae, {"a": 0.05 * torch.randn(500, 20)}, epochs=20, batch_size=50, lr=5e-3, progress=False)
+    assert part.decoder(torch.zeros(1)).stddev[0].item() == pytest.approx(0.05, rel=0.1)
