@@ -128,6 +128,25 @@ def test_a_pair_too():
     assert any(seen)  # a method of the module itself, which is in the mode that the user chose
 
 
+class First(nn.Module):
+    """Says 1 where the first number is positive."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.look = nn.Sequential(Watch(seen), nn.Dropout(0.5))
+
+    def forward(self, x):
+        return (self.look(x.reshape(len(x), -1).double())[:, 0] > 0).long()
+
+
+def test_a_judge_is_asked_in_eval_mode_too():
+    seen, (vae, _) = [], moody()
+    judges = {name: First(seen).train() for name in NAMES}
+    mm.coherence(vae, three_rows(6), [0] * 6, judges)
+    mm.joint_coherence(vae, judges, num_draws=10)
+    assert seen and not any(seen) and all(judge.look[1].training for judge in judges.values())
+
+
 @pytest.mark.parametrize("thing, what", [(None, "None"), ({}, "a dict"), (mm.MultimodalVAE, "the class Multi")])
 def test_what_is_no_model_is_refused_in_one_line(thing, what):
     for ask in (mm.fit, mm.log_likelihood, mm.impute):

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_named, seen_rows
@@ -19,7 +19,7 @@ from pyro_mmvae.diagnostics.escalation import posterior_draws
 from pyro_mmvae.generation import generate
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
-from pyro_mmvae.modes import tool
+from pyro_mmvae.modes import at_rest, tool
 from pyro_mmvae.view import subsets_of
 from pyro_mmvae.weights import known, opened
 
@@ -157,8 +157,9 @@ def coherence(
 
 
 def _said(name: str, classifier: Callable[[Tensor], Tensor], drawn: Tensor) -> Tensor:
-    """What a classifier says of every row."""
-    return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn), len(drawn)).cpu()
+    """What a classifier says of every row; a module in eval mode, as the networks of the model are asked."""
+    with at_rest([classifier] if isinstance(classifier, nn.Module) else []):
+        return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn), len(drawn)).cpu()
 
 
 @torch.no_grad()
