@@ -167,8 +167,8 @@ for line, row in zip(axes, shown[1::2]):
             spine.set(color="tab:green" if candidate == row else "0.8", linewidth=3 if candidate == row else 1)
 
 # %% [markdown]
-# Well above chance both ways: the right one comes first for 6 to 9 % of the queries, where chance is 0.4 %, and is
-# among the first ten for a third or more. Look at the mistakes: they are often of the right colour, and sometimes of the
+# Well above chance both ways: the right one comes first for 9 to 10 % of the queries, where chance is 0.4 %, and is
+# among the first ten for four in ten. Look at the mistakes: they are often of the right colour, and sometimes of the
 # right kind (arrows for an arrow, hearts for a heart). The true partner has a green frame, where it is among the first
 # six.
 #
@@ -182,9 +182,8 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Not good at all: over-confident for every subset, and k-hat good for very few rows. A picture has 3,072 numbers,
-# which this likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal lacks
-# about two nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose several
-# more.
+# Not good at all: over-confident for every subset, and k-hat good for no row. A picture has 3,072 numbers, which this
+# likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal lacks up to six nats
+# of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose tens or hundreds more.
 # Rank by these predictions, as above; do not take the log-likelihoods for more than loose lower bounds, and do not
 # read the codes with error bars.
