@@ -8,7 +8,7 @@ from cases import three, three_holes, three_rows
 from exact import LinearGaussian
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics.refine import fit_normal
+from pyro_mmvae.diagnostics.refine import fit_normal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.weights import draw, nesting, opened
@@ -158,3 +158,12 @@ def test_what_a_guide_far_off_has_found_counts_as_much_as_it_is(found, tells):
     fitted = Witness(q.sample((1000,)), torch.zeros(1000, 1))
     guide = Witness(20 + 0.1 * q.sample((1000,)), torch.full((1000, 1), found))
     assert bool(fitted.lacks(guide, q)) == tells and not bool(guide.lacks(guide, q))
+
+
+def test_draws_so_far_off_that_they_are_all_one_number_have_moments():
+    """In float32 their mean is off by more than the least scale, which made a covariance that is none."""
+    z = torch.randn(1000, 2, 3, dtype=torch.float32)
+    z[:, 1, :2] = torch.tensor([242550.3, -79157.7])
+    q = moments(z, full_rank=True)
+    assert bool(q.scale_tril.isfinite().all()) and bool((q.scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all())
+    torch.testing.assert_close(q.stddev[0], z[:, 0].std(0), rtol=2e-3, atol=0)

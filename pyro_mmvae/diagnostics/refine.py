@@ -76,10 +76,12 @@ def climbed(
 
 def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
     """The normal with the mean and covariance, or standard deviations alone, of draws (draw, row, size)."""
-    loc, scale = z.mean(0), z.std(0).clamp(min=1e-6)
+    loc = z.mean(0)
+    apart = z - loc
+    scale = (apart.square().sum(0) / (len(z) - 1)).sqrt().clamp(min=1e-6)  # far off, the rounding of loc is part of it
     if not full_rank:
         return diagonal(loc, scale)
-    white = (z - loc) / scale
+    white = apart / scale
     correlation = torch.einsum("drk,drl->rkl", white, white) / len(z)
     correlation = correlation + 1e-3 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
     factor = scale.unsqueeze(-1) * torch.linalg.cholesky(correlation)
