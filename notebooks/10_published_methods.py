@@ -265,9 +265,10 @@ figure.suptitle("One point a seed; grey: codes drawn by the guide; red: from the
 #   explain everything, are right for some 40 to 50 %, the products of experts for about 20 % or fewer.
 # - **Chance is 10 %**, and MMVM, JNF and Nexus stand little above it from voice to label at this budget. JNF learns its
 #   unimodal flows in 9 epochs, after 9 for the rest; Nexus puts its effort into each modality alone, and is among the
-#   best in log p(x) with hardly anything carried across; MMVM only draws its separate codes together. It says that they
-#   want more than this budget, and not that they do not work. DMVAE names digits, but draws little above chance, perhaps
-#   because it leaves the picture to its private code.
+#   best in log p(x) with hardly anything carried across. That these two want more than this budget does not say that
+#   they do not work. MMVM only draws its separate codes together, and to lie apart costs them log 3 nats at most: it
+#   stays there with any budget, see its docstring. DMVAE names digits, but draws little above chance, perhaps because
+#   it leaves the picture to its private code.
 # - **Two seeds are few.** By the rule of the stars, differences below about 11 % (label from voice) or 30 nats are none.
 #   Raise `SCALE` for more seeds, rows and epochs before you choose a method by such a table.
 #

@@ -110,6 +110,10 @@ def mmvm(modalities: Modalities) -> Ready:
     mixture. The mixture itself is the prior, as in the paper's formula; the authors' code has a looser bound on it.
     There is nothing to draw from without data: `mm.generate` says so.
 
+    Limits: each code is in the mixture, so that to lie apart costs log M nats at most, and little draws the codes
+    together: names of digits from pictures stay at chance (10 %) after 100 epochs. The looser bound is the same model
+    with `mm.Pooled(mm.StandardNormal(dim), 1 / M)` as the prior of each private code, and names 74 % there.
+
     Args:
         modalities: their encoders give the codes, all of one size.
 
