@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Place = tuple[nn.Module, str]
 """A module, and what the buffer is called in it."""
@@ -24,7 +25,7 @@ def apart(modules: Iterable[nn.Module]) -> None:
     """Gives buffers whose entries lie on top of each other, as after `expand`, memory that can be written to."""
     for _, (module, name) in places(modules):
         value = module._buffers[name]
-        if value is not None and _overlaps(value):
+        if value is not None and not is_lazy(value) and _overlaps(value):
             module._buffers[name] = value.clone(memory_format=torch.contiguous_format)
 
 

@@ -250,7 +250,7 @@ def test_a_module_is_told_which_version_of_it_was_saved(tmp_path, wrap, monkeypa
 
 def test_layers_that_take_their_sizes_from_data_take_them_from_a_file(tmp_path):
     def build(features=nn.LazyLinear):
-        look = nn.Sequential(features(8), nn.ReLU(), mm.NormalHead(8, 2))
+        look = nn.Sequential(features(8), nn.LazyBatchNorm1d(), nn.ReLU(), mm.NormalHead(8, 2))
         parts = {"body": mm.Modality(mm.NormalLikelihood(nn.LazyLinear(3)), look)}
         return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
 
