@@ -69,7 +69,9 @@ def kind_of(value: object) -> str:
 def distribution(what: str, value: Any) -> Distribution:
     """What a part of the model returned; raises TypeError for what is no distribution."""
     if not isinstance(value, Distribution):
-        raise TypeError(f"{what} returned {type(value).__name__}; it must return a Pyro distribution")
+        whose = ", one of torch's own" if isinstance(value, torch.distributions.Distribution) else ""
+        advice = ", as from pyro.distributions" if whose else ""
+        raise TypeError(f"{what} returned {type(value).__name__}{whose}; it must return a Pyro distribution{advice}")
     return value
 
 

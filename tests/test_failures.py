@@ -97,3 +97,18 @@ def test_stock_svi_is_told_of_layers_without_sizes():
     before = vae.modalities["p"].decoder.net.weight.detach().clone()
     step(x)
     assert not torch.equal(before, vae.modalities["p"].decoder.net.weight)
+
+
+class OfTorch(nn.Linear):
+    """Forgot that Pyro has distributions of the same names."""
+
+    def forward(self, x):
+        return torch.distributions.Independent(torch.distributions.Normal(super().forward(x), 1.0), 1)
+
+
+def test_a_distribution_of_torch_is_told_from_one_of_pyro():
+    says = (
+        "the encoder of 'p' returned Independent, one of torch's own; it must return a Pyro distribution, as from pyro"
+    )
+    with pytest.raises(TypeError, match=f"^{says}"):
+        mm.fit(model(look=OfTorch(6, 2)), {"p": torch.randn(9, 6)}, epochs=1, progress=False)
