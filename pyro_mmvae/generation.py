@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import plates_of, row_axis, value_of
+from pyro_mmvae.sites import is_derived, plates_of, row_axis, value_of
 from pyro_mmvae.weights import devices
 
 FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
@@ -54,7 +55,7 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
         depth = _nesting(vae)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    sites = {name: site for name, site in trace.nodes.items() if row_axis(site) is not None}
+    sites = {k: site for k, site in trace.nodes.items() if row_axis(site) is not None and not is_derived(site)}
     drawn = {name: value_of(site, num_draws, 1).squeeze(1) for name, site in sites.items()}
     modalities = _modalities(vae, drawn)
     data = {name: value for name, value in drawn.items() if name in modalities}
@@ -76,7 +77,14 @@ def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
 
 
 def _nesting(vae: Any) -> int:
-    """How many axes the model's plates take when it runs without data."""
+    """How many axes the model's plates take when it runs without data; raises ValueError if it cannot."""
+    try:
+        inspect.signature(vae.model).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"the model cannot be drawn from without data ({error}); give x and mask defaults, as in"
+            " def model(x=None, mask=None), and let it draw one row then"
+        ) from None
     with silent(), undisturbed(devices(vae, {})):
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
     return max((-frame.dim for frame in plates_of(trace)), default=0)

@@ -17,7 +17,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import value_of
+from pyro_mmvae.sites import rows_first, value_of
 from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import known, nesting, opened, rows_at_once
 
@@ -180,15 +180,13 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
             f"the likelihood of {site['name']!r}, a {type(base).__name__}, knows no mean; take that of draws, such as"
             f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).mean(0)"
         ) from error
-    shape = value.shape[len(p.batch_shape) :]
-    value = value.reshape(*p.batch_shape, *shape)
-    axes = value.shape[2 : len(p.batch_shape)]
-    value = value.expand(num_draws, rows, *axes, *shape).mean(0, keepdim=True)
+    events = value.dim() - len(p.batch_shape)
+    value = rows_first(site, value, events, num_draws, rows).mean(0, keepdim=True)
     if isinstance(base, Columnwise):
         for column, categories in base.categories().items():
-            probs = categories.expand(num_draws, rows, *axes, categories.shape[-1]).mean(0, keepdim=True)
+            probs = rows_first(site, categories, 1, num_draws, rows).mean(0, keepdim=True)
             value[..., column] = probs.argmax(-1)
-    return value.squeeze(2) if axes == (1,) else value
+    return value
 
 
 def _explain(

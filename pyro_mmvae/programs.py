@@ -77,6 +77,9 @@ class Program(nn.Module):
         super().__init__()
         self.vae, self.function = vae, function
 
+    def __reduce__(self) -> Any:  # its function goes by the name of the program
+        return getattr, (self.vae, self.function.__name__)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not _TURN.acquire(blocking=False):
             raise RuntimeError(

@@ -1,10 +1,12 @@
-"""What the sites of a trace say of rows: codes and log-probabilities by draw and row."""
+"""What stands at a sample site, row by row, however the plates of its program lie."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -17,34 +19,62 @@ def row_axis(site: Any) -> int | None:
     return next((f.dim for f in site["cond_indep_stack"] if f.name == "data"), None)
 
 
+def is_derived(site: Any) -> bool:
+    """Whether a site draws nothing: `pyro.deterministic`, and `pyro.factor`."""
+    return bool(site["infer"].get("_deterministic")) or isinstance(site["fn"], Unit)
+
+
 def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
-    """The site's log-probability (draw, row), in nats: masks count, weights and KL scales do not."""
-    axis = row_axis(site)
-    assert axis is not None
+    """The site's log-probability (draw, row), in nats: masks count, weights and KL scales do not; see `check_axes`."""
     log_prob = site["fn"].log_prob(site["value"])
     mask = site["mask"]
     if isinstance(mask, Tensor):
         log_prob = torch.where(mask, log_prob, 0)
     elif mask is False:
         log_prob = log_prob * 0.0
-    right = -axis - 1
-    if log_prob.dim() > right > 0:
-        log_prob = log_prob.flatten(log_prob.dim() - right).sum(-1)
-    while log_prob.dim() > 2:  # plates between the draws and the rows
-        log_prob = log_prob.sum(1)
-    return log_prob.expand(num_draws, rows)
+    check_axes(site, log_prob)
+    log_prob = rows_first(site, log_prob, 0, num_draws, rows)
+    return log_prob if log_prob.dim() == 2 else log_prob.flatten(2).sum(-1)
+
+
+def check_axes(site: Any, log_prob: Tensor) -> None:
+    """Raises ValueError if a site's log-probabilities have axes that no plate knows of: then rows, or draws, got mixed,
+    and every number would count several times."""
+    deepest = max((-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
+    if log_prob.shape[: max(0, log_prob.dim() - deepest)].numel() > 1:
+        raise ValueError(
+            f"the site {site['name']!r} has log-probabilities {tuple(log_prob.shape)}, more axes than its plates: the"
+            " program mixes rows or draws; add .to_event(k), or count axes from the right, as draws stand to the left"
+        )
 
 
 def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
-    """The site's value, (draw, row, *event), without the axis of repeats where that is one."""
-    axis, events = row_axis(site), len(site["fn"].event_shape)
-    value = site["value"]
-    assert axis is not None
-    event = value.shape[value.dim() - events :]
-    right = value.shape[value.dim() - events + axis + 1 : value.dim() - events]
-    value = value.expand(num_draws, *([1] * max(0, value.dim() - 2 - len(right) - events)), rows, *right, *event)
-    keep = [] if all(size == 1 for size in right) else list(right)
-    return value.reshape(num_draws, rows, *keep, *event)
+    """The site's value, (draw, row, *plates, *event), see `rows_first`."""
+    return rows_first(site, site["value"], len(site["fn"].event_shape), num_draws, rows)
+
+
+def rows_first(site: Any, value: Tensor, events: int, num_draws: int, rows: int) -> Tensor:
+    """A tensor that has the batch axes of a site and `events` more as (draw, row, *plates, *event): the plates besides
+    "data", on whichever side of it they are, stand behind the rows; one entry of each takes no axis."""
+    dims = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
+    depth = -dims.get("draws", min(dims["data"], events - value.dim()) - 1)  # of all batch axes, with one for draws
+    shape = *[1] * (depth + events - value.dim()), *value.shape[-depth - events :]
+    value = value.reshape(shape).movedim(depth + dims["data"], 1)
+    plates, left = value.shape[2:depth], depth + dims["data"] - 1
+    own = *besides(plates[:left], plates[left:]), *value.shape[depth:]
+    return value.expand(num_draws, rows, *value.shape[2:]).reshape(num_draws, rows, *own)
+
+
+def as_drawn(value: Tensor, batch: Sequence[int], axis: int, depth: int, event: Sequence[int]) -> Tensor:
+    """The other way round: (draw, row, *plates, *event) as a draw at a site with that batch shape, whose rows are at
+    `axis`, under plates of that depth and one of draws."""
+    batch, row = [*[1] * (depth + 1 - len(batch)), *batch], depth + 1 + axis
+    return value.reshape(*value.shape[:2], *batch[1:row], *batch[row + 1 :], *event).movedim(1, row)
+
+
+def besides(left: Sequence[int], right: Sequence[int]) -> list[int]:
+    """The axes that plates on the left and on the right of the rows keep."""
+    return [size for size in left if size > 1] + ([] if all(size == 1 for size in right) else list(right))
 
 
 def plates_of(*traces: Trace) -> list[Any]:

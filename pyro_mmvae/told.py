@@ -18,7 +18,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named, refuse_outside
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import silent
-from pyro_mmvae.sites import auxiliary, row_axis, value_of
+from pyro_mmvae.sites import as_drawn, auxiliary, row_axis, value_of
 from pyro_mmvae.weights import devices, known
 
 Latents = Mapping[str, Tensor]
@@ -52,9 +52,8 @@ class Told(Messenger):
         if msg["name"] in self.latents:
             axis, fn = row_axis(msg), msg["fn"]
             assert axis is not None
-            value, right = self.latents[msg["name"]], fn.batch_shape[len(fn.batch_shape) + axis + 1 :]
-            ones = [1] * (self.depth + axis)
-            msg["value"] = _filled(value.reshape(len(value), *ones, value.shape[1], *right, *fn.event_shape), fn)
+            value = as_drawn(self.latents[msg["name"]], fn.batch_shape, axis, self.depth, fn.event_shape)
+            msg["value"] = _filled(value, fn)
 
 
 def _filled(value: Tensor, fn: Distribution) -> Tensor:

@@ -31,7 +31,7 @@ class Draws(NamedTuple):
     """Draws of the latent sites from a guide, and how the model weighs them.
 
     Attributes:
-        latents: site -> (draw, row, *event), the axis of repeats taken out.
+        latents: site -> (draw, row, *plates, *event), see `value_of`.
         log_weights: log p(x, z) - log q(z | x), (draw, row), in nats.
         log_likelihood: name -> log p(x_m | z), (draw, row), in nats, zero where nothing was observed.
         model: the trace of the model, for whoever needs more.

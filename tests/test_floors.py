@@ -11,7 +11,7 @@ ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
     {"arrays", "chance", "warn", "buffers"},
     {"distributions"},
-    {"heads", "memory", "accelerator", "checks", "view", "announce", "subpixel"},
+    {"heads", "memory", "accelerator", "checks", "view", "announce", "subpixel", "sites"},
     {
         "networks",
         "data",

@@ -178,3 +178,15 @@ def test_render_model_shows_every_site_and_plate():
     graph = pyro.render_model(vae.model, model_args=(x,))
     for word in ("z", "body", "label", "counts", "data", "body_plate"):
         assert word in graph.source
+
+
+def test_programs_and_elbo_modules_are_pickled_with_their_model(tmp_path):
+    vae, x = three(), three_rows(ROWS)
+    torch.save(Trace_ELBO()(vae.model, vae.guide), tmp_path / "elbo")
+    found = torch.load(tmp_path / "elbo", weights_only=False)
+    assert found.model.vae is found.guide.vae is not vae
+    losses = []
+    for elbo in (found, Trace_ELBO()(vae.model, vae.guide)):
+        pyro.set_rng_seed(1)
+        losses.append(elbo(x).item())
+    assert losses[0] == losses[1]

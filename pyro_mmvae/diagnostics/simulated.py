@@ -86,16 +86,19 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
 
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """Codes (row, dim) with the axes that the guide's sites have."""
+    """Codes (row, *plates, *event), laid out as the sites of the programs have them; those of no site are left out."""
     with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)), torch.no_grad():
-        guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
+        nodes = dict(poutine.trace(vae.guide).get_trace(batch, batch.mask).nodes)
+        if not nodes.keys() >= truth.keys():  # the model may have codes that its guide leaves to the prior
+            nodes = {**poutine.trace(vae.model).get_trace(batch, batch.mask).nodes, **nodes}
     placed = {}
     for name, value in truth.items():
-        site = guide.nodes[name] if name in guide else None
-        axis = None if site is None else row_axis(site)
-        events = value.dim() - 1 if site is None else len(site["fn"].event_shape)
-        inside = value.dim() > 1 + events  # then the plates inside "data" are there already
-        placed[name] = value.reshape(len(value), *[1] * (0 if inside else -(axis or -2) - 1), *value.shape[1:])
+        axis = row_axis(nodes[name]) if name in nodes else None
+        if axis is not None:
+            fn = nodes[name]["fn"]
+            row = len(fn.batch_shape) + axis
+            plates = [*fn.batch_shape[:row], *fn.batch_shape[row + 1 :]]
+            placed[name] = value.reshape(len(value), *plates, *fn.event_shape).movedim(0, row)
     return placed
 
 

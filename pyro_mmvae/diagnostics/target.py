@@ -15,7 +15,7 @@ from torch.distributions import Transform, biject_to
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, plain_support
 from pyro_mmvae.programs import silent
-from pyro_mmvae.sites import per_row, row_axis, value_of
+from pyro_mmvae.sites import besides, per_row, row_axis, value_of
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of
 
 
@@ -25,9 +25,9 @@ class Coordinates(NamedTuple):
     Attributes:
         columns: of the coordinates.
         transform: reals -> the support of the site.
-        real, inner: shape of one row's value in the reals and on the support, plates inside "data" first.
-        left: axes between those of draws and rows.
-        events: axes of one event.
+        real, inner: shape of one row's value in the reals and on the support, plates besides "data" first.
+        left: plates on the left of the rows.
+        shape: of one row's value as `mm.importance` gives it.
     """
 
     columns: slice
@@ -35,7 +35,7 @@ class Coordinates(NamedTuple):
     real: torch.Size
     inner: torch.Size
     left: int
-    events: int
+    shape: list[int]
 
 
 class Target:
@@ -126,7 +126,8 @@ class Target:
 
     def log_prob(self, z: Tensor, shared: dict[str, Tensor]) -> Tensor:
         """log p(x_S, z), (draw, row), in nats; -inf where it is not a number."""
-        placed, total = self._placed(z)
+        values, total = self._values(z)
+        placed = {name: value.movedim(1, 1 + self.sites[name].left) for name, value in values.items()}
         for site in self._trace({**shared, **placed}, len(z)).nodes.values():
             if row_axis(site) is not None:
                 total = total + per_row(site, len(z), self.batch.rows)
@@ -161,29 +162,24 @@ class Target:
         found = []
         for name, site in self.sites.items():
             value = latents[name]
-            value = value.reshape(*value.shape[:1], *[1] * site.left, self.batch.rows, *site.inner)
+            value = value.reshape(len(value), self.batch.rows, *site.inner)
             found.append(site.transform.inv(value).reshape(len(value), self.batch.rows, -1))
         return torch.cat(found, -1)
 
     def latents(self, z: Tensor) -> dict[str, Tensor]:
         """Real coordinates as codes by site, (draw, row, *event), as `mm.importance` gives them."""
-        found = {}
-        for name, value in self._placed(z)[0].items():
-            site = self.sites[name]
-            plates = site.inner[: len(site.inner) - site.events]
-            keep = [] if all(size == 1 for size in plates) else plates
-            found[name] = value.reshape(*z.shape[:2], *keep, *site.inner[len(plates) :])
-        return found
+        values = self._values(z)[0]
+        return {name: value.reshape(*z.shape[:2], *self.sites[name].shape) for name, value in values.items()}
 
-    def _placed(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The value of every site, laid out as its plates want it, and the log volume of all the transforms."""
-        placed, volume = {}, z.new_zeros(z.shape[:2])
+    def _values(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The value of every site, (draw, row, *inner), and the log volume of all the transforms."""
+        values, volume = {}, z.new_zeros(z.shape[:2])
         for name, site in self.sites.items():
-            real = z[..., site.columns].reshape(len(z), *[1] * site.left, z.shape[1], *site.real)
-            placed[name] = site.transform(real)
-            log_volume = site.transform.log_abs_det_jacobian(real, placed[name])
+            real = z[..., site.columns].reshape(*z.shape[:2], *site.real)
+            values[name] = site.transform(real)
+            log_volume = site.transform.log_abs_det_jacobian(real, values[name])
             volume = volume + log_volume.reshape(*z.shape[:2], -1).sum(-1)
-        return placed, volume
+        return values, volume
 
 
 def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
@@ -194,7 +190,9 @@ def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
         )
     axis, event = row_axis(site), site["fn"].event_shape
     assert axis is not None
-    plates = site["fn"].batch_shape[len(site["fn"].batch_shape) + axis + 1 :]
+    batch = site["fn"].batch_shape
+    batch, row = [*[1] * (depth + 1 - len(batch)), *batch], depth + 1 + axis
+    plates = [*batch[1:row], *batch[row + 1 :]]
     try:
         transform = biject_to(support)
     except NotImplementedError:
@@ -202,4 +200,5 @@ def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
         raise ValueError(f"the site {name!r} cannot be refined: its {kind}, which torch has no transform to") from None
     real = torch.Size([*plates, *transform.inverse_shape(event)])
     columns = slice(start, start + real.numel())
-    return Coordinates(columns, transform, real, torch.Size([*plates, *event]), depth + axis, len(event))
+    shape = [*besides(batch[1:row], batch[row + 1 :]), *event]
+    return Coordinates(columns, transform, real, torch.Size([*plates, *event]), row - 1, shape)

@@ -89,7 +89,7 @@ class Objective(Loss):
     def _traces(self, model: Any, guide: Any, batch: Batch, view: View) -> tuple[Trace, Trace, Any]:
         """Guide and model of one view, and the share of its stratum: (row, 1), one number, or None for the whole."""
         args = (batch, batch.mask) if view == EVERYTHING else (batch, batch.mask, view)
-        with pyro.plate("particles", self.num_particles, dim=-1 - self.max_plate_nesting):
+        with pyro.plate("draws", self.num_particles, dim=-1 - self.max_plate_nesting):
             q = poutine.trace(guide).get_trace(*args)
             share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
             rows = _that_count(batch, view, share)
@@ -104,7 +104,8 @@ class Objective(Loss):
             return site["scale"] * per_row(site, self.num_particles, batch.rows)
 
         zero = torch.zeros((), device=batch.device)
-        log_w = sum((weight(p.nodes[name]) for name in p.observation_nodes if name in batch), zero)
+        seen = [p.nodes[name] for name in p.observation_nodes if row_axis(p.nodes[name]) is not None]
+        log_w = sum((weight(site) for site in seen), zero)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
         for name in codes if beta else ():
             site = q.nodes[name]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
+from pyro_mmvae.sites import check_axes, row_axis
 from pyro_mmvae.training.compiled import Compiled
 
 T = TypeVar("T")
@@ -172,9 +174,11 @@ def inventory(
 ) -> dict[str, Tensor]:
     """The tensors to train, by name."""
     _check_guide(vae, batch, devices, modules)
+    batch = batch if batch.rows > 1 else batch.take(torch.tensor([0, 0], device="cpu"))  # one row mixes with none
     with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-        poutine.replay(vae.model, guide)(batch, batch.mask)
+        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
+        _check_axes(guide, model)
     unique: dict[int, tuple[str, Tensor]] = {}
     for site, node in capture.trace.nodes.items():
         value = node["value"].unconstrained()
@@ -185,6 +189,13 @@ def inventory(
             " networks of programs of your own to Pyro by pyro.module"
         )
     return distinct(unique.values())
+
+
+def _check_axes(*traces: Trace) -> None:
+    """Raises ValueError for programs that mix rows, which Pyro's validation, off in here, would tell of."""
+    for site in (site for trace in traces for site in trace.nodes.values() if row_axis(site) is not None):
+        with suppress(NotImplementedError):
+            check_axes(site, site["fn"].log_prob(site["value"]))
 
 
 def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> None:
