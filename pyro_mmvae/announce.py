@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
+from pyro.params.param_store import param_with_module_name
+from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.trace_messenger import TraceMessenger
@@ -73,12 +77,17 @@ def announce(module: nn.Module) -> None:
     trace of the whole step and one is announced, which tells the loss that there is something to train.
     """
     steps = _steps()
+    if len(steps) > 1:
+        _refuse_tracing()
     told = [vars(trace).setdefault("announced", {}) for trace in steps]
     if told and all(id(module) in names for names in told):
         _announce(*told[-1][id(module)])
         return
     direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
-    sites = [(f"vae{id(module):x}.{name}", p) for name, p in named_parameters(module) if p.requires_grad]
+    free = [(name, p) for name, p in named_parameters(module) if p.requires_grad]
+    sites = [(f"vae{id(module):x}.{name}", p) for name, p in free]
+    if steps and free:
+        _name(module, free, "vae" if not told[-1] else f"vae{len(told[-1]) + 1}")
     for site, parameter in sites[:1] if direct else sites:
         _announce(site, parameter)
     for trace in steps if direct else ():
@@ -87,6 +96,31 @@ def announce(module: nn.Module) -> None:
     for trace, names in zip(steps, told):
         if sites and sites[-1][0] in trace.nodes:  # a `block` may have kept them from it
             names[id(module)] = sites[0]
+
+
+def _refuse_tracing() -> None:
+    """Raises ValueError in a loss that torch.jit traces: it looks for parameters in Pyro's store, behind a block."""
+    last = max(place for place, handler in enumerate(_PYRO_STACK) if getattr(handler, "param_only", False))
+    if isinstance(_PYRO_STACK[last - 1], BlockMessenger):
+        raise ValueError(
+            "the loss is one of Pyro's JitTrace_ELBO and its like, which look for parameters in Pyro's store, where a"
+            " MultimodalVAE keeps none; give Trace_ELBO(), or call mm.fit(compile='eager') for a traced step"
+        )
+
+
+def _name(module: nn.Module, parameters: list[tuple[str, Tensor]], title: str) -> None:
+    """Tells Pyro's optimisers the names of parameters, as `pyro.module(title, module)` would, for settings that go by
+    name and for saving; forgotten with the module."""
+    names = pyro.get_param_store()._param_to_name
+    if not all(p in names for _, p in (parameters[0], parameters[-1])):
+        own = {p: param_with_module_name(title, name) for name, p in parameters}
+        names.update({p: name for p, name in own.items() if p not in names})
+        weakref.finalize(module, _forget, list(own))
+
+
+def _forget(parameters: list[Tensor]) -> None:
+    for p in parameters:
+        pyro.get_param_store()._param_to_name.pop(p, None)
 
 
 def _announce(site: str, parameter: Tensor) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
+import pyro
 import torch
 from pyro.optim import PyroOptim
 from torch import Tensor
@@ -144,8 +146,8 @@ class optim(PyroOptim):
         optim_args: keyword arguments of the torch optimiser, such as {"lr": 1e-3}.
         constructor: the torch optimiser; by default `mm.Adam`, or torch's own for options that it lacks.
 
-    Limits: all parameters share their settings, and its state cannot be saved through Pyro (parameters that are no
-    members of Pyro's store have no name there); for runs that are to be resumed use `mm.fit(checkpoint=...)`.
+    `save` and `load` go by the parameters' names, as those of Pyro's optimisers do, which read each other's files; the
+    settings are those that it was made with. Limits: all parameters share them.
 
     Example:
         >>> import pyro_mmvae as mm
@@ -169,8 +171,25 @@ class optim(PyroOptim):
         elif new:
             self.single.add_param_group({"params": new})
         self.known.update(new)
+        waiting = self._state_waiting_to_be_consumed
+        for p in [p for p in self.known if _name_of(p) in waiting] if waiting else ():
+            self.single.state[p] = deepcopy(waiting.pop(_name_of(p))["state"][0])
         step_of(self.single)()
         self.single.zero_grad(set_to_none=True)  # else SVI fills them with zeros, and backward adds to those
 
     def get_state(self) -> dict[str, Any]:
-        raise NotImplementedError("mm.optim keeps no state by parameter name; resume runs with mm.fit(checkpoint=...)")
+        """The state of every parameter by its name in Pyro's store, as if each had an optimiser of its own."""
+        groups = [] if self.single is None else self.single.param_groups
+        return {
+            _name_of(p): {"state": {0: self.single.state[p]}, "param_groups": [{**group, "params": [0]}]}
+            for group in groups
+            for p in group["params"]
+            if self.single is not None and p in self.single.state
+        }
+
+
+def _name_of(p: Tensor) -> str:
+    name = pyro.get_param_store().param_name(p)
+    if name is None:
+        raise ValueError("a parameter has no name in Pyro's store; save the optimiser right after a step of SVI")
+    return name

@@ -66,8 +66,9 @@ class Pair(NamedTuple):
 class Program(nn.Module):
     """A model or a guide as a module, so that `ELBO()(model, guide).parameters()` finds its parameters.
 
-    When it runs under a Pyro handler it announces them, one "param" site each, without a word to Pyro's parameter
-    store: stock SVI trains what it sees, two models never share a name, and nothing is left behind.
+    When it runs under a Pyro handler it announces them, one "param" site each: stock SVI trains what it sees, and two
+    models never share a name. Pyro's store holds none of them; while the model lives it knows their names, as
+    "vae$$$modalities.image...", by which Pyro's optimisers take settings and save their state.
 
     Raises:
         RuntimeError: another thread is training or asking a model, see `alone`.

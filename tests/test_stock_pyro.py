@@ -1,5 +1,6 @@
 """Stock Pyro, unchanged, on the two programs."""
 
+import gc
 import importlib.util
 
 import pyro
@@ -8,7 +9,17 @@ import torch
 from cases import three, three_holes, three_rows
 from exact import LinearGaussian
 from pyro import poutine
-from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    JitTrace_ELBO,
+    Predictive,
+    RenyiELBO,
+    Trace_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
 from pyro.infer.autoguide import AutoNormal
 
 import pyro_mmvae as mm
@@ -59,6 +70,69 @@ def test_a_handler_of_the_users_decides_what_is_trained(fresh):
         svi.step(x)
     for name, p in vae.named_parameters():
         assert torch.equal(before[name], p) == (".decoder." in name), name
+
+
+@pytest.mark.parametrize("arguments", [1, 2])
+def test_settings_of_an_optimiser_go_by_names(arguments):
+    def settings(*title):
+        assert title[0].partition(".")[0] == "vae"
+        return {"lr": 0.0 if ".decoder." in title[-1] else 1e-2}
+
+    vae, x = three(), three_rows(ROWS)
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    optim = pyro.optim.Adam((lambda name: settings(name)) if arguments == 1 else lambda vae, name: settings(vae, name))
+    SVI(vae.model, vae.guide, optim, Trace_ELBO()).step(x)
+    for name, p in vae.named_parameters():
+        assert torch.equal(before[name], p) == (".decoder." in name), name
+
+
+RESUMED = {
+    "pyro.optim": (OPTIMISERS["Adam"], OPTIMISERS["Adam"]),
+    "mm.optim": (lambda: mm.optim({"lr": 1e-2}), lambda: mm.optim({"lr": 1e-2})),
+    "mm.optim goes on": (OPTIMISERS["Adam"], lambda: mm.optim({"lr": 1e-2})),
+    "pyro.optim goes on": (lambda: mm.optim({"lr": 1e-2}), OPTIMISERS["Adam"]),
+}
+
+
+@pytest.mark.parametrize("makes", RESUMED.values(), ids=RESUMED)
+def test_an_optimiser_that_was_saved_goes_on_with_a_model_of_another_process(makes, tmp_path):
+    x, mask = three_rows(ROWS), three_holes(ROWS)
+
+    def train(vae, optim, seeds):
+        svi = SVI(vae.model, vae.guide, optim, Trace_ELBO())
+        for seed in seeds:
+            pyro.set_rng_seed(seed)
+            svi.step(x, mask)
+
+    whole, optim = three(), makes[0]()
+    train(whole, optim, range(3))
+    optim.save(tmp_path / "optim")
+    part = three()
+    part.load_state_dict(whole.state_dict())
+    train(whole, optim, range(3, 6))
+    pyro.clear_param_store()
+    optim = makes[1]()
+    optim.load(tmp_path / "optim")
+    train(part, optim, range(3, 6))
+    for p, q in zip(whole.parameters(), part.parameters()):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-14)
+
+
+def test_names_are_forgotten_with_their_model():
+    vae = three()
+    SVI(vae.model, vae.guide, OPTIMISERS["Adam"](), Trace_ELBO()).step(three_rows(3))
+    first = next(vae.parameters())
+    assert pyro.get_param_store().param_name(first) is not None
+    del vae
+    gc.collect()
+    assert pyro.get_param_store().param_name(first) is None
+
+
+def test_a_loss_that_torch_jit_traces_is_refused():
+    vae = three()
+    svi = SVI(vae.model, vae.guide, OPTIMISERS["Adam"](), JitTrace_ELBO())
+    with pytest.raises(ValueError, match=r"look for parameters in Pyro's store.*; give Trace_ELBO\(\)"):
+        svi.step(three_rows(3))
 
 
 def test_one_optimiser_for_all_parameters_takes_the_steps_of_one_for_each():
