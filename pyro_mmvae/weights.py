@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
+from pyro.infer.autoguide import AutoCallable, AutoGuide, AutoGuideList
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -69,8 +70,9 @@ def known(vae: Any, names: Collection[str] | None) -> None:
 
 
 def nesting(vae: Any, batch: Batch) -> int:
-    """How many axes the plates of the two programs take."""
+    """How many axes the plates of the two programs take; raises ValueError as `check_guide`, or if none is of rows."""
     few = batch.few()
+    check_guide(vae, few)
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
         guide = poutine.trace(vae.guide).get_trace(few, few.mask)
         model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(few, few.mask)
@@ -80,10 +82,32 @@ def nesting(vae: Any, batch: Batch) -> int:
     return max(-frame.dim for frame in frames)
 
 
+def check_guide(vae: Any, batch: Batch) -> None:
+    """Raises ValueError for a guide of Pyro's that keeps parameters for the rows that it saw first."""
+    for guide in _autoguides(vae.guide):
+        with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
+            sites = poutine.trace(guide.model).get_trace(batch, batch.mask)
+        for name, site in sites.iter_stochastic_nodes():
+            if row_axis(site) is not None:
+                raise ValueError(
+                    f"the guide is an {type(guide).__name__}, which keeps parameters of {name!r} for the rows of one"
+                    " batch; give a guide that looks at the rows, or use this one with Pyro's SVI and Predictive on all"
+                    " of them"
+                )
+
+
+def _autoguides(guide: Any) -> list[AutoGuide]:
+    """Pyro's own guides behind a guide, each of the sites that its model shows it."""
+    if isinstance(guide, AutoGuideList):
+        return [part for one in guide for part in _autoguides(one)]
+    return [guide] if isinstance(guide, AutoGuide) and not isinstance(guide, AutoCallable) else []
+
+
 def traces_of(
     vae: Any, seen: Batch, explained: Batch, num_draws: int, depth: int, told: Handler | None = None
 ) -> tuple[Trace, Trace]:
     """The guide on what it sees, and the model on what it explains with the codes of that guide, all draws at once.
+
 
     Args:
         told: a handler of the model that knows some of the codes better.

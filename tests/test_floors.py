@@ -22,7 +22,6 @@ FLOORS = [
         "arviz_adapter",
         "storage",
         "plates",
-        "sites",
     },
     {"images"},
     {"convolutions"},

@@ -8,8 +8,9 @@ import pytest
 import torch
 from cases import three, three_rows
 from matplotlib.figure import Figure
+from pyro import poutine
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
 import pyro_mmvae as mm
 
@@ -63,6 +64,30 @@ def test_an_autoguide_of_rows_is_refused_and_left_as_it_was():
     assert guide.prototype_trace is None
     SVI(vae.model, guide, mm.optim({"lr": 1e-2}), Trace_ELBO()).step(X)
     assert guide.locs.z.shape == (12, 1, 2)
+
+
+@pytest.mark.parametrize("ask", [mm.log_likelihood, mm.impute, mm.importance], ids=lambda ask: ask.__name__)
+def test_tools_refuse_an_autoguide_of_rows(ask):
+    vae = three()
+    guide = AutoNormal(vae.model)
+    SVI(vae.model, guide, mm.optim({"lr": 1e-2}), Trace_ELBO()).step(X)
+    with pytest.raises(ValueError, match="the guide is an AutoNormal, which keeps parameters of 'z' for the rows"):
+        ask(mm.Pair(vae.model, guide), X)
+
+
+def test_a_list_of_guides_with_one_that_looks_at_the_rows_is_taken():
+    vae = three()
+
+    def model(x, mask=None):
+        pyro.sample("tau", dist.LogNormal(0.0, 1.0))
+        return vae.model(x, mask)
+
+    guide = AutoGuideList(model)
+    guide.append(AutoNormal(poutine.block(model, expose=["tau"])))
+    guide.append(lambda x, mask=None: {"z": vae.guide(x, mask)})
+    history = mm.fit(mm.Pair(model, guide), X, epochs=30, batch_size=5, lr=1e-2, progress=False)
+    assert history.loss[-1] < history.loss[0]
+    assert mm.log_likelihood(mm.Pair(model, guide), X, num_particles=20).value.shape == (12,)
 
 
 def test_a_model_of_the_users_that_has_a_posterior_is_asked_for_it():

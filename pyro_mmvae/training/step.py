@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
@@ -24,6 +22,7 @@ from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.sites import check_axes, row_axis
 from pyro_mmvae.training.compiled import Compiled
+from pyro_mmvae.weights import check_guide
 
 T = TypeVar("T")
 
@@ -173,7 +172,8 @@ def inventory(
     vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]
 ) -> dict[str, Tensor]:
     """The tensors to train, by name."""
-    _check_guide(vae, batch, devices, modules)
+    with at_rest(modules):
+        check_guide(vae, batch)
     batch = batch if batch.rows > 1 else batch.take(torch.tensor([0, 0], device="cpu"))  # one row mixes with none
     with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
@@ -196,20 +196,6 @@ def _check_axes(*traces: Trace) -> None:
     for site in (site for trace in traces for site in trace.nodes.values() if row_axis(site) is not None):
         with suppress(NotImplementedError):
             check_axes(site, site["fn"].log_prob(site["value"]))
-
-
-def _check_guide(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> None:
-    """Raises ValueError for a guide of Pyro's that would keep parameters for the rows of the first batch."""
-    if not isinstance(vae.guide, AutoGuide):
-        return
-    with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
-        sites = poutine.trace(vae.model).get_trace(batch, batch.mask)
-    for name, site in sites.iter_stochastic_nodes():
-        if any(frame.name == "data" for frame in site["cond_indep_stack"]) and not site_is_subsample(site):
-            raise ValueError(
-                f"the guide is an {type(vae.guide).__name__}, which keeps parameters of {name!r} for the rows of one"
-                " batch; give fit a guide that looks at the rows, or train this one with SVI on all of them"
-            )
 
 
 def distinct(named: Iterable[tuple[str, T]]) -> dict[str, T]:
