@@ -118,6 +118,63 @@ def test_an_autoguide_of_what_all_rows_share_goes_over_batches(features):
     assert torch.allclose(guide.median()["loc"], x["body"].mean(0), atol=0.05)
 
 
+SHARED = torch.tensor([1.0, 3.0, 0.5]).repeat(20) + torch.randn(60)
+FORMS = {
+    "one batch": ({"a": SHARED}, 60),
+    "batches": ({"a": SHARED}, 15),
+    "a loader": ([({"a": part}, None) for part in SHARED.split(20)], 1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_all_rows_share_counts_once_in_however_many_batches(form):
+    """mu ~ N(0, 1), z ~ N(mu, 1), a ~ N(z, 1): the posterior of mu is known, and that of z given mu."""
+
+    def model(x, mask=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(mu, 1.0).expand(mu.shape or (1,)))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+
+    def guide(x, mask=None):
+        scale = pyro.param("scale", torch.tensor(0.3), constraint=dist.constraints.positive)
+        mu = pyro.sample("mu", dist.Normal(pyro.param("loc", torch.tensor(0.0)), scale))
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal((x["a"] + mu) / 2, 0.5**0.5))
+
+    x, size = FORMS[form]
+    loss = Trace_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)
+    epochs = 120 if form == "one batch" else 40
+    history = mm.fit(
+        mm.Pair(model, guide), x, loss=loss, epochs=epochs, batch_size=size, lr=0.05, validation={"a": SHARED},
+        progress=False,
+    )  # fmt: skip
+    variance = 1 / (1 + 60 / 2)
+    assert pyro.param("loc").item() == pytest.approx(variance * SHARED.sum().item() / 2, abs=0.06)
+    assert pyro.param("scale").item() == pytest.approx(variance**0.5, rel=0.1)
+    covariance = torch.ones(60, 60) + 2 * torch.eye(60)
+    evidence = dist.MultivariateNormal(torch.zeros(60), covariance).log_prob(SHARED).item() / 60
+    for loss in (history.loss[-1], history.validation[-1]):
+        assert loss == pytest.approx(-evidence, abs=0.02)
+
+
+def test_what_all_rows_share_needs_their_number():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield X, None
+
+    def model(x, mask=None):
+        pyro.sample("mu", dist.Normal(0.0, 1.0))
+        program(x)
+
+    def guide(x, mask=None):
+        pyro.sample("mu", dist.Normal(pyro.param("loc", torch.tensor(0.0)), 1.0))
+        program(x)
+
+    with pytest.raises(ValueError, match=r"all rows share the sites mu, and an iterable .* without a length"):
+        mm.fit(mm.Pair(model, guide), Stream(), epochs=1, progress=False)
+
+
 def test_a_loss_that_traces_tensors_is_refused():
     with pytest.raises(ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"):
         mm.fit(three(), X, loss=JitTrace_ELBO(), progress=False)

@@ -31,6 +31,7 @@ from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
+from pyro_mmvae.training.shares import Shares, shared_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
 from pyro_mmvae.weights import opened
@@ -66,7 +67,9 @@ def fit(
     Threads of one process train in turn, each with the result that it has alone; in parallel train processes.
 
     Args:
-        vae: a `MultimodalVAE`, or any object with `model` and `guide`, such as `mm.Pair(model, guide)`.
+        vae: a `MultimodalVAE`, or any object with `model` and `guide`, such as `mm.Pair(model, guide)`. A site of
+            theirs outside the plate "data", which all rows share, counts once for all of them, in however many batches
+            they come.
         x: name -> array (row, *event), NaN = missing; or a `MultimodalDataset` of arrays on disk; or an iterable of
             `(x, mask)` batches that can be walked once an epoch, such as a DataLoader.
         mask: name -> bool, True = observed.
@@ -156,7 +159,8 @@ def fit(
             settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
         course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
-        run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows)
+        shares = Shares(shared_sites(vae, first, devices, modules), data.rows or data.steps * first.rows)
+        run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows, shares)
         pace = Pace(schedule, epochs, warmup, beta, data.steps)
         keeper = Checkpoint(checkpoint, every, if_unwritable, settings)
         validate = None if held_out is None else partial(run.validate, held_out, batch_size)

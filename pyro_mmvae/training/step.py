@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +22,7 @@ from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.sites import check_axes, row_axis
 from pyro_mmvae.training.compiled import Compiled
+from pyro_mmvae.training.shares import Shares
 from pyro_mmvae.weights import check_guide
 
 T = TypeVar("T")
@@ -46,7 +47,9 @@ class Run:
         modules: Sequence[nn.Module],
         backend: str | None = None,
         rows: int | None = None,
+        shares: Shares | None = None,
     ):
+        self.shares = Shares(()) if shares is None else shares
         self.model, self.guide = vae.model, vae.guide
         self.rates = [group["lr"] for group in optim.param_groups]
         self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
@@ -65,14 +68,16 @@ class Run:
             self.compiled = Compiled(self._loss, modules, parameters, devices, backend, rows)
 
     def _loss(self, batch: Batch) -> Tensor:
-        loss: Tensor = self.loss.differentiable_loss(self.model, self.guide, batch, batch.mask)
+        loss: Tensor = self._of(self.loss.differentiable_loss, batch)
         return loss
 
+    def _of(self, function: Callable[..., Any], batch: Batch) -> Any:
+        with self.shares.of(batch):
+            return function(self.model, self.guide, batch, batch.mask)
+
     def _weighted(self, function: Callable[..., Any], batch: Batch) -> Any:
-        if self.beta == 1:
-            return function(self.model, self.guide, batch, batch.mask)
-        with weighted_kl(self.beta):
-            return function(self.model, self.guide, batch, batch.mask)
+        with nullcontext() if self.beta == 1 else weighted_kl(self.beta):
+            return self._of(function, batch)
 
     def step(self, batch: Batch, rate: float, beta: float) -> Tensor:
         """One gradient step; the loss summed over the rows of the batch, a scalar. Takes no step if it is not finite.
@@ -135,7 +140,7 @@ class Run:
         with self.aside():
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
             parts = batch.split(max(batch_size, 512))
-            total = sum(float(function(self.model, self.guide, part, part.mask)) for part in parts)
+            total = sum(float(self._of(function, part)) for part in parts)
         return total / batch.rows
 
     def culprit(self, batch: Batch) -> str:
