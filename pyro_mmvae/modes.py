@@ -10,7 +10,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from torch import nn
 
 from pyro_mmvae.convolutions import channels_last
-from pyro_mmvae.programs import alone, owners_of
+from pyro_mmvae.owners import owners_of
+from pyro_mmvae.programs import alone
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -124,16 +124,6 @@ def check_model(vae: Any) -> None:
         )
 
 
-def owners_of(vae: Any) -> list[nn.Module]:
-    """The modules behind an object with `model` and `guide`, however it holds them; each once, none inside another."""
-    check_model(vae)
-    programs = (vae.model, vae.guide)
-    behind = [vae, *(p.vae if isinstance(p, Program) else getattr(p, "__self__", p) for p in programs)]
-    found = list({id(owner): owner for owner in behind if isinstance(owner, nn.Module)}.values())
-    inside = {id(m) for owner in found for m in owner.modules() if m is not owner}
-    return [owner for owner in found if id(owner) not in inside]
-
-
 class program:
     """Makes a method of a module one of its Pyro programs; see `Program`."""
 

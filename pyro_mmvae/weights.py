@@ -17,7 +17,8 @@ from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
-from pyro_mmvae.programs import library_of, owners_of, silent
+from pyro_mmvae.owners import owners_of
+from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.sites import auxiliary, per_row, plates_of, row_axis, value_of
 
 Handler = Callable[[Any], Any]

@@ -23,7 +23,7 @@ FLOORS = [
         "storage",
         "plates",
     },
-    {"images"},
+    {"images", "owners"},
     {"convolutions"},
     {"modes"},
     {

@@ -1,5 +1,6 @@
 """Pairs of programs: what tools ask of them, and guides and losses of Pyro's that go over no batches."""
 
+import functools
 from types import SimpleNamespace
 
 import pyro
@@ -116,6 +117,63 @@ def test_an_autoguide_of_what_all_rows_share_goes_over_batches(features):
     history = mm.fit(mm.Pair(model, guide), x, epochs=100, batch_size=100, lr=0.1, progress=False)
     assert history.loss[-1] < history.loss[0]
     assert torch.allclose(guide.median()["loc"], x["body"].mean(0), atol=0.05)
+
+
+def dropping():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3))
+    parts = {"body": mm.Modality(mm.NormalLikelihood(net), mm.encoder(3, 8, dim=2))}
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()).double()
+
+
+def beside(vae):
+    def called(x=None, mask=None):
+        return vae.model(x, mask)
+
+    return mm.Pair(lambda x=None, mask=None: called(x, mask), lambda x=None, mask=None: vae.guide(x, mask))
+
+
+class Plain:
+    """Networks that an object holds which is no module."""
+
+    def __init__(self, vae):
+        self.vae = vae
+
+    def model(self, x=None, mask=None):
+        return self.vae.model(x, mask)
+
+    def guide(self, x=None, mask=None):
+        return self.vae.guide(x, mask)
+
+
+def of_parts(vae):
+    nets = {"vae": vae}
+    return mm.Pair(lambda x=None, mask=None: [nets["vae"].model(x, mask) for _ in "1"], vae.guide)
+
+
+HOLDS = {
+    "functions": beside,
+    "methods of a plain object": lambda vae: Plain(vae),
+    "under handlers": lambda vae: mm.Pair(poutine.scale(vae.model, scale=1.0), poutine.scale(vae.guide, scale=1.0)),
+    "partial": lambda vae: mm.Pair(functools.partial(vae.model), functools.partial(vae.guide)),
+    "a dictionary": of_parts,
+}
+
+
+@pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
+def test_networks_drop_out_in_training_alone_whatever_holds_them(hold):
+    vae, modes = dropping(), []
+    pair, x = hold(vae), {"body": X["body"]}
+    values = []
+    for asked in (pair, vae):
+        vae.train()
+        pyro.set_rng_seed(0)
+        values.append(mm.log_likelihood(asked, x, num_particles=10).value)
+        assert vae.training
+    assert torch.equal(*values)
+    vae.modalities["body"].decoder.net[1].register_forward_hook(lambda module, *_: modes.append(module.training))
+    vae.eval()
+    mm.fit(pair, x, epochs=1, progress=False)
+    assert modes[-1] and not vae.training
 
 
 SHARED = torch.tensor([1.0, 3.0, 0.5]).repeat(20) + torch.randn(60)
