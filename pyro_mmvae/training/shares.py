@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import scaled, silent
-from pyro_mmvae.sites import row_axis
+from pyro_mmvae.sites import check_axes, row_axis
+
+FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
+"""What programs may raise on more rows than they are made for."""
 
 
 class Shares:
@@ -45,16 +48,29 @@ class Shares:
 
 
 def shared_sites(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> list[str]:
-    """The sites outside the plate "data" that are the same however many rows there are."""
-    found = []
+    """The sites outside the plate "data" that are the same when there is one row more.
+
+    Raises:
+        ValueError: programs that mix rows, which Pyro's validation, off in here, would tell of.
+    """
+    more = torch.arange(batch.rows + 1, device="cpu") % batch.rows
     with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
-        for rows in (2, 3):
-            part = batch.take(torch.zeros(rows, dtype=torch.long, device="cpu"))
-            guide = poutine.trace(vae.guide).get_trace(part, part.mask)
-            model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(part, part.mask)
-            sites = {**guide.nodes, **model.nodes}
-            samples = {k: s for k, s in sites.items() if s["type"] == "sample" and not site_is_subsample(s)}
-            if all(row_axis(site) is not None for site in samples.values()):
-                return []
-            found.append({k: s["value"].shape for k, s in samples.items() if row_axis(s) is None})
-    return [name for name, shape in found[0].items() if found[1].get(name) == shape]
+        sites = again = _samples(vae, batch)
+        with suppress(*FAILURES):  # of programs that are made for so many rows
+            again = _samples(vae, batch.take(more))
+    for site in again.values():
+        if row_axis(site) is not None:
+            with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
+                check_axes(site, site["fn"].log_prob(site["value"]))
+    outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
+    if again is sites:
+        return [name for name, shape in outside.items() if batch.rows not in shape]
+    return [name for name, shape in outside.items() if name in again and again[name]["value"].shape == shape]
+
+
+def _samples(vae: Any, batch: Batch) -> dict[str, Any]:
+    """The sample sites of guide and model."""
+    guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
+    model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
+    sites = {**guide.nodes, **model.nodes}
+    return {name: s for name, s in sites.items() if s["type"] == "sample" and not site_is_subsample(s)}

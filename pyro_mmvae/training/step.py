@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
-from pyro.poutine import Trace
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
@@ -20,7 +19,6 @@ from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
-from pyro_mmvae.sites import check_axes, row_axis
 from pyro_mmvae.training.compiled import Compiled
 from pyro_mmvae.training.shares import Shares
 from pyro_mmvae.weights import check_guide
@@ -179,11 +177,9 @@ def inventory(
     """The tensors to train, by name."""
     with at_rest(modules):
         check_guide(vae, batch)
-    batch = batch if batch.rows > 1 else batch.take(torch.tensor([0, 0], device="cpu"))  # one row mixes with none
     with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-        model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
-        _check_axes(guide, model)
+        poutine.replay(vae.model, guide)(batch, batch.mask)
     unique: dict[int, tuple[str, Tensor]] = {}
     for site, node in capture.trace.nodes.items():
         value = node["value"].unconstrained()
@@ -194,13 +190,6 @@ def inventory(
             " networks of programs of your own to Pyro by pyro.module"
         )
     return distinct(unique.values())
-
-
-def _check_axes(*traces: Trace) -> None:
-    """Raises ValueError for programs that mix rows, which Pyro's validation, off in here, would tell of."""
-    for site in (site for trace in traces for site in trace.nodes.values() if row_axis(site) is not None):
-        with suppress(NotImplementedError):
-            check_axes(site, site["fn"].log_prob(site["value"]))
 
 
 def distinct(named: Iterable[tuple[str, T]]) -> dict[str, T]:
