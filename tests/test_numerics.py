@@ -1,6 +1,7 @@
 """Extreme numbers: training stays finite or stops with the modality's name; one that drowns the others is named."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -150,6 +151,18 @@ def test_the_look_at_the_balance_leaves_no_trace(monkeypatch):
     monkeypatch.setattr("pyro_mmvae.training.epochs.warn_of_drowning", lambda *a: looked.append(a))
     mm.fit(vae, x, epochs=33, batch_size=70, progress=False)
     assert looked == [None]
+
+
+def test_a_posterior_that_has_collapsed_is_named_and_one_that_has_not_is_no_warning():
+    """Features that have nothing in common leave nothing to a code; those of one factor do."""
+    factor = torch.randn(500, 1)
+    for share in (0.0, 0.7):
+        x = {"a": share**0.5 * factor + (1 - share) ** 0.5 * torch.randn(500, 3)}
+        part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, 3)), mm.encoder(3, 8, dim=2))
+        vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(2), mm.PoE())
+        with nullcontext() if share else pytest.warns(UserWarning, match=r"collapsed: KL from guide to prior is 0\.00"):
+            mm.fit(vae, x, epochs=40, batch_size=50, lr=1e-2, progress=False)
+        assert (mm.usage(vae, x).kl > 0.2) == bool(share)
 
 
 def few_draws(vae, x, method):

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -22,6 +23,13 @@ def build(scale=1.0):
 def drowned(tmp_path):
     vae, x = build(1e4)
     return "pulls", lambda: mm.fit(vae, x, epochs=1, batch_size=4, lr=0.0, progress=False)
+
+
+def collapsed(tmp_path):
+    like, x = build()
+    prior = lambda experts: dist.Normal(torch.zeros(experts.rows, 1, 2), 1.0).to_event(1)  # noqa: E731
+    vae = mm.MultimodalVAE(like.modalities, mm.StandardNormal(2), prior)
+    return "collapsed", lambda: mm.fit(vae, x, epochs=1, batch_size=4, lr=0.0, progress=False)
 
 
 def full(tmp_path):
@@ -45,7 +53,7 @@ def never_compiled(tmp_path):
     return "every batch lacked", lambda: mm.fit(vae, x, mask, epochs=1, lr=0.0, progress=False, compile="eager")
 
 
-@pytest.mark.parametrize("make", [drowned, full, damaged, never_compiled], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [drowned, collapsed, full, damaged, never_compiled], ids=lambda make: make.__name__)
 def test_it_points_here(make, tmp_path):
     part, call = make(tmp_path)
     lines, first = inspect.getsourcelines(call)

@@ -1,4 +1,4 @@
-"""Does one modality drown the others? What a batch says of it."""
+"""Does one modality drown the others, is the code used at all? What a batch says of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.programs import Pair
 from pyro_mmvae.warn import warn
+from pyro_mmvae.weights import draw
 
 DROWNS = 300.0
 """How many times as hard one modality must pull as another for a warning.
@@ -23,6 +25,8 @@ the pulls differ by about `scale`, and of the variance of the other table the tr
 """
 ROWS = 32
 """How many rows are looked at."""
+NOTHING = 0.01
+"""Nats a row, of all codes together, below which they say nothing of the rows."""
 
 
 def pulls(model: Any, batch: Batch) -> dict[str, float]:
@@ -78,4 +82,24 @@ def warn_of_drowning(model: Any, batch: Batch) -> None:
             f"modality {loud!r} pulls at the shared code {found[loud] / found[quiet]:,.0f} times as hard as {quiet!r},"
             f" which will hardly be learnt; measure {loud!r} in units of its own spread, or give it a smaller"
             " mm.Modality(weight=...)"
+        )
+
+
+@torch.no_grad()
+def warn_of_collapse(model: Any, guide: Any, batch: Batch) -> None:
+    """Warns if the guide says of every row what the prior says of none.
+
+    Reference:
+        Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, 2016, Generating Sentences from a Continuous Space,
+        https://arxiv.org/abs/1511.06349
+    """
+    try:
+        drawn = draw(Pair(model, guide), batch.take(torch.arange(min(batch.rows, ROWS), device="cpu")), 16)
+    except ValueError:  # nothing is known of such programs
+        return
+    kl = float((sum(drawn.log_likelihood.values()) - drawn.log_weights).mean())
+    if drawn.latents and abs(kl) < NOTHING:
+        warn(
+            "the codes say nothing of the rows, the posterior has collapsed: KL from guide to prior is"
+            f" {max(kl, 0.0):.3f} nats a row; try fit(warmup=...), which lets the KL count little at first"
         )

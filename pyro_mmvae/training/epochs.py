@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.training.balance import warn_of_drowning
+from pyro_mmvae.training.balance import warn_of_collapse, warn_of_drowning
 from pyro_mmvae.training.batches import Batches
 from pyro_mmvae.training.checkpoint import Checkpoint
 from pyro_mmvae.training.course import Course
@@ -19,7 +19,8 @@ from pyro_mmvae.training.step import Run, not_finite
 from pyro_mmvae.warn import warn
 
 LONG = 100
-"""Steps from which on a run looks at the balance of the modalities, which then costs less than a hundredth of it."""
+"""Steps from which on a run looks at the balance of the modalities, and at its end whether the codes say anything: it
+then costs less than a hundredth of it."""
 UNREAD = 1000
 """Steps after which losses that were left on an accelerator are read."""
 
@@ -32,6 +33,7 @@ class Loop:
         validate: the loss of the held-out rows, if there are any.
         patience: epochs without a better one after which it stops.
         progress: whether to show a bar.
+        last: the batch of the last step.
     """
 
     run: Run
@@ -42,6 +44,7 @@ class Loop:
     validate: Callable[[], float] | None
     patience: int | None
     progress: bool
+    last: Batch | None = None
 
     def finish(self) -> None:
         """Takes the run up where its file says that it stood, does what is left of it, and leaves the best weights.
@@ -66,6 +69,9 @@ class Loop:
             if self.run.compiled is not None and self.run.compiled.graph is None:
                 warn("compile: every batch lacked a modality, so every step ran as without")
         self.course.take_best()
+        if self.last is not None and self.pace.total >= LONG:
+            with self.run.aside():
+                warn_of_collapse(self.run.model, self.run.guide, self.last)
 
     def _epochs(self, stop_if_told: Callable[[], None]) -> None:
         course, epochs = self.course, self.pace.epochs
@@ -94,6 +100,7 @@ class Loop:
                     warn_of_drowning(run.model, batch)
             rate, beta = self.pace(course.epoch, course.step)
             course.add(run.step(batch, rate, beta), batch.rows)
+            self.last = batch
             if not late or keeper.due() or len(course.unread) == UNREAD:
                 self._judge(None if late else batch)
                 keeper.offer(course)
