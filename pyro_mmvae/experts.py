@@ -119,7 +119,8 @@ class Experts(Mapping[str, Distribution]):
         if name not in self._features:
             seen, trunk = self.seen[name], self.modalities[name].trunk
             x = seen.values()
-            h = x if trunk is None else ask("trunk", name, trunk, x, *_told(trunk, x, seen))
+            holes = [_holes(x, seen)] if isinstance(trunk, SeesHoles) else []
+            h = x if trunk is None else ask("trunk", name, trunk, x, *holes)
             if not isinstance(h, Tensor):
                 raise ValueError(f"the trunk of {name!r} gives a {type(h).__name__}; let it return one tensor")
             self._features[name] = h
@@ -181,9 +182,8 @@ class Experts(Mapping[str, Distribution]):
         return normals
 
     def _encode(self, name: str, head: nn.Module) -> Distribution:
-        features, seen = self.features(name), self.seen[name]
-        holes = _told(head, features, seen) if self.modalities[name].trunk is None else []
-        q = distribution(f"the encoder of {name!r}", ask("encoder", name, head, features, *holes))
+        features = self.features(name)
+        q = distribution(f"the encoder of {name!r}", ask("encoder", name, head, features))
         if len(q.batch_shape) != 1:
             raise ValueError(
                 f"the encoder of {name!r} has batch {tuple(q.batch_shape)} for {tuple(features.shape)};"
@@ -208,16 +208,13 @@ def unit_normal(experts: Experts) -> Distribution:
     return Normal(like(q).new_zeros(q.event_shape), like(q).new_ones(q.event_shape)).to_event(1)
 
 
-def _told(network: nn.Module, x: Tensor, seen: Seen) -> list[Tensor]:
-    """What a network that sees holes gets besides the seen entries x (entry, *event): which elements of them were
-    observed, bool, of the same shape."""
-    if not isinstance(network, SeesHoles):
-        return []
+def _holes(x: Tensor, seen: Seen) -> Tensor:
+    """Which elements of the seen entries x (entry, *event) were observed, bool, of the same shape."""
     if seen.elements is None:
-        return [torch.ones_like(x, dtype=torch.bool)]
+        return torch.ones_like(x, dtype=torch.bool)
     mask = seen.elements.flatten(0, 1)
     mask = mask if seen.flat is None else mask.index_select(0, seen.flat)
-    return [mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)]
+    return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
 
 
 def _column(q: Distribution, column: slice) -> Distribution:

@@ -131,7 +131,7 @@ def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type
     if mask.dim() > 1:
         trunk = InScale(first, nn.Sequential(mlp(2 * size, hidden), nn.ReLU()), told=True)
         return Modality(decoder, head(hidden, dim), trunk=trunk)
-    return Modality(decoder, InScale(first, encoder(size, hidden, dim=dim, head=head), told=False))
+    return Modality(decoder, encoder(size, hidden, dim=dim, head=head), trunk=InScale(first, nn.Identity(), told=False))
 
 
 def _counts(x: Tensor, shown: Tensor, last: Any) -> nn.Module:

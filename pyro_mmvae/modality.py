@@ -34,8 +34,8 @@ class Modality(nn.Module):
         encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
             generated.
         private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own.
-        trunk: x -> h, what encoder and private have in common. A `SeesHoles` trunk, or encoder without a trunk, is told
-            which single entries were observed; to any other a hidden one is a zero.
+        trunk: x -> h, what encoder and private have in common. A `SeesHoles` trunk is told which single entries were
+            observed; to any other, and to an encoder without a trunk, a hidden one is a zero.
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
 

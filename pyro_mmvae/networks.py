@@ -69,9 +69,7 @@ class OneHot(nn.Module):
 
 
 class SeesHoles(nn.Module):
-    """A trunk, or an encoder without one, that is also told which entries of its modality were observed.
-
-    Abstract: forward(x, mask) -> h.
+    """A trunk that is also told which entries of its modality were observed. Abstract: forward(x, mask) -> h.
 
     x (entry, *event) is zero where hidden; mask (entry, *event) is bool, True = observed.
 
