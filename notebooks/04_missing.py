@@ -14,8 +14,9 @@
 # %% [markdown]
 # # Holes: whole modalities, single entries, and holes that know something
 #
-# 344 penguins of three species from the Palmer archipelago (Horst, Hill and Gorman, CC0). Each bird was measured, most
-# gave a drop of blood for isotopes, most were sexed. Some entries are missing, for reasons that somebody wrote down.
+# 344 penguins of three species from the Palmer archipelago (Horst, Hill and Gorman, CC0). All but two were measured,
+# most gave a drop of blood for isotopes, most were sexed. Some entries are missing, for reasons that somebody wrote
+# down.
 
 # %%
 import os
@@ -203,8 +204,10 @@ ax.set(xlabel="birds with holes", ylabel="nats a bird gained by keeping them")
 line = ax.axhline(0, color="0.7")
 
 # %% [markdown]
-# Keeping them gains each time, a third of a nat a bird or more, and seems to gain most where few complete birds are
-# left. It costs nothing: rows that lack a modality never pass through its networks.
+# Keeping them gains half a nat a bird (0.51 +- 0.19) where four birds in five have holes and only 44 complete ones are
+# left. With one in five it gains a tenth (0.11 +- 0.05, hardly more than two standard errors), and with one in two the
+# models cannot be told apart (-0.05 +- 0.08). It costs little time: rows that lack a modality never pass through its
+# networks. The errors are those of 100 test birds; each line is one training a model, and another start may move it.
 #
 # ## Holes that know something
 #
@@ -269,8 +272,10 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Refused everywhere, and yet not bad: spreads near and below 1, and k-hat good for about nine rows in ten or more. The
-# guide errs by being too wide, mostly where the body is looked at, and for some subsets its middle is a little off
-# (biased), or its shape (mismatched). Too wide is the side to err on, and the reason is the loss: with five draws in
-# the bound a guide that covers the posterior generously is not punished. Such draws can be repaired by weights, and
-# good k-hats promise that the repair works: `mm.importance(vae, x)`.
+# Refused everywhere, and yet not bad: the 90 % intervals hold the truth 89 to 92 times in 100, spreads lie between 0.85
+# and 1.07, and k-hat is good for 85 to 98 % of the rows. For six of the nine subsets the middle of the guide is a
+# little off (biased). Three are under-confident, the body alone by its spread (0.85), the species and all but the sex
+# by log p(x | z). Too wide is the side to err on, and the loss leads there: with five draws in the bound a guide that
+# covers the posterior generously is not punished. The gap is largest where the body is given without the species, 3.1
+# to 3.2 nats. Such draws can be repaired by weights, and good k-hats promise that the repair works:
+# `mm.importance(vae, x)`.

@@ -144,9 +144,9 @@ ax = mm.plot_certificate(certificate)
 # Why? MoPoE draws the code from one of several products of experts, and whichever it is, that one is asked to explain
 # all that is there. A listener who is trained by pictures that she cannot see learns to bet on one typical picture, and
 # not to say how many would do. Hence also the line for `label`: ten equally likely names have log p of -2.3, and here
-# -7.3 is reported, with a good k-hat in about one row of twenty. That is what a low k-hat is for: the number is a lower
-# bound, and a loose one.
+# -7.2 is reported, with a good k-hat for 3 % of the rows. That is what a low k-hat is for: the number is a lower bound,
+# and a loose one.
 #
 # So use this model to name and to draw, and do not take its spread for uncertainty. `02_guides` shows fusions that are
-# better calibrated, `10_published_methods` that products of experts draw less well from a voice, and `09_diagnostics`
-# draws that are repaired row by row.
+# better calibrated, `10_published_methods` that products of experts draw less well from a voice, by draws of their own
+# guides, and `09_diagnostics` draws that are repaired row by row.

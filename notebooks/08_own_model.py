@@ -180,10 +180,10 @@ for ax, (name, z) in zip(axes, clouds.items()):
 axes[0].set_ylabel("z[1]")
 axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
-# Both guides come out a little too narrow, by 7 to 8 %, with means that are off by a tenth to a seventh of a standard
-# deviation. `mm.importance` weighs the very same draws by the model, and half of that distance or more goes away. So
-# short a run of NUTS could not tell more: where it has as few as some 75 effective draws, its own means are uncertain
-# by about 0.12 standard deviations.
+# Both guides come out a little too narrow, by 5 %, with means that are off by a seventh of a standard deviation (ours)
+# and a fifth (the product of experts). `mm.importance` weighs the very same draws by the model, and more than half of
+# that distance goes away. So short a run of NUTS could not tell more: where it has as few as some 105 effective draws,
+# its own means are uncertain by about 0.1 standard deviations.
 #
 # ## Certificates
 #
@@ -210,16 +210,17 @@ for ax, (name, certificate) in zip(axes, certificates.items()):
 axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 
 # %% [markdown]
-# What the certificate adds to the referee: it sees every pattern. With all six numbers our guide loses about 0.11 nats,
-# where the product of experts loses 0.18. But look at *isotopes alone*: our guide is far too wide there (its 90 %
-# intervals hold the truth 96 times in 100), and loses nearly 0.9 nats where the product of experts loses 0.05 or so. It
-# has to learn from the indicators what to do without a body, from the fifth or so of the rows in which that occurred; a
+# What the certificate adds to the referee: it sees every pattern. With all six numbers our guide loses about 0.13 nats,
+# where the product of experts loses 0.23. But look at *isotopes alone*: our guide is far too wide there (its 90 %
+# intervals hold the truth 96 times in 100), and loses 1.05 nats where the product of experts loses 0.06. It has to
+# learn from the indicators what to do without a body, from the fifth or so of the rows in which that occurred; a
 # product of experts simply leaves the missing expert out. With your own guide, check the patterns that you are going to
 # ask about.
 #
-# A verdict names the refused check that says most, and no guide is the posterior to the last digit. *Under-confident*
-# with `mean of log p(x | z)`: the draws explain the data less well than true codes do, as draws that are too wide would,
-# in a direction that no single coordinate shows. *Mismatched* with the same: they do although, coordinate by coordinate,
-# they are too narrow. The shape is wrong, as it is when a normal with independent coordinates stands for a posterior
-# that is bent. *Mismatched* with `mean of log weight`: true codes weigh more than the draws do. Guide and posterior
-# differ, and in no one direction.
+# A verdict names the refused check that says most, and no guide is the posterior to the last digit. *Over-confident*
+# with `spread of z[1]`: the true z[1] lies at the ends of its draws too often, and *under-confident* with `spread of
+# z[0]`: too seldom. *Under-confident* with `mean of log p(x | z)`: the draws explain the data less well than true codes
+# do, as draws that are too wide would, in a direction that no single coordinate shows. *Mismatched* with the same: they
+# do although, coordinate by coordinate, they are too narrow. The shape is wrong, as it is when a normal with
+# independent coordinates stands for a posterior that is bent. *Mismatched* with `mean of log weight`: true codes weigh
+# more than the draws do. Guide and posterior differ, and in no one direction.
