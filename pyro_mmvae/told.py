@@ -75,32 +75,34 @@ def chosen(vae: Any, batch: Batch, latents: Latents, num_draws: int | None) -> d
         ValueError: a code that the guide infers from these data is not there or has another shape, or there are fewer
             draws.
     """
-    check_named("latents", latents, "mm.posterior_draws(vae, x).latents")
-    like = next(iter(batch.values()))
-    found = {name: torch.as_tensor(value, device=like.device) for name, value in latents.items()}
-    few = batch.few()
-    with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
-        guide = poutine.trace(vae.guide).get_trace(few, few.mask)
-    for name, event in _events(guide, few.rows).items():
-        if name not in found:
-            there = ", ".join(found) or "nothing"
-            raise ValueError(f"latents have no {name!r}, which the guide infers from these data, but {there}; add it")
-        shape = tuple(found[name].shape)
-        if len(shape) < 2 or shape[1:] != (batch.rows, *event):
-            wanted = f"(draw, {', '.join(map(str, (batch.rows, *event)))})"
-            raise ValueError(f"latents have a {name!r} of shape {shape} for data that take {wanted}; draw it for them")
+    found = _fitting(vae, batch, latents)
     sizes = {len(value) for value in found.values()}
     if len(sizes) > 1:
         raise ValueError(f"latents have {', '.join(map(str, sorted(sizes)))} draws by name; give as many of each")
-    most = sizes.pop() if sizes else 0
-    count = most if num_draws is None else whole("num_draws", num_draws)
+    most = max(sizes, default=0)
+    count = max(most, 1) if num_draws is None else whole("num_draws", num_draws)
     if count > most:
         raise ValueError(f"num_draws is {shown(num_draws)}, latents have {most}; ask for fewer, or draw more")
-    index = torch.linspace(0, most - 1, count, device=like.device).round().long()
-    return {
-        name: value[index].to(like.dtype) if value.is_floating_point() else value[index]
-        for name, value in found.items()
-    }
+    index = torch.linspace(0, most - 1, count, device="cpu").round().long()
+    return {name: value[index] for name, value in found.items()}
+
+
+def _fitting(vae: Any, batch: Batch, latents: Latents) -> dict[str, Tensor]:
+    """The codes as the guide has them, in its precision and on its device."""
+    check_named("latents", latents, "mm.posterior_draws(vae, x).latents")
+    found = {name: torch.as_tensor(value, device=batch.device) for name, value in latents.items()}
+    for name, like in _inferred(vae, batch).items():
+        if name not in found:
+            there = ", ".join(found) or "nothing"
+            raise ValueError(f"latents have no {name!r}, which the guide infers from these data, but {there}; add it")
+        shape, wanted = tuple(found[name].shape), (batch.rows, *like.shape[2:])
+        if shape[1:] != wanted or not shape:
+            sizes = ", ".join(map(str, wanted))
+            raise ValueError(
+                f"latents have a {name!r} of shape {shape} for data that take (draw, {sizes}); draw it for them"
+            )
+        found[name] = found[name].to(like.dtype)
+    return found
 
 
 def asked(
@@ -121,10 +123,13 @@ def asked(
     return len(next(iter(found.values()))), found
 
 
-def _events(guide: Trace, rows: int) -> dict[str, torch.Size]:
-    """The codes of the guide, and what one row of each looks like."""
+def _inferred(vae: Any, batch: Batch) -> dict[str, Tensor]:
+    """The codes that the guide infers of a few rows, one draw of each, (1, row, *event)."""
+    few = batch.few()
+    with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
+        guide = poutine.trace(vae.guide).get_trace(few, few.mask)
     noise = [site["name"] for site in auxiliary(guide, Trace())]
     sites = {name: site for name, site in guide.iter_stochastic_nodes() if name not in noise}
     sites = {name: site for name, site in sites.items() if not site_is_subsample(site)}
     refuse_outside([name for name, site in sites.items() if row_axis(site) is None])
-    return {name: value_of(site, 1, rows).shape[2:] for name, site in sites.items()}
+    return {name: value_of(site, 1, few.rows) for name, site in sites.items()}

@@ -150,6 +150,17 @@ def test_predictive_draws_in_arviz_belong_to_their_codes(case):
         assert ("sample_stats" in tree.groups()) == (latents is None)
 
 
+def test_codes_keep_their_fractions_beside_labels_that_are_whole_numbers_and_take_the_precision_of_the_model():
+    x = {"label": torch.arange(ROWS) % 3, "body": torch.randn(ROWS, 4)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    z = torch.randn(1, ROWS, 2)
+    by_hand = vae.modalities["body"].decoder(z.unsqueeze(-2)).mean.squeeze(-2)[0]
+    torch.testing.assert_close(mm.predict(vae, x, latents={"z": z})["body"], by_hand.detach())
+    found = mm.predict(vae.float(), x, latents={"z": z.numpy()})["body"]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), by_hand.detach(), rtol=1e-4, atol=1e-4)
+
+
 def outside(x, mask):
     pyro.sample("g", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x["a"]), dim=-2):
@@ -177,6 +188,7 @@ BAD = {
         "num_draws is 10, latents have 9; ask for fewer, or draw more",
     ),
     "no number": (lambda z: {"z": z}, {"num_draws": 0}, "num_draws is 0; give a whole number from 1 on"),
+    "no draws": (lambda z: {"z": z[:0]}, {}, "num_draws is None, latents have 0; ask for fewer, or draw more"),
     "given": (
         lambda z: {"z": z},
         {"given": ["a"]},
