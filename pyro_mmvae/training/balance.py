@@ -100,6 +100,6 @@ def warn_of_collapse(model: Any, guide: Any, batch: Batch) -> None:
     kl = float((sum(drawn.log_likelihood.values()) - drawn.log_weights).mean())
     if drawn.latents and abs(kl) < NOTHING:
         warn(
-            "the codes say nothing of the rows, the posterior has collapsed: KL from guide to prior is"
+            "the codes say nothing that the prior does not, the posterior has collapsed: KL from guide to prior is"
             f" {max(kl, 0.0):.3f} nats a row; try fit(warmup=...), which lets the KL count little at first"
         )
