@@ -72,7 +72,7 @@ def test_hidden_entries_score_as_their_exact_density(case):
     assert abs(scores[1].rmse - rmse) < 0.01 < abs(scores[0].rmse - rmse)
 
 
-@pytest.mark.parametrize("at_once", [2**22, 5000])
+@pytest.mark.parametrize("at_once", [2**22, 5000, 1200])
 def test_rows_and_draws_keep_their_order_in_chunks(case, at_once, monkeypatch):
     truth, (vae, x, mask, exact) = oracle(), case
     monkeypatch.setattr("pyro_mmvae.weights.NUMBERS_AT_ONCE", at_once)
@@ -81,8 +81,9 @@ def test_rows_and_draws_keep_their_order_in_chunks(case, at_once, monkeypatch):
     torch.testing.assert_close(mm.predict(vae, x, mask, latents=few)["c"], by_hand)
     scale = dist.Normal(few["z"] @ truth.loading["c"].T + truth.offset["c"], truth.noise["c"])
     score = scale.log_prob(x["c"]).sum(-1).logsumexp(0) - torch.tensor(3.0).log()
-    found = mm.imputation_error(vae, x, visible=mask, latents=few)["c"].log_score
-    torch.testing.assert_close(found, float(score.sum()) / x["c"].numel())
+    found = mm.imputation_error(vae, x, visible=mask, latents=few)["c"]
+    torch.testing.assert_close(found.log_score, float(score.sum()) / x["c"].numel())
+    torch.testing.assert_close(found.rmse, float((by_hand - x["c"]).square().mean().sqrt()))
 
 
 def test_fewer_draws_are_taken_evenly(case):
@@ -133,6 +134,25 @@ def test_programs_of_the_users_with_rows_on_the_right():
 
     z = torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
     assert mm.predict(mm.Pair(model, guide), x, latents={"z": z})["n"].tolist() == [3.0, 3.0, 3.0]
+
+
+def test_plates_on_the_left_of_the_rows():
+    """Three factors a row in a plate of their own, which stands on the left: draws, rows and factors have their place."""
+    x = {"n": torch.zeros(2)}
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["n"]), dim=-1):
+            with pyro.plate("factor", 3, dim=-2):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            weights = torch.tensor([1.0, 10.0, 100.0]).unsqueeze(-1)
+            pyro.sample("n", dist.Normal((weights * z).sum(-2, keepdim=True), 1.0), obs=x["n"])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["n"]), dim=-1), pyro.plate("factor", 3, dim=-2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    z = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])  # (draw, row, factor)
+    assert mm.predict(mm.Pair(model, guide), x, latents={"z": z})["n"].tolist() == [321.0, 654.0]
 
 
 def test_predictive_draws_in_arviz_belong_to_their_codes(case):
