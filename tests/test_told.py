@@ -137,7 +137,7 @@ def test_programs_of_the_users_with_rows_on_the_right():
 
 
 def test_plates_on_the_left_of_the_rows():
-    """Three factors a row in a plate of their own, which stands on the left: draws, rows and factors have their place."""
+    """Three factors a row in a plate of their own, on the left: draws, rows and factors have their places."""
     x = {"n": torch.zeros(2)}
 
     def model(x, mask):
