@@ -16,12 +16,9 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
-from pyro_mmvae.programs import library_of, silent
+from pyro_mmvae.programs import FAILURES, library_of, silent
 from pyro_mmvae.sites import is_derived, plates_of, row_axis, value_of
 from pyro_mmvae.weights import devices
-
-FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
-"""What a user's model may raise on data in another layout than it expects."""
 
 
 @torch.no_grad()

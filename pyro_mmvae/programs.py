@@ -19,6 +19,8 @@ from pyro_mmvae.warn import warn
 _TURN = threading.RLock()
 PATIENCE = 10.0
 """Seconds that a thread waits for another one before it says so."""
+FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
+"""What a user's program may raise on data in another layout, or of more rows, than it expects."""
 
 
 @contextmanager

@@ -372,3 +372,23 @@ def test_networks_that_pyro_was_not_told_of_are_asked_for():
     before = net.weight.item()
     mm.fit(mm.Pair(told, guide), x, epochs=1, progress=False)
     assert net.weight.item() != before
+
+
+def test_programs_that_take_one_draw_at_a_time_and_batches_of_one_size_train_to_the_end():
+    enc, dec = torch.nn.Linear(3, 4), torch.nn.Linear(2, 3)
+
+    def model(x, mask):
+        pyro.module("dec", dec)
+        with pyro.plate("data", 50, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(50, 2), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(dec(z.reshape(50, 2)), 1.0).to_event(1), obs=x["a"])
+
+    def guide(x, mask):
+        pyro.module("enc", enc)
+        h = enc(x["a"].reshape(50, 3))
+        with pyro.plate("data", 50, dim=-1):
+            pyro.sample("z", dist.Normal(h[:, :2], h[:, 2:].exp()).to_event(1))
+
+    batches = [({"a": torch.randn(50, 1) + 0.1 * torch.randn(50, 3)}, None) for _ in range(10)]
+    history = mm.fit(mm.Pair(model, guide), batches, epochs=20, lr=1e-2, progress=False)
+    assert history.loss[-1] < history.loss[0] - 0.5

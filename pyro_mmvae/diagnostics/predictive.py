@@ -159,20 +159,22 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
 
     None of a modality that the model does not explain.
     """
-    others, columns, certified = [other for other in batch if other != name], [], []
+    others, columns, at = [other for other in batch if other != name], [], 0
+    codes = (
+        None
+        if method == "guide"
+        else posterior_draws(vae, batch.only(others), method=method, num_draws=num_draws, progress=False)
+    )
     for part in parts(batch, num_draws):
-        latents = None
-        if method != "guide":
-            codes = posterior_draws(vae, part.only(others), method=method, num_draws=num_draws, progress=False)
-            latents = codes.latents
-            certified.append(codes.certified)
+        rows, at = slice(at, at + part.rows), at + part.rows
+        latents = None if codes is None else {site: value[:, rows] for site, value in codes.latents.items()}
         drawn = predictive_draws(vae, part, num_draws=num_draws, given=others, latents=latents, only=[name]).get(name)
         if drawn is None:
             return None
         mask = with_axes(part.mask[name], part[name].dim())
         position = rank(drawn.reshape(num_draws, *part[name].shape), part[name])
         columns.append(torch.where(mask, position.double(), torch.nan).reshape(part.rows, -1))
-    share = float(torch.cat(certified).double().mean()) if certified else math.nan
+    share = math.nan if codes is None else float(codes.certified.double().mean())
     return torch.cat(columns).cpu(), share
 
 

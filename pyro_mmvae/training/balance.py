@@ -12,9 +12,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.programs import Pair
+from pyro_mmvae.sites import row_axis
 from pyro_mmvae.warn import warn
-from pyro_mmvae.weights import draw
 
 DROWNS = 300.0
 """How many times as hard one modality must pull as another for a warning.
@@ -25,8 +24,8 @@ the pulls differ by about `scale`, and of the variance of the other table the tr
 """
 ROWS = 32
 """How many rows are looked at."""
-NOTHING = 0.01
-"""Nats a row, of all codes together, below which they say nothing of the rows."""
+NOTHING, DRAWS = 0.01, 8
+"""Nats a row, of all codes together, below which they say nothing of the rows; and draws that tell."""
 
 
 def pulls(model: Any, batch: Batch) -> dict[str, float]:
@@ -93,12 +92,15 @@ def warn_of_collapse(model: Any, guide: Any, batch: Batch) -> None:
         Bowman, Vilnis, Vinyals, Dai, Jozefowicz and Bengio, 2016, Generating Sentences from a Continuous Space,
         https://arxiv.org/abs/1511.06349
     """
-    try:
-        drawn = draw(Pair(model, guide), batch.take(torch.arange(min(batch.rows, ROWS), device="cpu")), 16)
-    except ValueError:  # nothing is known of such programs
-        return
-    kl = float((sum(drawn.log_likelihood.values()) - drawn.log_weights).mean())
-    if drawn.latents and abs(kl) < NOTHING:
+    kl, codes = 0.0, set[str]()
+    for _ in range(DRAWS):  # one at a time, as in training: not every program takes several
+        q = poutine.trace(guide).get_trace(batch, batch.mask)
+        p = poutine.trace(poutine.replay(model, q)).get_trace(batch, batch.mask)
+        codes = {name for name in p.stochastic_nodes if name in q and row_axis(p.nodes[name]) is not None}
+        for trace, sign in ((q, 1), (p, -1)):
+            trace.compute_log_prob(lambda name, _: name in codes)  # noqa: B023
+            kl += sign * sum(float(trace.nodes[name]["log_prob_sum"]) for name in codes) / (DRAWS * batch.rows)
+    if codes and abs(kl) < NOTHING:
         warn(
             "the codes say nothing that the prior does not, the posterior has collapsed: KL from guide to prior is"
             f" {max(kl, 0.0):.3f} nats a row; try fit(warmup=...), which lets the KL count little at first"

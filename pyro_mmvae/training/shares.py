@@ -14,11 +14,8 @@ from torch import nn
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
-from pyro_mmvae.programs import scaled, silent
+from pyro_mmvae.programs import FAILURES, scaled, silent
 from pyro_mmvae.sites import check_axes, row_axis
-
-FAILURES = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
-"""What programs may raise on more rows than they are made for."""
 
 
 class Shares:
