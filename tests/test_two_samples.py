@@ -90,8 +90,9 @@ def test_a_model_that_is_too_sure_of_its_noise_fails_on_data_and_says_how():
     assert found["c"].bias > 0.1 and found["b"].rows == 280
 
 
-def test_the_model_alone_is_asked_where_the_guide_is_wrong():
+def test_the_model_alone_is_asked_where_the_guide_is_wrong(monkeypatch):
     """A guide off by two standard deviations of its own makes a right model look wrong; a wrong model stays wrong."""
+    monkeypatch.setattr("pyro_mmvae.weights.NUMBERS_AT_ONCE", 2**20)  # ten rows at a time
     truth = LinearGaussian()
     x, astray = truth.simulate(40), broken(truth, 3, 0.5)
     by_guide, by_model = (mm.leave_one_out(astray, x, method=method) for method in ("guide", "refined"))
