@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
+from pyro_mmvae.programs import FAILURES
 from pyro_mmvae.sites import row_axis
 from pyro_mmvae.warn import warn
 
@@ -71,7 +72,7 @@ def warn_of_drowning(model: Any, batch: Batch) -> None:
     """
     try:
         found = {name: pull for name, pull in pulls(model, batch).items() if 0 < pull < math.inf}
-    except NotImplementedError:  # a prior that can be scored and not drawn from
+    except FAILURES:  # of a prior that can be scored and not drawn from, or of programs for so many rows
         return
     if len(found) < 2:
         return
