@@ -51,7 +51,8 @@ class RecurrentTrunk(SeesHoles):
     """The last states of a GRU that reads the observed tokens both ways: (row, length) -> (row, size).
 
     Hidden tokens are skipped, wherever they stand: the network does not learn how many there were. It is no network for
-    `fit(compile=...)`: Python looks at how many tokens each row has, and a row without any has no last state.
+    `fit(compile=...)`: Python looks at how many tokens each row has (a step on a GPU waits for it), and a row without
+    any has no last state.
 
     Args:
         vocabulary: tokens are 0 .. vocabulary - 1.

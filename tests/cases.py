@@ -271,6 +271,12 @@ def of_tables(private=0):
     return parts
 
 
+def rows_of_tables(rows: int = 20) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Rows for `of_tables`, and a mask that hides some of each."""
+    x = {name: torch.randn(rows, size) for name, size in SIZES.items()}
+    return x, {name: torch.rand(rows) > 0.3 for name in x}
+
+
 def joint_net():
     return mm.encoder(sum(SIZES.values()) + len(NAMES), 8, dim=DIM)
 

@@ -3,7 +3,6 @@
 Where there is no accelerator a stand-in plays one; where there is, all of it runs there too.
 """
 
-import warnings
 from contextlib import contextmanager
 
 import pyro
@@ -16,9 +15,9 @@ from cases import (
     OF_EXPERTS,
     PRIORS,
     RECIPES,
-    SIZES,
     data,
     modality,
+    rows_of_tables,
     three,
     three_holes,
     three_rows,
@@ -30,7 +29,6 @@ from torch.utils._device import _device_constructors
 
 import pyro_mmvae as mm
 from pyro_mmvae import objectives as O
-from pyro_mmvae.training.step import Run
 
 
 class Elsewhere(TorchFunctionMode):
@@ -61,11 +59,6 @@ def on(device, vae):
     else:
         vae.to(device)
         yield
-
-
-def rows_of_tables(rows=20):
-    x = {name: torch.randn(rows, size) for name, size in SIZES.items()}
-    return x, {name: torch.rand(rows) > 0.3 for name in x}
 
 
 def everything(vae, x, mask, loss=None):
@@ -150,57 +143,6 @@ def test_no_certificate_makes_a_tensor_on_the_cpu(device):
         mm.gaps(vae, few, num_draws=20, steps=5)
         mm.sandwich(vae, given=["body"], rows=3, chains=2, temperatures=5)
         mm.to_arviz(vae, x, mask)
-
-
-@pytest.fixture
-def no_step_waits(monkeypatch):
-    """An error for whatever makes a step wait for the GPU."""
-    step = Run.step
-
-    def watched(self, *args):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it calls itself a prototype
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(self, *args)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-
-    monkeypatch.setattr(Run, "step", watched)
-
-
-@needs_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_on_a_gpu_no_step_waits_whatever_the_fusion(no_step_waits, fusion, holes):
-    mask = three_holes(20) if holes else None
-    mm.fit(three(fusion=fusion).to("cuda"), three_rows(20), mask, epochs=2, batch_size=7, progress=False)
-
-
-@needs_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("prior", [name for name in PRIORS if not name.startswith("function")])
-def test_on_a_gpu_no_step_waits_whatever_the_prior(no_step_waits, prior):
-    vae = three(prior=prior).to("cuda")
-    mm.fit(vae, three_rows(20), three_holes(20), epochs=2, batch_size=7, progress=False)
-
-
-@needs_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("fusion", ["PoE", "MoPoE", "JointEncoder"])
-def test_on_a_gpu_no_step_on_data_from_disk_waits(no_step_waits, fusion):
-    data = mm.MultimodalDataset(three_rows(20), three_holes(20))
-    mm.fit(three(fusion=fusion).to("cuda"), data, epochs=2, batch_size=7, progress=False)
-
-
-@needs_gpu
-@pytest.mark.gpu
-@pytest.mark.parametrize("holes", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_on_a_gpu_no_step_of_a_recipe_waits(no_step_waits, recipe, holes):
-    (vae, loss), (x, mask) = RECIPES[recipe](), rows_of_tables()
-    mm.fit(vae.to("cuda"), x, mask if holes else None, loss=loss, epochs=1, batch_size=7, progress=False)
 
 
 @needs_gpu
