@@ -302,6 +302,7 @@ R = mm.recipes
 # name -> a recipe on three tables of 3, 2 and 4 numbers: (vae, loss)
 RECIPES = {
     "mmvm": lambda: R.mmvm(of_tables()),
+    "mmvm of pairs": lambda: R.mmvm(of_tables(), mm.Pooled(mm.StandardNormal(DIM), 1 / 3)),
     "cvae": lambda: R.cvae(for_target(), DIM, "a", joint_net(), SIZES),
     "mhvae": lambda: R.mhvae(for_ladder(), [DIM, DIM], SIZES, hidden=6),
     "nexus": lambda: R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0),

@@ -103,19 +103,21 @@ def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, nu
     return mmvaeplus(modalities, dim, private, num_particles, prior=GaussianMixture(dim, clusters))
 
 
-def mmvm(modalities: Modalities) -> Ready:
-    """MMVM: a code for each modality and none that is shared; each is held against the mixture of all of them.
+def mmvm(modalities: Modalities, prior: nn.Module | None = None) -> Ready:
+    """MMVM: a code for each modality and none that is shared; each is held against all of them.
 
-    sum_m { -E_{q_m} log p(x_m | w_m) + KL(q_m || 1/|S| sum_n q_n) }. The code of a missing modality is drawn from the
-    mixture. The mixture itself is the prior, as in the paper's formula; the authors' code has a looser bound on it.
-    There is nothing to draw from without data: `mm.generate` says so.
+    sum_m { -E_{q_m} log p(x_m | w_m) + KL(q_m || 1/|S| sum_n q_n) }: the mixture itself is the prior, as in the paper's
+    formula. The code of a missing modality is drawn from the prior. There is nothing to draw from without data:
+    `mm.generate` says so.
 
     Limits: each code is in the mixture, so that to lie apart costs log M nats at most, and little draws the codes
-    together: names of digits from pictures stay at chance (10 %) after 100 epochs. The looser bound is the same model
-    with `mm.Pooled(mm.StandardNormal(dim), 1 / M)` as the prior of each private code, and names 74 % there.
+    together: names of digits from pictures stay at chance (10 %) after 100 epochs. The authors' code has the looser
+    1/|S| sum_n KL(q_m || q_n) for the KL to the mixture, which names 74 % there: give `prior`.
 
     Args:
         modalities: their encoders give the codes, all of one size.
+        prior: of each code; the mixture by default. `mm.Pooled(mm.StandardNormal(dim), 1 / M)` for M modalities of
+            codes (dim,) is the bound of the authors' code; it can be drawn from without data.
 
     Reference:
         Sutter, Meng, Agostini, Chopard, Fortin, Vogt, Shahbaba and Mandt, 2024, Unity by Diversity: Improved
@@ -129,5 +131,4 @@ def mmvm(modalities: Modalities) -> Ready:
         2
     """
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
-    mixture = MoE()
-    return MultimodalVAE(own, None, None, private_prior=dict.fromkeys(own, mixture)), Trace_ELBO()
+    return MultimodalVAE(own, None, None, private_prior=dict.fromkeys(own, prior or MoE())), Trace_ELBO()
