@@ -5,6 +5,7 @@ import pytest
 import torch
 from cases import NAMES, RECIPES, SinhArcsinh
 from exact import LinearGaussian
+from matplotlib.figure import Figure
 from test_gaps import broken
 from torch import nn
 
@@ -323,6 +324,13 @@ def test_compare_pairs_the_rows():
     last = found.rows[-1]
     assert abs(last.difference - expected) < 4 * last.se and 0 < last.se < 0.1
     assert "worse" in str(found) and "paired" in str(found)
+    turned = found.against("worse")
+    assert [row.difference for row in turned.rows] == [-last.difference, 0] and turned.rows[0].se == last.se
+    assert [row.log_likelihood for row in turned.rows] == [float(found.values[row.name].mean()) for row in found.rows]
+    assert "difference to worse, +- one" in str(turned) and "best" not in str(turned)
+    assert "that of worse" in mm.plot_compare(turned, Figure().subplots()).get_xlabel()
+    with pytest.raises(ValueError, match="there is no model 'wrong'; there are right, worse"):
+        found.against("wrong")
 
 
 def test_of_many_patterns_of_holes_the_most_frequent_are_looked_at():

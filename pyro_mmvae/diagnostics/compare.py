@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,7 +31,8 @@ class Compared(NamedTuple):
     Attributes:
         name: of the model.
         log_likelihood: mean log p(x_S), nats a row.
-        difference: to the best model, nats a row, zero or less; above zero may be one whose prior looks at the data.
+        difference: to the best model (after `Comparison.against`, to that one), nats a row; above zero may be one whose
+            prior looks at the data.
         se: standard error of the difference over rows, from pairs of the same row.
         good_khat: share of rows with a good k-hat; where it is low, the log-likelihood is a bound that may be loose.
         looks: whether its prior looks at the data that it explains; then that is no likelihood, and never the best.
@@ -52,6 +53,8 @@ class Comparison:
     Attributes:
         rows: the models.
         refined: whether proposals were refined row by row.
+        values: name -> log p(x_S) of each row (row,), nats, for questions of your own.
+        reference: the name of the model that differences are to; None for the best.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -64,6 +67,20 @@ class Comparison:
 
     rows: list[Compared]
     refined: bool = False
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: str | None = None
+
+    def against(self, reference: str) -> Comparison:
+        """The same models, with differences to that one in place of the best, from pairs of the same row.
+
+        Raises:
+            ValueError: there is no such model.
+        """
+        if reference not in self.values:
+            raise ValueError(f"there is no model {reference!r}; there are {', '.join(self.values) or 'none'}")
+        pairs = {row.name: _paired(self.values[row.name], self.values[reference]) for row in self.rows}
+        rows = [row._replace(difference=pairs[row.name][0], se=pairs[row.name][1]) for row in self.rows]
+        return replace(self, rows=rows, reference=reference)
 
     def __str__(self) -> str:
         names = {row.name: title([row.name], 30) + " *" * row.looks for row in self.rows}
@@ -77,6 +94,8 @@ class Comparison:
             "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",
             "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
         ]
+        if self.reference is not None:
+            foot[0] = foot[0].replace("the best model", title([self.reference], 30))
         if not self.refined and any(row.good_khat < 0.9 for row in self.rows):
             foot.append(
                 "Here differences may be those of the guides: refined=True looks for better proposals, row by row."
@@ -129,11 +148,16 @@ def compare(
     best = max(found, key=lambda name: (not looks[name], float(found[name][0].mean())))
     rows = []
     for name, (value, khat) in found.items():
-        pairs = value - found[best][0]
-        se = float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
         good = (khat < khat_limit(num_particles)).double().mean()
-        rows.append(Compared(name, float(value.mean()), float(pairs.mean()), se, float(good), looks[name]))
-    return Comparison(sorted(rows, key=lambda row: (row.looks, -row.log_likelihood)), refined)
+        rows.append(Compared(name, float(value.mean()), *_paired(value, found[best][0]), float(good), looks[name]))
+    rows.sort(key=lambda row: (row.looks, -row.log_likelihood))
+    return Comparison(rows, refined, {name: value for name, (value, _) in found.items()})
+
+
+def _paired(value: Tensor, reference: Tensor) -> tuple[float, float]:
+    """The mean difference over rows (row,) and its standard error; NaN for a single row."""
+    pairs = value - reference
+    return float(pairs.mean()), float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
 
 
 def _estimate(vae: Any, x: Arrays, mask: Arrays | None, num_particles: int, refined: bool) -> tuple[Tensor, Tensor]:

@@ -155,8 +155,8 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
 
 
 def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
-    """Mean differences of held-out log-likelihood to the best model, with two standard errors; a star and grey for what
-    is no likelihood, see `mm.compare`.
+    """Mean differences of held-out log-likelihood to the best model, or to that of `Comparison.against`, with two
+    standard errors; a star and grey for what is no likelihood, see `mm.compare`.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -174,5 +174,6 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
         ax.errorbar(found, lines, xerr=error, fmt="o", color=colour, capsize=3)
     ax.axvline(0.0, color=GREY)
     ax.set_yticks(range(len(rows)), [row.name + " *" * row.looks for row in rows])
-    ax.set(xlabel="log p(x) minus the best model's, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
+    whose = "the best model's" if comparison.reference is None else f"that of {comparison.reference}"
+    ax.set(xlabel=f"log p(x) minus {whose}, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
     return ax
