@@ -162,6 +162,7 @@ def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
     assert found["b"].baseline_rmse == pytest.approx(spread.item(), rel=1e-6)
     exact = truth.log_prob(x) - truth.log_prob(x, subset=["a", "c"])
     assert found["b"].log_score * 1800 / 600 == pytest.approx(exact.mean().item(), abs=0.02)
+    assert found["b"].log_score_se == pytest.approx(exact.std().item() / 600**0.5 / 3, rel=0.02)
     assert math.isnan(found["b"].accuracy)
 
 
@@ -187,6 +188,7 @@ def test_single_hidden_entries_and_categories():
     assert found.accuracy == pytest.approx(2 / 3) and found.baseline_accuracy == 0.0 and math.isnan(found.rmse)
     log = torch.tensor([0.0, 1.0, 5.0]).log_softmax(-1)
     assert found.log_score == pytest.approx((2 * log[2] + log[1]).item() / 3)
+    assert found.log_score_se == pytest.approx((log[1] - log[2]).abs().item() / 3)  # sd of three / sqrt(3)
     found = mm.imputation_error(vae, {"label": labels[3:]}, visible={"label": seen[3:]})["label"]
     assert found.baseline_accuracy == pytest.approx(2 / 3)  # 2, where none is visible
     with pytest.raises(ValueError, match="no entry is hidden"):

@@ -36,6 +36,7 @@ class ImputationError(NamedTuple):
         baseline_accuracy: the same of the most frequent category of the same column, visible or hidden in the same way.
         log_score: log p(hidden entries of a row | visible ones), z from the guide or as given, nats an entry; higher is
             better.
+        log_score_se: its standard error, of the choice of rows; NaN for a single one.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -52,6 +53,7 @@ class ImputationError(NamedTuple):
     accuracy: float
     baseline_accuracy: float
     log_score: float
+    log_score_se: float
 
 
 @torch.no_grad()
@@ -109,7 +111,7 @@ def imputation_error(
             *_errors(
                 batch[name], guesses[name], hidden[name], looked[name], columns.get(name, ()), labels.get(name, 0)
             ),
-            scores[name] / int(hidden[name].sum()),
+            *_ratio(scores[name], hidden[name].reshape(batch.rows, -1).sum(1)),
         )
         for name in names
     }
@@ -175,9 +177,9 @@ def _columns_of_categories(vae: Any, batch: Batch) -> dict[str, list[int]]:
 
 def _log_scores(
     vae: Any, seen: Batch, hidden: Batch, names: list[str], num_draws: int, latents: Latents
-) -> dict[str, float]:
-    """Sum over rows of log 1/K sum_k p(hidden entries | z_k), for each modality, in nats."""
-    depth, total, at = nesting(vae, seen), dict.fromkeys(names, 0.0), 0
+) -> dict[str, Tensor]:
+    """log 1/K sum_k p(hidden entries | z_k) of each row (row,) on the CPU, for each modality, in nats."""
+    depth, found, at = nesting(vae, seen), {name: list[Tensor]() for name in names}, 0
     with pyro.validation_enabled(False):
         for wanted, sizes in chunks(hidden, num_draws):
             rows, at = torch.arange(at, at + wanted.rows, device="cpu"), at + wanted.rows
@@ -188,10 +190,19 @@ def _log_scores(
                 for name in names:
                     if name in model:
                         logs[name].append(per_row(model.nodes[name], len(draws), part.rows))
-            for name, found in logs.items():
-                if found:
-                    total[name] += float((torch.cat(found).logsumexp(0) - math.log(num_draws)).sum())
-    return total
+            for name, draws_of in logs.items():
+                score = torch.cat(draws_of).logsumexp(0) - math.log(num_draws) if draws_of else torch.zeros(part.rows)
+                found[name].append(score.double().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _ratio(total: Tensor, entries: Tensor) -> tuple[float, float]:
+    """The mean over entries of what rows (row,) have in all of theirs, and its standard error (linearised)."""
+    entries = entries.to(total)
+    rows = int((entries > 0).sum())
+    mean = total.sum() / entries.sum()
+    spread = (total - mean * entries).square().sum().sqrt() / entries.sum()
+    return float(mean), float(spread) * math.sqrt(rows / (rows - 1)) if rows > 1 else math.nan
 
 
 def _both(mask: Tensor, other: Tensor) -> Tensor:
