@@ -10,6 +10,7 @@ from test_annealed import two_modes
 from test_gaps import broken
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics import escalation, walk
 from pyro_mmvae.diagnostics.chains import mixing
 
 ROWS, DRAWS = 12, 1000
@@ -60,6 +61,29 @@ def test_chains_repair_a_guide_far_off():
     assert set(found.method) == {"hmc"} and (found.rhat < 1.03).all() and (found.ess > 1000).all()
     found.certified[:] = True
     repaired(found, truth, x)
+
+
+def test_chains_that_agree_but_for_want_of_draws_go_on(monkeypatch):
+    """Of chains that are slow and many the R-hat is that of chance alone, sqrt(1 + 16 / ESS)."""
+    truth = LinearGaussian(dim=4, orthogonal=False)
+    x = truth.simulate(2)
+    monkeypatch.setattr(walk, "LONGEST", 0.2)
+    found, apart = [], escalation.APART
+    for some in (apart[:1], apart):
+        monkeypatch.setattr(escalation, "APART", some)
+        pyro.set_rng_seed(0)
+        found.append(mm.posterior_draws(truth.vae(), x, method="hmc", progress=False))
+    assert not found[0].certified.any() and (found[0].rhat < 1.1).all()
+    assert found[1].certified.all() and (found[1].ess > 2 * found[0].ess).all()
+    repaired(found[1], truth, x)
+
+
+def test_posteriors_of_many_coordinates_are_certified():
+    """Where ten times as much is seen of some directions as of others: covariances and climbs have to settle."""
+    truth = LinearGaussian({"a": 40, "b": 10}, dim=40, orthogonal=False)
+    x = truth.simulate(3)
+    found = mm.posterior_draws(truth.vae(), x, max_nuts_rows=0, seconds=0.0, progress=False)
+    assert repaired(found, truth, x) <= {"refined", "psis"} and (found.khat < 0.5).all() and (found.ess > 900).all()
 
 
 def test_the_guide_serves_where_it_is_right():

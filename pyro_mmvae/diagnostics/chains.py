@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, transition, tuned
 
 
-def hmc(path: Path, start: Tensor, warmup: int, num_draws: int, deadline: float) -> Tensor | None:
+def hmc(path: Path, start: Tensor, warmup: int, num_draws: int, deadline: float, apart: int = 1) -> Tensor | None:
     """Draws of all chains and rows side by side, each row with a step size of its own.
 
     Args:
@@ -22,18 +22,19 @@ def hmc(path: Path, start: Tensor, warmup: int, num_draws: int, deadline: float)
         warmup: draws thrown away, in which the steps are tuned.
         num_draws: of each chain.
         deadline: on the monotonic clock, in seconds.
+        apart: how many transitions from one draw to the next.
 
     Returns:
         (draw, chain, row, size), in the coordinates of the path; None if the time was up first.
     """
     step, state, kept = torch.full_like(path.base.loc[:, 0], LONGEST / 4), path.at(start), []
-    for position in range(warmup + num_draws):
+    for position in range(warmup + num_draws * apart):
         if time.monotonic() > deadline:
             return None
         state, accept = transition(path, state, 1.0, step)
         if position < warmup:
             step = tuned(step, accept, 2 * (1 + position) ** -0.6)
-        else:
+        elif (position + 1 - warmup) % apart == 0:
             kept.append(state.y)
     return torch.stack(kept)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
-from pyro_mmvae.diagnostics.refine import PARTICLES, climbed, diagonal, fit_normal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, climbed, diagonal, fit_normal, settled, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness, better, of_prior, proposed
 
@@ -19,7 +19,7 @@ FEW = 50.0
 """Effective draws: a prior that has more of them for a row has seen its modes."""
 QUICK = {"starts": 3, "steps": 40, "num_particles": 4}
 GOOD = {"starts": 6, "steps": 60, "num_particles": 8}
-"""Climbs of every row, and of rows where those have found several modes."""
+"""Climbs of every row, and of rows where those have found several modes; with more steps for many coordinates."""
 TRIED = 32
 """Draws of a normal that tell how much of a posterior it holds."""
 LEAST = 7.0
@@ -102,7 +102,7 @@ class Climbs:
 
 
 def _climbs(target: Target, guide: Witness, prior: Witness, starts: int, steps: int, num_particles: int) -> Climbs:
-    start, fits = _starts(prior, guide.normal, starts), []
+    start, fits, steps = _starts(prior, guide.normal, starts), [], settled(steps, target.size)
     for part in torch.arange(starts).split(PARTICLES // num_particles):  # with the memory of a refinement's steps
         some = diagonal(start.loc[part], start.stddev[part])
         fits.append(climbed(target, some, full_rank=True, steps=steps, num_particles=num_particles, reach=REACH))

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.climbs import witnesses
-from pyro_mmvae.diagnostics.refine import PARTICLES, STEPS, fit_normal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
 from pyro_mmvae.modes import tool
@@ -82,7 +82,7 @@ def gaps(
     given: Collection[str] | None = None,
     full_rank: bool = False,
     num_draws: int = 1000,
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> Gaps:
     """How much of log p(x_S) - ELBO the family of the posterior costs, and how much the encoder.
 
@@ -96,7 +96,7 @@ def gaps(
         full_rank: whether the best posterior has a covariance. The difference of the two approximation gaps is what
             independence costs.
         num_draws: draws a row from each proposal.
-        steps: of refinement.
+        steps: of refinement; by default 60, or with `full_rank` three for each coordinate where that is more.
 
     Returns:
         `Gaps`.
@@ -117,7 +117,7 @@ def gaps(
         >>> bool(torch.allclose(found.log_likelihood - found.elbo, total, atol=1e-4))
         True
     """
-    num_draws, steps = whole("num_draws", num_draws), whole("steps", steps, 0)
+    num_draws, steps = whole("num_draws", num_draws), None if steps is None else whole("steps", steps, 0)
     batch = opened(vae, x, mask, given)
     depth = nesting(vae, batch)
     columns = []

@@ -11,11 +11,12 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from pyro_mmvae.diagnostics.target import Target
 
 STEPS, PARTICLES = 60, 16
+EACH = 3  # steps for each coordinate, if that is more: so many does a covariance take to settle
 
 
 @torch.no_grad()
 def fit_normal(
-    target: Target, *, full_rank: bool, steps: int = STEPS, num_particles: int = PARTICLES
+    target: Target, *, full_rank: bool, steps: int | None = None, num_particles: int = PARTICLES
 ) -> MultivariateNormal:
     """The normal in real coordinates with the highest ELBO of each row, started at the moments of the guide.
 
@@ -26,7 +27,7 @@ def fit_normal(
     Args:
         target: the posterior.
         full_rank: a covariance of its own for each row, or scales alone.
-        steps: how many; 0 gives the moments of the guide.
+        steps: how many; 0 gives the moments of the guide. 60 by default, or what covariances of many coordinates need.
         num_particles: draws a row and step, even: each with its mirror image.
 
     Returns:
@@ -40,6 +41,8 @@ def fit_normal(
     start = moments(target.guide(200)[0], full_rank)
     if steps == 0:
         return start
+    if steps is None:
+        steps = settled(STEPS, target.size) if full_rank else STEPS
     new = climbed(target, start, full_rank=full_rank, steps=steps, num_particles=num_particles)
     return _better(target, start, new)
 
@@ -72,6 +75,11 @@ def climbed(
         loc = loc + rate * _times(factor, white.mean(0).clamp(-reach, reach))
         factor = factor @ _turn(rate, tilt, full_rank and step >= 0.3 * steps)
     return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+
+
+def settled(steps: int, size: int) -> int:
+    """At least so many steps, and as many as the covariance of `size` coordinates takes to settle."""
+    return max(steps, EACH * size)
 
 
 def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
