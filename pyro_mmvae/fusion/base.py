@@ -63,12 +63,6 @@ def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:
     return precision, precision * stack.loc, stack
 
 
-def together(experts: Experts) -> tuple[Tensor, Tensor]:
-    """Precision and precision-weighted mean of the product of what is given, (row, 1, dim), zero where nothing is."""
-    precision, shift, _ = natural(experts)
-    return precision.sum(0), shift.sum(0)
-
-
 def prior_normal(experts: Experts) -> dist.Normal:
     """The prior as a factor of a product, of a batch that broadcasts to (row, 1): the model's if it is a diagonal
     normal, else N(0, I)."""
@@ -88,6 +82,16 @@ def times_prior(experts: Experts, precision: Tensor, shift: Tensor) -> tuple[Ten
     prior = prior_normal(experts)
     own = prior.scale**-2
     return precision + own, shift + own * prior.loc
+
+
+def product_of(experts: Experts, prior_expert: bool) -> tuple[Tensor, Tensor, Stack]:
+    """Precision and precision-weighted mean of the product of what is given and, if it is an expert, of the prior,
+    (row, 1, dim), and the experts that they are of. Without the prior the precision is one where nothing is given."""
+    factors, shifts, stack = natural(experts)
+    precision, shift = factors.sum(0), shifts.sum(0)
+    if prior_expert:
+        return *times_prior(experts, precision, shift), stack
+    return filled(precision, stack.given), shift, stack
 
 
 def even(given: Tensor) -> Tensor:

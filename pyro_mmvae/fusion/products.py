@@ -10,16 +10,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, product, stacked
 from pyro_mmvae.experts import Experts, not_normal
-from pyro_mmvae.fusion.base import (
-    Fusion,
-    even,
-    filled,
-    natural,
-    prior_normal,
-    times_prior,
-    together,
-    with_prior,
-)
+from pyro_mmvae.fusion.base import Fusion, even, filled, natural, prior_normal, product_of, with_prior
 
 
 class PoE(Fusion):
@@ -50,11 +41,7 @@ class PoE(Fusion):
     def fuse(self, experts: Experts) -> Distribution:
         if any(isinstance(experts.entries(name), NaturalNormal) for name in experts):
             return self._with_covariances(experts)
-        precision, shift = together(experts)
-        if self.prior_expert:
-            precision, shift = times_prior(experts, precision, shift)
-        else:
-            precision = torch.where(experts.any().unsqueeze(-1), precision, 1)
+        precision, shift, _ = product_of(experts, self.prior_expert)
         return product(precision, shift)
 
     def _with_covariances(self, experts: Experts) -> Distribution:
@@ -149,13 +136,8 @@ class GeometricMean(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
-        factors, shifts, stack = natural(experts)
-        precision, shift = factors.sum(0), shifts.sum(0)
+        precision, shift, stack = product_of(experts, self.prior_expert)
         count = stack.given.sum(0).clamp(min=1).unsqueeze(-1) + int(self.prior_expert)
-        if self.prior_expert:
-            precision, shift = times_prior(experts, precision, shift)
-        else:
-            precision = filled(precision, stack.given)
         return product(precision / count, shift / count)
 
 
