@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -47,6 +49,13 @@ class Fusion(nn.Module):
             A distribution with batch (row, 1), event (dim,), valid on every row.
         """
         raise NotImplementedError
+
+
+def check_made_for(names: Collection[str], known: Collection[str], what: str) -> None:
+    """Raises ValueError for a modality that a fusion was not made for: it has no `what`."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"modality {name!r} has no {what}")
 
 
 def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.distributions import Chain, Normal, product
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.base import Fusion, check_made_for
 from pyro_mmvae.fusion.learned import features_beside
 from pyro_mmvae.networks import encoder
 
@@ -88,9 +88,7 @@ class LadderPoE(Fusion):
         )
 
     def fuse(self, experts: Experts) -> Distribution:
-        unknown = [name for name in experts if name not in self.sizes]
-        if unknown:
-            raise ValueError(f"modality {unknown[0]!r} has no size in LadderPoE; add it to sizes")
+        check_made_for(experts, self.sizes, "size in LadderPoE; add it to sizes")
         prior, names = self._prior[0], [name for name in self.sizes if name in experts]
         context = features_beside(experts, {name: self.sizes[name] for name in names}).unsqueeze(1)
         *columns, given = self._split(context, names)

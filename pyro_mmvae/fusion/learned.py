@@ -14,7 +14,7 @@ from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
-from pyro_mmvae.fusion.base import Fusion
+from pyro_mmvae.fusion.base import Fusion, check_made_for
 from pyro_mmvae.modality import ask, places
 from pyro_mmvae.sequences import attention_layer
 
@@ -124,9 +124,7 @@ class JointEncoder(Fusion):
         self.net, self.sizes, self.otherwise = net, dict(sizes), otherwise
 
     def fuse(self, experts: Experts) -> Distribution:
-        unknown = [name for name in experts if name not in self.sizes]
-        if unknown:
-            raise ValueError(f"modality {unknown[0]!r} has no size in JointEncoder; add it to sizes")
+        check_made_for(experts, self.sizes, "size in JointEncoder; add it to sizes")
         if self.otherwise is None:
             return self._all(experts, None)
         if not all(name in experts for name in self.sizes):

@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import torch
 from pyro.distributions import Distribution
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, product, stacked
 from pyro_mmvae.experts import Experts, not_normal
-from pyro_mmvae.fusion.base import Fusion, even, filled, natural, prior_normal, product_of, with_prior
+from pyro_mmvae.fusion.base import Fusion, check_made_for, even, filled, natural, prior_normal, product_of, with_prior
 
 
 class PoE(Fusion):
@@ -92,7 +92,8 @@ class GeneralizedPoE(Fusion):
 
     def fuse(self, experts: Experts) -> Distribution:
         precision, shift, stack = natural(experts)
-        own = [self._logits(name) for name in experts]
+        check_made_for(experts, self.logits.keys(), "weights in GeneralizedPoE; add it to names")
+        own = [self.logits[name] for name in experts]
         given, logits = stack.given, torch.stack([own[place] for place in stack.modality])
         if logits.shape[-1] != precision.shape[-1]:
             raise ValueError(f"GeneralizedPoE has dim {logits.shape[-1]} for codes of {precision.shape[-1]}; mend dim")
@@ -104,11 +105,6 @@ class GeneralizedPoE(Fusion):
         weights = torch.where(given.unsqueeze(-1), logits.exp(), 0)
         weights = weights / filled(weights.sum(0), given)
         return product(filled((weights * precision).sum(0), given), (weights * shift).sum(0))
-
-    def _logits(self, name: str) -> Tensor:
-        if name not in self.logits:
-            raise ValueError(f"modality {name!r} has no weights in GeneralizedPoE; add it to names")
-        return self.logits[name]
 
 
 class GeometricMean(Fusion):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator, members_of, pick_subsets, product
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
+from pyro_mmvae.fusion.base import Fusion, check_made_for, even, natural, prior_normal, times_prior
 from pyro_mmvae.stack import Stack
 
 COMPONENTS = 63  # all subsets of six modalities
@@ -161,9 +161,7 @@ class CoDE(Fusion):
 
     def _subsets(self, names: list[str], given: Tensor) -> tuple[Tensor, Tensor]:
         """As `subsets`, in the one order that the weights have."""
-        for name in names:
-            if name not in self.names:
-                raise ValueError(f"modality {name!r} has no weights in CoDE; add it to names")
+        check_made_for(names, self.names, "weights in CoDE; add it to names")
         own, none = dict(zip(names, given, strict=True)), torch.zeros_like(given[0])
         full = torch.stack([own.get(name, none) for name in self.names])
         wanted = indicator(len(self.names), given.device).bool().unsqueeze(-1).unsqueeze(-1)
