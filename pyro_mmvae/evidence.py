@@ -94,10 +94,15 @@ def log_likelihood(
     depth = nesting(vae, batch)
     for part, sizes in chunks(batch if targets is None else batch.only({*targets, *(look or ())}), num_particles):
         logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
-        weights = torch.cat(logs)
-        value = weights.logsumexp(0) - math.log(num_particles)
-        spread = (weights - value).exp().std(0) if num_particles > 1 else torch.full_like(value, math.nan)
-        found.append((value, spread / math.sqrt(num_particles), smooth(weights).khat))
+        found.append(estimate(torch.cat(logs)))
     result = LogLikelihood(*(torch.cat(column) for column in zip(*found)))
     refuse(batch, result.value.isfinite(), "log p(x)")
     return result
+
+
+def estimate(log_weights: Tensor) -> LogLikelihood:
+    """The logarithm of the mean of weights, given by their logarithms (draw, row)."""
+    smoothed = smooth(log_weights)
+    terms = (log_weights - smoothed.log_mean).exp()
+    spread = terms.std(0) if len(terms) > 1 else torch.full_like(terms[0], math.nan)
+    return LogLikelihood(smoothed.log_mean, spread / math.sqrt(len(terms)), smoothed.khat)

@@ -18,10 +18,9 @@ from pyro_mmvae.diagnostics.climbs import covering
 from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
-from pyro_mmvae.evidence import LogLikelihood
+from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
@@ -75,9 +74,7 @@ def annealed_log_likelihood(
     depth, found = nesting(vae, batch), []
     for part in parts(batch, chains):
         way = _Way(Target(vae, part, given, depth), chains, temperatures, from_prior)
-        weights = way.forward()
-        value = weights.logsumexp(0) - math.log(chains)
-        found.append((value, _se(weights - value), smooth(weights).khat))
+        found.append(estimate(way.forward()))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
 
 

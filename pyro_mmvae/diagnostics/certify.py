@@ -181,7 +181,8 @@ def _on_data(
     depth = nesting(vae, data)
     for part, sizes in chunks(data, num_particles):
         raw = torch.cat([draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes])
-        columns.append((raw.logsumexp(0) - math.log(num_particles), raw.mean(0), smooth(raw).khat))
+        smoothed = smooth(raw)
+        columns.append((smoothed.log_mean, raw.mean(0), smoothed.khat))
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))
     refuse(data, value.isfinite(), "log p(x)")
     se = float(value.std()) / math.sqrt(len(index)) if len(index) > 1 else math.nan

@@ -16,7 +16,7 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import of_prior
-from pyro_mmvae.evidence import LogLikelihood
+from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened, parts
@@ -79,10 +79,10 @@ def conditional_log_likelihood(
         z = proposal.sample((num_particles,))
         top = large.log_weights(z, proposal)
         bottom = small.log_weights(z[..., shared], _mixture([marginal(q, shared) for q in normals]))
-        values = [weights.logsumexp(0) - math.log(num_particles) for weights in (top, bottom)]
-        terms = (top - values[0]).exp() - (bottom - values[1]).exp()
+        above, below = smooth(top), smooth(bottom)
+        terms = (top - above.log_mean).exp() - (bottom - below.log_mean).exp()
         se = terms.std(0) / math.sqrt(num_particles)
-        found.append((values[0] - values[1], se, torch.maximum(smooth(top).khat, smooth(bottom).khat)))
+        found.append(LogLikelihood(above.log_mean - below.log_mean, se, torch.maximum(above.khat, below.khat)))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
 
 
@@ -138,8 +138,5 @@ def guide_predictive_log_likelihood(
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]
         zero = torch.zeros((), device=part.device)
         totals = [sum((one[n] for n in targets if n in one), zero) for one in drawn]
-        weights = torch.cat([total.expand(k, part.rows) for total, k in zip(totals, sizes)])
-        value = weights.logsumexp(0) - math.log(num_particles)
-        se = (weights - value).exp().std(0) / math.sqrt(num_particles)
-        found.append((value, se, smooth(weights).khat))
+        found.append(estimate(torch.cat([total.expand(k, part.rows) for total, k in zip(totals, sizes)])))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))

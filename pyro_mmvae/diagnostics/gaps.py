@@ -148,8 +148,7 @@ def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple
         better = smoothed.beats(best_so_far)
         chosen = torch.where(better, weights, chosen)
         best_so_far = smoothed.where(better, best_so_far)
-    value = chosen.logsumexp(0) - math.log(len(chosen))
-    best, elbo = refined.mean(0), guide.mean(0)
+    value, best, elbo = best_so_far.log_mean, refined.mean(0), guide.mean(0)
     terms = (chosen - value).exp() - refined, refined - guide
     approximation_se, amortisation_se = (part.std(0) / math.sqrt(len(part)) for part in terms)
     return value, best, elbo, value - best, approximation_se, best - elbo, amortisation_se, best_so_far.khat
