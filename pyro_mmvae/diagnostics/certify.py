@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded, undisturbed
-from pyro_mmvae.checks import refuse, seen_rows
+from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps
-from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets
+from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets, rows_with
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.diagnostics.simulated import simulate
 from pyro_mmvae.diagnostics.target import Target
@@ -195,11 +195,3 @@ def _gaps(vae: Any, data: Batch, given: tuple[str, ...], num_draws: int) -> tupl
     """Mean approximation and amortisation gap."""
     found = gaps(vae, data, given=given, num_draws=num_draws)
     return float(found.approximation.mean()), float(found.amortisation.mean())
-
-
-def rows_with(batch: Batch, given: tuple[str, ...]) -> torch.Tensor:
-    """The rows that have something of every modality of S, (found,)."""
-    there = torch.ones(batch.rows, dtype=torch.bool, device="cpu")
-    for name in given:
-        there &= seen_rows(batch.mask[name]).cpu() if name in batch else False
-    return there.nonzero().squeeze(-1)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import check_collection, seen_rows
+from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import opened, parts
@@ -88,9 +89,8 @@ def consistency(
         raise ValueError(f"given {sorted(given)} is not within more {sorted(more)}; name a set and one that holds it")
     batch = opened(vae, x, mask)
     vae.check_names(more)
-    there = [seen_rows(batch.mask[name]) for name in more if name in batch]
-    complete = torch.stack(there).all(0).nonzero().squeeze(-1)
-    if len(there) < len(more) or not len(complete):
+    complete = rows_with(batch, more)
+    if not len(complete):
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")
     batch, found = batch.take(complete), []
     for part in parts(batch, num_draws):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.checks import check_collection, seen_rows
@@ -90,6 +91,14 @@ def observed_subsets(batch: Batch) -> list[tuple[str, ...]]:
             f" {share:.0%} of the rows; give subsets a number or a list for others"
         )
     return [tuple(n for n, there in zip(batch, row) if there) for row in patterns[order[:MOST]].tolist()]
+
+
+def rows_with(batch: Batch, given: Collection[str]) -> Tensor:
+    """The rows that have something of every modality of S, (found,)."""
+    there = torch.ones(batch.rows, dtype=torch.bool, device="cpu")
+    for name in given:
+        there &= seen_rows(batch.mask[name]).cpu() if name in batch else False
+    return there.nonzero().squeeze(-1)
 
 
 def title(given: Sequence[str], width: int = 28) -> str:

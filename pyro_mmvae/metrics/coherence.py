@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import check_named, seen_rows
+from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.draws import Method
 from pyro_mmvae.diagnostics.escalation import posterior_draws
+from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.generation import generate
 from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
@@ -136,7 +137,7 @@ def coherence(
     most = len(batch) - 1 if most_given is None else whole("most_given", most_given)
     share, counts, certified = {}, {}, {}
     for given in subsets_of(batch, most, what="too many; give a smaller most_given, such as 1"):
-        there = torch.stack([seen_rows(batch.mask[n]) for n in given]).all(0).nonzero().squeeze(-1)
+        there = rows_with(batch, given)
         targets = [name for name in classifiers if name not in given]
         if len(there) and targets:
             rows, latents = batch.take(there), None
@@ -146,7 +147,7 @@ def coherence(
             drawn = predictive_draws(vae, rows, num_draws=1, given=given, latents=latents, only=targets)
             for name in targets:
                 said = _said(name, classifiers[name], drawn[name][0])
-                share[given, name] = float((said == right[there.cpu()]).double().mean())
+                share[given, name] = float((said == right[there]).double().mean())
             counts[given] = len(there)
     if not share:
         raise ValueError(

@@ -10,8 +10,7 @@ import numpy as np
 from pyro_mmvae.checks import check_collection, check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
-from pyro_mmvae.diagnostics.certify import rows_with
-from pyro_mmvae.diagnostics.patterns import titles
+from pyro_mmvae.diagnostics.patterns import rows_with, titles
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import BLUE, GREY, RED, check_result, new_axes
@@ -47,7 +46,7 @@ def plot_khat(
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
         found = log_likelihood(vae, x, mask, num_particles=num_particles, targets=given).khat
-        found = found[rows_with(opened(vae, x, mask), tuple(given)).to(found.device)]
+        found = found[rows_with(opened(vae, x, mask), given).to(found.device)]
         value = found[found.isfinite()].cpu().numpy()
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
