@@ -150,7 +150,11 @@ def fit(
         "seed": seed, "validation rows": held_out and held_out.rows, "rows": data.rows,
         "steps an epoch": data.steps, "autocast": str(autocast), "compile": compile,
     }  # fmt: skip
-    with _prepared(vae, data, seed) as (modules, first, devices), _laid_out(modules, autocast, familiar(loss)):
+    with (
+        _prepared(vae, data, seed) as (modules, first, devices),
+        lowered(modules, autocast),
+        channels_last(modules if familiar(loss) else ()),
+    ):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
         settings |= made_by(make, optim)
@@ -183,13 +187,6 @@ def _held_out(vae: Any, validation: Any, patience: int | None) -> Batch | None:
     if all(batch.lacks(name) for name in batch):
         raise ValueError("validation: nothing is observed in it; give rows with data")
     return batch
-
-
-@contextmanager
-def _laid_out(modules: list[nn.Module], autocast: torch.dtype | None, quick: bool) -> Iterator[None]:
-    """The networks in the precision that was asked for, and pictures, if they may be moved, where they are fastest."""
-    with lowered(modules, autocast), channels_last(modules if quick else ()):
-        yield
 
 
 @contextmanager
