@@ -84,7 +84,7 @@ class Compiled:
         parameters: Sequence[Tensor],
         devices: Sequence[torch.device],
         backend: str,
-        rows: int | None = None,
+        rows: int | None,
     ):
         if backend not in ("eager", *torch.compiler.list_backends(exclude_tags=())):
             known = ", ".join(torch.compiler.list_backends())

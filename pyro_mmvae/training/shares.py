@@ -29,7 +29,7 @@ class Shares:
         ValueError: there are such sites, and no number of rows.
     """
 
-    def __init__(self, sites: Collection[str], rows: int = 0):
+    def __init__(self, sites: Collection[str], rows: int):
         self.sites, self.rows = sites, rows
         if sites and not rows:
             raise ValueError(

@@ -43,12 +43,11 @@ class Run:
         clip: float | None,
         devices: Sequence[torch.device],
         modules: Sequence[nn.Module],
-        backend: str | None = None,
-        rows: int | None = None,
-        shares: Shares | None = None,
+        backend: str | None,
+        rows: int | None,
+        shares: Shares,
     ):
-        self.shares = Shares(()) if shares is None else shares
-        self.model, self.guide = vae.model, vae.guide
+        self.model, self.guide, self.shares = vae.model, vae.guide, shares
         self.rates = [group["lr"] for group in optim.param_groups]
         self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
         self.advance = step_of(optim)
