@@ -12,16 +12,6 @@ Variable = tuple[Sequence[str], np.ndarray]
 """The names of the axes, and the values."""
 
 
-def major(version: str) -> int:
-    """The first number of a version.
-
-    Example:
-        >>> major("0.23.4"), major("1.3.0")
-        (0, 1)
-    """
-    return int(version.split(".")[0])
-
-
 def build(groups: Mapping[str, Mapping[str, Variable]], coords: Mapping[str, Sequence[Any]]) -> Any:
     """An `arviz.InferenceData` (ArviZ 0.x) or an `xarray.DataTree` (1.x), which is what each line holds results in.
 
@@ -42,6 +32,6 @@ def build(groups: Mapping[str, Mapping[str, Variable]], coords: Mapping[str, Seq
             sizes = {axis: size for axes, values in variables.values() for axis, size in zip(axes, np.shape(values))}
             own = {axis: labels.get(axis, np.arange(size)) for axis, size in sizes.items()}
             datasets[group] = xarray.Dataset({k: (list(axes), values) for k, (axes, values) in variables.items()}, own)
-    if major(arviz.__version__) == 0:
+    if arviz.__version__.startswith("0."):
         return arviz.InferenceData(**datasets)  # type: ignore[arg-type]
     return xarray.DataTree.from_dict(datasets)
