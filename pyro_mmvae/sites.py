@@ -68,8 +68,14 @@ def rows_first(site: Any, value: Tensor, events: int, num_draws: int, rows: int)
 def as_drawn(value: Tensor, batch: Sequence[int], axis: int, depth: int, event: Sequence[int]) -> Tensor:
     """The other way round: (draw, row, *plates, *event) as a draw at a site with that batch shape, whose rows are at
     `axis`, under plates of that depth and one of draws."""
+    left, right = around(batch, axis, depth)
+    return value.reshape(*value.shape[:2], *left, *right, *event).movedim(1, 1 + len(left))
+
+
+def around(batch: Sequence[int], axis: int, depth: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The sizes of the plates on the left and on the right of the rows, of so many in all and one of draws."""
     batch, row = [*[1] * (depth + 1 - len(batch)), *batch], depth + 1 + axis
-    return value.reshape(*value.shape[:2], *batch[1:row], *batch[row + 1 :], *event).movedim(1, row)
+    return batch[1:row], batch[row + 1 :]
 
 
 def besides(left: Sequence[int], right: Sequence[int]) -> list[int]:

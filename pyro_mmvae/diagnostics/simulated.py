@@ -19,7 +19,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import per_row, row_axis, value_of
+from pyro_mmvae.sites import as_drawn, per_row, row_axis, value_of
 from pyro_mmvae.weights import devices
 
 
@@ -96,9 +96,8 @@ def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Ten
         axis = row_axis(nodes[name]) if name in nodes else None
         if axis is not None:
             fn = nodes[name]["fn"]
-            row = len(fn.batch_shape) + axis
-            plates = [*fn.batch_shape[:row], *fn.batch_shape[row + 1 :]]
-            placed[name] = value.reshape(len(value), *plates, *fn.event_shape).movedim(0, row)
+            draw = value.unsqueeze(0), fn.batch_shape, axis, len(fn.batch_shape), fn.event_shape
+            placed[name] = as_drawn(*draw).squeeze(0)
     return placed
 
 

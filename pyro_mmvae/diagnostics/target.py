@@ -15,7 +15,7 @@ from torch.distributions import Transform, biject_to
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, plain_support
 from pyro_mmvae.programs import silent
-from pyro_mmvae.sites import besides, per_row, row_axis, value_of
+from pyro_mmvae.sites import around, besides, per_row, row_axis, value_of
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of
 
 
@@ -190,15 +190,12 @@ def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
         )
     axis, event = row_axis(site), site["fn"].event_shape
     assert axis is not None
-    batch = site["fn"].batch_shape
-    batch, row = [*[1] * (depth + 1 - len(batch)), *batch], depth + 1 + axis
-    plates = [*batch[1:row], *batch[row + 1 :]]
+    left, right = around(site["fn"].batch_shape, axis, depth)
     try:
         transform = biject_to(support)
     except NotImplementedError:
         kind = f"{type(site['fn']).__name__} has support {support}"
         raise ValueError(f"the site {name!r} cannot be refined: its {kind}, which torch has no transform to") from None
-    real = torch.Size([*plates, *transform.inverse_shape(event)])
+    real, inner = (torch.Size([*left, *right, *own]) for own in (transform.inverse_shape(event), event))
     columns = slice(start, start + real.numel())
-    shape = [*besides(batch[1:row], batch[row + 1 :]), *event]
-    return Coordinates(columns, transform, real, torch.Size([*plates, *event]), row - 1, shape)
+    return Coordinates(columns, transform, real, inner, len(left), [*besides(left, right), *event])
