@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, Seen, ask
@@ -214,7 +215,7 @@ def _holes(x: Tensor, seen: Seen) -> Tensor:
         return torch.ones_like(x, dtype=torch.bool)
     mask = seen.elements.flatten(0, 1)
     mask = mask if seen.flat is None else mask.index_select(0, seen.flat)
-    return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())).expand(x.shape)
+    return with_axes(mask, x.dim()).expand(x.shape)
 
 
 def _column(q: Distribution, column: slice) -> Distribution:

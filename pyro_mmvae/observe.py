@@ -47,7 +47,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     x = seen.x if counts or seen.x.is_floating_point() else seen.x.to(latent.dtype)
     mask = seen.mask
     if mask is not None:
-        x = torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), x, feasible(p, x))
+        x = torch.where(with_axes(mask, x.dim()), x, feasible(p, x))
         p = _masked(name, p, mask if seen.rows is None else mask[seen.rows])
     if seen.rows is not None:
         known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
