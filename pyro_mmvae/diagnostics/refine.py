@@ -15,9 +15,7 @@ EACH = 3  # steps for each coordinate, if that is more: so many does a covarianc
 
 
 @torch.no_grad()
-def fit_normal(
-    target: Target, *, full_rank: bool, steps: int | None = None, num_particles: int = PARTICLES
-) -> MultivariateNormal:
+def fit_normal(target: Target, *, full_rank: bool, steps: int | None = None) -> MultivariateNormal:
     """The normal in real coordinates with the highest ELBO of each row, started at the moments of the guide.
 
     All rows take natural-gradient steps side by side. In the coordinates in which q is N(0, I) now, with z = loc + L e,
@@ -28,7 +26,6 @@ def fit_normal(
         target: the posterior.
         full_rank: a covariance of its own for each row, or scales alone.
         steps: how many; 0 gives the moments of the guide. 60 by default, or what covariances of many coordinates need.
-        num_particles: draws a row and step, even: each with its mirror image.
 
     Returns:
         A normal with batch (row,), event (size,). A row whose ELBO got worse keeps its start.
@@ -43,8 +40,7 @@ def fit_normal(
         return start
     if steps is None:
         steps = settled(STEPS, target.size) if full_rank else STEPS
-    new = climbed(target, start, full_rank=full_rank, steps=steps, num_particles=num_particles)
-    return _better(target, start, new)
+    return _better(target, start, climbed(target, start, full_rank=full_rank, steps=steps))
 
 
 @torch.no_grad()
@@ -53,7 +49,7 @@ def climbed(
     start: MultivariateNormal,
     *,
     full_rank: bool,
-    steps: int = STEPS,
+    steps: int,
     num_particles: int = PARTICLES,
     reach: float = 2.0,
 ) -> MultivariateNormal:
@@ -61,6 +57,7 @@ def climbed(
 
     Args:
         start: batch (row,), or (..., row) to climb from several places.
+        num_particles: draws a row and step, even: each with its mirror image.
         reach: how far a step may go, in twice the standard deviations of the moment.
     """
     loc, factor = start.loc, torch.diag_embed(start.stddev)
