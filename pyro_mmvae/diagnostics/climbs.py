@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
-from pyro_mmvae.diagnostics.refine import PARTICLES, climbed, diagonal, fit_normal, settled, widened
+from pyro_mmvae.diagnostics.refine import (
+    PARTICLES,
+    chosen,
+    climbed,
+    diagonal,
+    fit_normal,
+    normal,
+    settled,
+    widened,
+)
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness, better, of_prior, proposed
 
@@ -40,9 +49,7 @@ def covering(target: Target, num_draws: int = 1000) -> MultivariateNormal:
     guide, prior, missed, _ = witnesses(target, num_draws)
     fitted, seen = proposed(target, q, num_draws), better(guide, prior, missed)
     astray = fitted.lacks(guide, q) | fitted.lacks(prior, q) | fitted.weights.misses(seen.weights)
-    wide, where = Witness(seen.resampled(num_draws), seen.raw).normal, astray[:, None]
-    loc, factor = torch.where(where, wide.loc, q.loc), torch.where(where[..., None], wide.scale_tril, q.scale_tril)
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+    return chosen(astray, Witness(seen.resampled(num_draws), seen.raw).normal, q)
 
 
 def with_modes(target: Target, guide: Witness, prior: Witness) -> tuple[Witness, Tensor]:
@@ -95,7 +102,7 @@ class Climbs:
         held, best = self.mass.isfinite(), self.mass.argmax(0)
         loc = torch.where(held[..., None], self.q.loc, _at(self.q.loc, best))
         factor = torch.where(held[..., None, None], self.q.scale_tril, _at(self.q.scale_tril, best))
-        both = MultivariateNormal(loc.transpose(0, 1), scale_tril=factor.transpose(0, 1), validate_args=False)
+        both = normal(loc.transpose(0, 1), factor.transpose(0, 1))
         even = held.to(self.mass.dtype) / held.sum(0)  # a few draws of each say little of what they hold
         shares = (0.7 * self.mass.softmax(0) + 0.3 * even).nan_to_num(1 / len(held))
         return widened(both, shares.T)
@@ -106,8 +113,7 @@ def _climbs(target: Target, guide: Witness, prior: Witness, starts: int, steps: 
     for part in torch.arange(starts).split(PARTICLES // num_particles):  # with the memory of a refinement's steps
         some = diagonal(start.loc[part], start.stddev[part])
         fits.append(climbed(target, some, full_rank=True, steps=steps, num_particles=num_particles, reach=REACH))
-    loc, factor = torch.cat([q.loc for q in fits]), torch.cat([q.scale_tril for q in fits])
-    q = MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+    q = normal(torch.cat([q.loc for q in fits]), torch.cat([q.scale_tril for q in fits]))
     z = q.sample((TRIED,))
     mass = target.log_weights(z, q).logsumexp(0) - math.log(TRIED)
     apart = (q.loc - q.loc[:, None]) / torch.maximum(q.stddev, q.stddev[:, None])

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments, normal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import of_prior
 from pyro_mmvae.evidence import LogLikelihood, estimate
@@ -99,9 +99,8 @@ def _with(q: MultivariateNormal, part: MultivariateNormal, columns: Tensor) -> M
 def _mixture(normals: Sequence[MultivariateNormal]) -> MixtureSameFamily:
     """The mixture of normals in equal parts, in every row."""
     loc, factors = torch.stack([q.loc for q in normals], 1), torch.stack([q.scale_tril for q in normals], 1)
-    components = MultivariateNormal(loc, scale_tril=factors, validate_args=False)
     shares = torch.full_like(loc[..., 0], 1 / len(normals))
-    return MixtureSameFamily(Categorical(shares, validate_args=False), components, validate_args=False)
+    return MixtureSameFamily(Categorical(shares, validate_args=False), normal(loc, factors), validate_args=False)
 
 
 @torch.no_grad()

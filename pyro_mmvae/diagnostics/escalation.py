@@ -20,7 +20,7 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
-from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, widened
+from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import Path
 from pyro_mmvae.diagnostics.witness import Witness, better, proposed
@@ -207,8 +207,8 @@ class _Ladder:
         witness. The rows whose chains agree but for want of draws, and where all of those stand."""
         if not len(some) or time.monotonic() > self.budget.deadline:
             return some[:0], self.guide.z[:0]
-        target, own = self.target.take(some)
-        q = marginal(_rows(q, torch.searchsorted(rows, some)), torch.searchsorted(columns, own))
+        (target, own), place = self.target.take(some), torch.searchsorted(rows, some)
+        q = marginal(normal(q.loc[place], q.scale_tril[place]), torch.searchsorted(columns, own))
         path = Path(target, q, CHAINS)
         guide, prior = self.guide.of(some, own), self.prior.of(some, own)
         if at is None:
@@ -259,7 +259,3 @@ class _Ladder:
     def _close(self, weights: Smoothed) -> Tensor:
         """Whether plain draws of a proposal are within the tolerance, by its weights."""
         return weights.good & (len(weights.log_weights) / weights.ess - 1 <= self.tolerance**2)
-
-
-def _rows(q: MultivariateNormal, rows: Tensor) -> MultivariateNormal:
-    return MultivariateNormal(q.loc[rows], scale_tril=q.scale_tril[rows], validate_args=False)

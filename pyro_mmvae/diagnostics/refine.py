@@ -71,7 +71,7 @@ def climbed(
         tilt = torch.einsum("d...k,d...l->...kl", white, noise) / num_particles
         loc = loc + rate * _times(factor, white.mean(0).clamp(-reach, reach))
         factor = factor @ _turn(rate, tilt, full_rank and step >= 0.3 * steps)
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+    return normal(loc, factor)
 
 
 def settled(steps: int, size: int) -> int:
@@ -89,8 +89,7 @@ def moments(z: Tensor, full_rank: bool) -> MultivariateNormal:
     white = apart / scale
     correlation = torch.einsum("drk,drl->rkl", white, white) / len(z)
     correlation = correlation + 1e-3 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    factor = scale.unsqueeze(-1) * torch.linalg.cholesky(correlation)
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+    return normal(loc, scale.unsqueeze(-1) * torch.linalg.cholesky(correlation))
 
 
 def marginal(q: MultivariateNormal, columns: Tensor) -> MultivariateNormal:
@@ -103,7 +102,18 @@ def marginal(q: MultivariateNormal, columns: Tensor) -> MultivariateNormal:
 
 def diagonal(loc: Tensor, scale: Tensor) -> MultivariateNormal:
     """The normal of independent coordinates, batch (row,)."""
-    return MultivariateNormal(loc, scale_tril=torch.diag_embed(scale), validate_args=False)
+    return normal(loc, torch.diag_embed(scale))
+
+
+def normal(loc: Tensor, factor: Tensor) -> MultivariateNormal:
+    """The normal with that mean (..., size) and lower Cholesky factor of the covariance (..., size, size)."""
+    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+
+
+def chosen(condition: Tensor, q: MultivariateNormal, other: MultivariateNormal) -> MultivariateNormal:
+    """q in the rows where the condition (row,) holds, the other elsewhere."""
+    loc = torch.where(condition[:, None], q.loc, other.loc)
+    return normal(loc, torch.where(condition[:, None, None], q.scale_tril, other.scale_tril))
 
 
 def widened(q: MultivariateNormal, shares: Tensor | None = None) -> MixtureSameFamily:
@@ -120,9 +130,7 @@ def widened(q: MultivariateNormal, shares: Tensor | None = None) -> MixtureSameF
         loc, factor, shares = q.loc.unsqueeze(1), q.scale_tril.unsqueeze(1), q.loc.new_ones(len(q.loc), 1)
     else:
         loc, factor = q.loc, q.scale_tril
-    both = MultivariateNormal(
-        torch.cat([loc, loc], 1), scale_tril=torch.cat([factor, 2 * factor], 1), validate_args=False
-    )
+    both = normal(torch.cat([loc, loc], 1), torch.cat([factor, 2 * factor], 1))
     shares = torch.cat([0.9 * shares, 0.1 * shares], 1)
     return MixtureSameFamily(Categorical(shares, validate_args=False), both, validate_args=False)
 
@@ -147,6 +155,4 @@ def _better(target: Target, old: MultivariateNormal, new: MultivariateNormal) ->
     noise = torch.cat([noise, -noise])
     first, second = (target.log_weights(q.loc + _times(q.scale_tril, noise), q) for q in (old, new))
     gain = (second - first).unflatten(0, (2, -1)).mean(0)
-    wins = (gain.mean(0) > -2 * gain.std(0) / len(gain) ** 0.5)[:, None]
-    loc, factor = torch.where(wins, new.loc, old.loc), torch.where(wins[:, None], new.scale_tril, old.scale_tril)
-    return MultivariateNormal(loc, scale_tril=factor, validate_args=False)
+    return chosen(gain.mean(0) > -2 * gain.std(0) / len(gain) ** 0.5, new, old)
