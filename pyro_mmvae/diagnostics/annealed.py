@@ -170,14 +170,7 @@ def sandwich(
         lower, upper = forward.logsumexp(0) - math.log(chains), math.log(chains) - (-back).logsumexp(0)
         found.append((lower, _se(forward - lower), upper, _se(upper - back)))
     lower, lower_se, upper, upper_se = (torch.cat(column) for column in zip(*found))
-    return Sandwich(
-        lower,
-        lower_se,
-        upper,
-        upper_se,
-        {name: batch[name] for name in given},
-        {name: batch.mask[name] for name in given},
-    )
+    return Sandwich(lower, lower_se, upper, upper_se, dict(batch), batch.mask)
 
 
 class _Way:
