@@ -67,7 +67,7 @@ class ProductMixture(Mixture):
     @cached_property
     def components(self) -> Distribution:  # type: ignore[override]
         """All products side by side, for whoever looks at one component at a time."""
-        members = indicator(len(self.given), self.given.device).to(self.precision)
+        members = _table(self.precision, False)
         return self._product(torch.tensordot(members, self.precision, 1), torch.tensordot(members, self._shift(), 1))
 
     @cached_property
@@ -79,9 +79,7 @@ class ProductMixture(Mixture):
     def support(self) -> constraints.Constraint:
         return constraints.real_vector  # without making the components, of which `Mixture` asks it
 
-    @property
-    def has_rsample(self) -> bool:
-        return True
+    has_rsample = True
 
     def _shift(self) -> Tensor:
         return self.precision * self.loc
@@ -95,10 +93,7 @@ class ProductMixture(Mixture):
     def _there(self) -> Tensor:
         """Which subsets are there, bool (subset, *batch); all of them where nothing was given."""
         given = torch.where(self.given.any(0), self.given, True)
-        missing = torch.tensordot(
-            indicator(len(given), given.device).to(self.precision), (~given).to(self.precision), 1
-        )
-        return missing == 0
+        return torch.tensordot(_table(self.precision, False), (~given).to(self.precision), 1) == 0
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return self._drawn(torch.Size([*sample_shape, *self.batch_shape])).rsample()
