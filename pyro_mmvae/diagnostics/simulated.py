@@ -57,7 +57,7 @@ def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
     if _repeated(vae, x):  # every repeat a draw of its own
         full = Batch({**x, **_drawn_again(vae, truth, full)}, masks, rows, frozenset(x))
     batch = full if like is None else _with_holes(full, like)
-    trace = _trace_at(vae, truth, batch, poutine.condition)
+    trace = _trace_at(vae, vae.model, truth, batch)
     sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
     refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])
     return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
@@ -70,7 +70,7 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
     """
     placed, rows = placed_in(vae, truth, batch), batch.rows
     with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
-        model = _trace_at(vae, truth, batch, poutine.condition)
+        model = _trace_at(vae, vae.model, truth, batch)
         guide = poutine.trace(poutine.condition(vae.guide, placed)).get_trace(batch, batch.mask)
         if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
             return None
@@ -101,10 +101,10 @@ def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Ten
     return placed
 
 
-def _trace_at(vae: Any, truth: dict[str, Tensor], batch: Batch, condition: Any) -> poutine.Trace:
-    """The model's trace of a batch, its latents held at their true values."""
+def _trace_at(vae: Any, model: Any, truth: dict[str, Tensor], batch: Batch) -> poutine.Trace:
+    """The trace of a batch by the model, or by what a handler makes of it, its latents held at their true values."""
     with silent(), pyro.validation_enabled(False):
-        return poutine.trace(condition(vae.model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
+        return poutine.trace(poutine.condition(model, placed_in(vae, truth, batch))).get_trace(batch, batch.mask)
 
 
 def _with_holes(whole: Batch, like: Batch) -> Batch:
@@ -127,7 +127,7 @@ def _repeated(vae: Any, names: Iterable[str]) -> list[str]:
 
 def _drawn_again(vae: Any, truth: dict[str, Tensor], whole: Batch) -> dict[str, Tensor]:
     """The repeated modalities, drawn at the true codes as often as the batch has room for."""
-    trace = _trace_at(vae, truth, whole, lambda model, data: poutine.condition(poutine.uncondition(model), data))
+    trace = _trace_at(vae, poutine.uncondition(vae.model), truth, whole)
     return {
         name: value_of(trace.nodes[name], 1, whole.rows)[0].reshape(whole[name].shape) for name in _repeated(vae, whole)
     }
