@@ -1,9 +1,8 @@
-"""The demonstration: digits that are written, spoken and named. Its model, its measurements and its picture."""
+"""The demonstration: digits that are written, spoken and named. Its model and its measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from pyro_mmvae.networks import OneHot, Standardize, mlp
 from pyro_mmvae.priors import GaussianMixture, LearnedNormal, StandardNormal
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.vae import MultimodalVAE
+from pyro_mmvae.view import subsets_of
 
 DIM = 16
 REFINED = 30
@@ -96,7 +96,7 @@ def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Every non-empty subset, the smaller ones first; for more than five names the single ones and all."""
     if len(names) > 5:
         return [*((name,) for name in names), tuple(names)]
-    return [s for size in range(1, len(names) + 1) for s in combinations(names, size)]
+    return subsets_of(names, what="too many")
 
 
 def accuracy(vae: Any, x: dict[str, Tensor], given: Sequence[str], target: str) -> float:
