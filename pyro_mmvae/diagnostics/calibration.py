@@ -117,9 +117,7 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
                 f"no rows of modality {name!r} can be simulated: the model has no likelihood of it; give subsets"
                 " without it"
             )
-    truth = {
-        site: value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for site, value in simulated.truth.items()
-    }
+    truth = {site: value.unsqueeze(1).flatten(1) for site, value in simulated.truth.items()}
     batch = simulated.batch.only(given)
     with WholeMixtures():
         drawn, weights, likelihood = draw_in_parts(vae, batch, num_draws)

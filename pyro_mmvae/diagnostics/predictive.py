@@ -160,11 +160,9 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
     None of a modality that the model does not explain.
     """
     others, columns, at = [other for other in batch if other != name], [], 0
-    codes = (
-        None
-        if method == "guide"
-        else posterior_draws(vae, batch.only(others), method=method, num_draws=num_draws, progress=False)
-    )
+    codes = None
+    if method != "guide":
+        codes = posterior_draws(vae, batch.only(others), method=method, num_draws=num_draws, progress=False)
     for part in parts(batch, num_draws):
         rows, at = slice(at, at + part.rows), at + part.rows
         latents = None if codes is None else {site: value[:, rows] for site, value in codes.latents.items()}

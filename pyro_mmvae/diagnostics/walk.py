@@ -64,9 +64,8 @@ class Path:
 
     def whitened(self, z: Tensor) -> Tensor:
         """The inverse of `codes`."""
-        return torch.linalg.solve_triangular(self.base.scale_tril, (z - self.base.loc).unsqueeze(-1), upper=False)[
-            ..., 0
-        ]
+        away = (z - self.base.loc).unsqueeze(-1)
+        return torch.linalg.solve_triangular(self.base.scale_tril, away, upper=False).squeeze(-1)
 
 
 def transition(path: Path, state: State, beta: float, step: Tensor) -> tuple[State, Tensor]:
