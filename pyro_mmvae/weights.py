@@ -109,7 +109,6 @@ def traces_of(
 ) -> tuple[Trace, Trace]:
     """The guide on what it sees, and the model on what it explains with the codes of that guide, all draws at once.
 
-
     Args:
         told: a handler of the model that knows some of the codes better.
     """

@@ -35,7 +35,7 @@ class Coherence:
     """Conditional coherence: how often a modality drawn from others shows their label.
 
     Attributes:
-        share: (given, target) -> share of draws with the right label, in percent / 100.
+        share: (given, target) -> share of draws with the right label, between 0 and 1.
         rows: how many rows were looked at.
         counts: given -> how many of them have all of it.
         method: whose codes these are, "guide" or a method of `mm.posterior_draws`.

@@ -18,7 +18,7 @@ Found = tuple[Tensor, Sequence[Tensor | None]]
 
 
 def exact(device: torch.device) -> AbstractContextManager[None]:
-    """Convolutions of a GPU in float32; they round to eleven bits elsewhere, or do not, as their shapes have it."""
+    """Convolutions on a GPU in full float32: otherwise it rounds some of them, by their shapes, to eleven bits."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else nullcontext()
 
 
