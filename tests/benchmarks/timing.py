@@ -51,6 +51,14 @@ def machine(device: torch.device = CPU) -> str:
     return f"{name}{cores}, Python {sys.version.split()[0]}, torch {torch.__version__}"
 
 
+@torch.no_grad()
+def agree(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], draws: int) -> None:
+    """Two losses are one number within five standard errors; else there is nothing to compare."""
+    one, other = (torch.tensor([float(loss()) for _ in range(draws)]) for loss in (ours, theirs))
+    se = ((one.var() + other.var()) / draws).sqrt()
+    assert (one.mean() - other.mean()).abs() < 5 * se, (name, one.mean(), other.mean(), se)
+
+
 def paired(
     arms: Mapping[str, Callable[[int], Any]],
     amount: int,
