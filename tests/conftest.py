@@ -16,3 +16,9 @@ def settled():
     with pyro.validation_enabled(True), warnings.catch_warnings():
         yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def single(settled):
+    """In float32, as users are."""
+    torch.set_default_dtype(torch.float32)

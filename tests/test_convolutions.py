@@ -17,9 +17,7 @@ from pyro_mmvae.subpixel import SubPixel
 X = {"picture": torch.randn(20, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float32)}
 
 
-@pytest.fixture(autouse=True)
-def single(settled):
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("single")
 
 
 def train(vae, **options):

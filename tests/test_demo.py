@@ -13,11 +13,6 @@ from pyro_mmvae import datasets, demo
 
 
 @pytest.fixture
-def single():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
 def arrays(tmp_path, single):
     random = np.random.default_rng(0)
     kind = random.integers(0, 3, 120)

@@ -12,10 +12,7 @@ from torch import nn
 
 import pyro_mmvae as mm
 
-
-@pytest.fixture(autouse=True)
-def single(settled):
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("single")
 
 
 class Seen(nn.Module):
