@@ -6,7 +6,7 @@ import torch
 from cases import NAMES, RECIPES, SinhArcsinh
 from exact import LinearGaussian
 from matplotlib.figure import Figure
-from test_gaps import broken
+from test_gaps import broken, collapsed
 from torch import nn
 
 import pyro_mmvae as mm
@@ -53,13 +53,7 @@ def test_mixtures_of_posteriors_are_under_confident_together_and_right_alone(fus
 
 
 def test_a_collapsed_guide_fails_although_its_ranks_of_z_are_uniform():
-    vae = LinearGaussian().vae()
-
-    def guide(x, mask):
-        with pyro.plate("data", len(next(iter(x.values()))), dim=-2):
-            pyro.sample("z", pyro.distributions.Normal(torch.zeros(2), 1.0).to_event(1))
-
-    blind = mm.Pair(vae.model, guide)
+    blind = collapsed(LinearGaussian())
     calibration = mm.sbc(blind, ("a", "b", "c"))
     on_z = [test.p for test in calibration.tests() if test.quantity.startswith("z[")]
     assert min(on_z) * len(on_z) > LEVEL
@@ -69,16 +63,10 @@ def test_a_collapsed_guide_fails_although_its_ranks_of_z_are_uniform():
 
 
 def test_a_shifted_guide_is_biased():
-    class Shifted(nn.Module):
-        def __init__(self, fusion):
-            super().__init__()
-            self.fusion = fusion
+    def shifted(loc, scale):
+        return pyro.distributions.Normal(loc + 0.35 * scale, scale).to_event(1)
 
-        def forward(self, experts):
-            q = self.fusion(experts).base_dist
-            return pyro.distributions.Normal(q.loc + 0.35 * q.scale, q.scale).to_event(1)
-
-    row = certificate(LinearGaussian().vae(Shifted(mm.PoE())), WHOLE).rows[0]
+    row = certificate(LinearGaussian().vae(Changed(shifted)), WHOLE).rows[0]
     assert row.verdict == "biased" and row.because.startswith("mean of z[")
 
 

@@ -7,7 +7,7 @@ import torch
 from cases import of_tables
 from exact import LinearGaussian
 from test_annealed import two_modes
-from test_gaps import broken
+from test_gaps import broken, collapsed
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics import escalation, walk
@@ -24,14 +24,6 @@ def repaired(found, truth, x, mask=None, subset=None):
     assert found.certified.all()
     assert ((z.mean(0) - mean).abs() < error * sd).all() and ((z.std(0) / sd - 1).abs() < error).all()
     return set(found.method)
-
-
-def collapsed(truth):
-    def guide(x, mask):
-        with pyro.plate("data", len(x["a"]), dim=-2):
-            pyro.sample("z", dist.Normal(torch.zeros(truth.dim), 1.0).to_event(1))
-
-    return mm.Pair(truth.vae().model, guide)
 
 
 BROKEN = {

@@ -28,6 +28,16 @@ def broken(truth, shift, scale):
     return mm.Pair(truth.vae().model, guide)
 
 
+def collapsed(truth):
+    """The truth with a guide that looks at nothing."""
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            pyro.sample("z", dist.Normal(torch.zeros(truth.dim), 1.0).to_event(1))
+
+    return mm.Pair(truth.vae().model, guide)
+
+
 def independence(truth, x):
     """KL from the best diagonal normal to the exact posterior, in nats."""
     covariance = truth.posterior(x)[1]
