@@ -19,8 +19,6 @@ from pyro_mmvae.heads import SMALLEST, one_tensor
 
 LONGEST_TABLE = 1023
 """The largest total count of a binomial whose coefficients are looked up."""
-
-
 QUICK = 10.0
 """How many times as far as other parameters the logarithm of a learnt scale goes in a step of the optimiser."""
 

@@ -55,7 +55,7 @@ class Calibration(NamedTuple):
 
     def coverage(self, probability: float) -> float:
         """The share of truths inside the central interval, over all latents."""
-        inside = [((u - 0.5).abs() < probability / 2).double().mean() for name, u in self.latents.items()]
+        inside = [((u - 0.5).abs() < probability / 2).double().mean() for u in self.latents.values()]
         return float(torch.stack(inside).mean())
 
     def deviation(self, *quantities: str) -> float:
