@@ -60,7 +60,7 @@ def test_draws_of_one_mode_are_not_certified_where_the_guide_has_seen_two():
 def test_the_guides_draws_are_what_they_were_after_other_methods_served_the_row():
     """Else half of the chains start at the refined normal's draws instead, and all of them in one mode."""
     vae, x = two_modes()
-    target = Target(vae, vae.check(x), None, 2)
+    target = Target(vae, vae.check(x), 2)
     ladder = _Ladder(target, "refined", 1000, 0.1, _Budget(0, math.inf))
     before = ladder.guide.z.clone()
     assert "refined" in ladder.climb(lambda _: None).method
@@ -162,7 +162,7 @@ def test_draws_of_a_pooled_prior_have_the_constant_that_its_density_leaves_out()
     exact = (pool + dist.Normal(x, 1.0).log_prob(z)).logsumexp(1) + math.log(0.002)
     found = mm.gaps(vae, {"a": x}, full_rank=True)
     torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=1e-3)
-    target = Target(vae, vae.check({"a": x}), None, 2)
+    target = Target(vae, vae.check({"a": x}), 2)
     value = target.prior(20_000)[1].logsumexp(0) - math.log(20_000)
     torch.testing.assert_close(value, exact, rtol=0, atol=0.1)
 

@@ -73,7 +73,7 @@ def annealed_log_likelihood(
     batch = opened(vae, x, mask, given)
     depth, found = nesting(vae, batch), []
     for part in parts(batch, chains):
-        way = _Way(Target(vae, part, given, depth), chains, temperatures, from_prior)
+        way = _Way(Target(vae, part, depth), chains, temperatures, from_prior)
         found.append(estimate(way.forward()))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
 
@@ -162,7 +162,7 @@ def sandwich(
     truth, batch = _simulated(vae, rows, given)
     depth, found = nesting(vae, batch), []
     for index in torch.arange(rows, device=batch.device).split(next(parts(batch, chains)).rows):
-        target = Target(vae, batch.take(index), None, depth)
+        target = Target(vae, batch.take(index), depth)
         refuse_outside(target.outside)
         way = _Way(target, chains, temperatures, from_prior)
         forward = way.forward()

@@ -180,7 +180,7 @@ def _on_data(
     data, columns = batch.take(index).only(given), []
     depth = nesting(vae, data)
     for part, sizes in chunks(data, num_particles):
-        raw = torch.cat([draw(vae, part, k, given=given, targets=given, depth=depth).log_weights for k in sizes])
+        raw = torch.cat([draw(vae, part, k, depth=depth).log_weights for k in sizes])
         smoothed = smooth(raw)
         columns.append((smoothed.log_mean, raw.mean(0), smoothed.khat))
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))

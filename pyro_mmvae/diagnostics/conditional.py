@@ -71,7 +71,7 @@ def conditional_log_likelihood(
     both = [*given, *(name for name in targets if name not in given)]
     depth = nesting(vae, batch)
     for part in parts(batch.only(both), PARTICLES):
-        small, large = Target(vae, part, given, depth), Target(vae, part, both, depth)
+        small, large = Target(vae, part.only(given), depth), Target(vae, part, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)
         normals = [_with(second, first, shared), second, moments(of_prior(large, 1000).z, full_rank=True)]

@@ -119,7 +119,7 @@ def posterior_draws(
     budget = _Budget(max_nuts_rows, time.monotonic() + seconds)
     with tqdm(total=batch.rows, disable=not progress, unit="row") as bar:
         for part in parts(batch, PARTICLES):
-            ladder = _Ladder(Target(vae, part, given, depth), method, num_draws, tolerance, budget)
+            ladder = _Ladder(Target(vae, part, depth), method, num_draws, tolerance, budget)
             found.append(ladder.climb(bar.set_description))
             bar.update(part.rows)
             bar.set_postfix(Counter(m for one in found for m in one.method))

@@ -122,7 +122,7 @@ def gaps(
     depth = nesting(vae, batch)
     columns = []
     for part in parts(batch, PARTICLES):
-        target = Target(vae, part, given, depth)
+        target = Target(vae, part, depth)
         q = fit_normal(target, full_rank=full_rank, steps=steps)
         refined, wide = proposed(target, q, num_draws), proposed(target, widened(q), num_draws)
         guide, prior, missed, unsure = witnesses(target, num_draws)

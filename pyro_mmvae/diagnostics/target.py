@@ -47,19 +47,18 @@ class Target:
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair`.
-        batch: checked data.
-        given: S; None = all that is observed.
+        batch: checked data, of S alone.
         depth: what `mm.weights.nesting` says, if the caller knows it.
 
     Raises:
         ValueError: a latent site is discrete.
     """
 
-    def __init__(self, vae: Any, batch: Batch, given: Collection[str] | None = None, depth: int | None = None):
-        self.vae, self.batch = vae, batch.only(given)
-        self.depth = nesting(vae, self.batch) if depth is None else depth
+    def __init__(self, vae: Any, batch: Batch, depth: int | None = None):
+        self.vae, self.batch = vae, batch
+        self.depth = nesting(vae, batch) if depth is None else depth
         with torch.no_grad():
-            trace = draw(vae, self.batch, 1, depth=self.depth).model
+            trace = draw(vae, batch, 1, depth=self.depth).model
         latent = [name for name in trace.stochastic_nodes if not site_is_subsample(trace.nodes[name])]
         local = [name for name in latent if row_axis(trace.nodes[name]) is not None]
         self.outside = [name for name in latent if name not in local]
@@ -71,7 +70,7 @@ class Target:
 
     def take(self, index: Tensor) -> tuple[Target, Tensor]:
         """The target of some rows, and which coordinates are theirs: private codes that none of them has are not."""
-        part = Target(self.vae, self.batch.take(index), None, self.depth)
+        part = Target(self.vae, self.batch.take(index), self.depth)
         return part, self.columns(part.sites)
 
     def columns(self, sites: Collection[str]) -> Tensor:
