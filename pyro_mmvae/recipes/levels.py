@@ -52,8 +52,7 @@ def cvae(
         >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
         >>> parts = mm.guess_modalities(x, dim=2 + 2 + 1)  # the decoder sees z, b, and whether b is there
         >>> vae, loss = mm.recipes.cvae(parts, 2, "a", net, {"a": 3, "b": 2})
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(sizes, modalities)
     if target not in modalities:
@@ -88,8 +87,7 @@ def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int],
         ...     decoder = mm.NormalLikelihood(torch.nn.Sequential(mm.Last(2), mm.mlp(2, 16, size)))
         ...     return mm.Modality(decoder, torch.nn.Identity())
         >>> vae, loss = mm.recipes.mhvae({"a": part(3), "b": part(2)}, [2, 2], {"a": 3, "b": 2})
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(sizes, modalities)
     prior = Ladder(dims, hidden)
@@ -130,8 +128,7 @@ def nexus(
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.nexus(mm.guess_modalities(x, dim=2), 2, {"a": 2, "b": 2})
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(private, modalities, "private")
     for name in modalities:

@@ -21,8 +21,7 @@ def alignment(modalities: Modalities, dim: int, alpha: float = 0.9) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.alignment(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     prior = Pooled(StandardNormal(dim), alpha / len(modalities))
     return MultimodalVAE(modalities, prior, ByComponent(MoE())), Objective([strata])
@@ -41,8 +40,7 @@ def mmvae(modalities: Modalities, dim: int, num_particles: int = 10, bound: Boun
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mmvae(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     vae = MultimodalVAE(modalities, LearnedNormal(dim), MoE())
     return vae, Objective([strata], bound, num_particles=num_particles)
@@ -60,8 +58,7 @@ def mopoe(modalities: Modalities, dim: int) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mopoe(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return MultimodalVAE(modalities, StandardNormal(dim), ByComponent(MoPoE())), Trace_ELBO()
 
@@ -80,8 +77,7 @@ def mmjsd(modalities: Modalities, dim: int) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mmjsd(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     prior = DynamicPrior(GeometricMean(prior_expert=True), otherwise=StandardNormal(dim))
     vae = MultimodalVAE(modalities, prior, ByComponent(MoE()))
@@ -98,8 +94,7 @@ def wasserstein(modalities: Modalities, dim: int) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.wasserstein(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return MultimodalVAE(modalities, StandardNormal(dim), ByComponent(MixtureOfWasserstein())), Trace_ELBO()
 
@@ -117,7 +112,6 @@ def code(modalities: Modalities, dim: int, rho: float = 0.5) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.code(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return MultimodalVAE(modalities, StandardNormal(dim), CoDE(list(modalities), rho)), Trace_ELBO()

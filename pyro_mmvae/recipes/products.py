@@ -26,8 +26,7 @@ def shared_representation(modalities: Modalities, dim: int) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.shared_representation(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return MultimodalVAE(modalities, StandardNormal(dim), PoE()), Trace_ELBO()
 
@@ -43,8 +42,7 @@ def feature_fusion(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapp
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
         >>> vae, loss = mm.recipes.feature_fusion(mm.guess_modalities(x, dim=2), 2, net, {"a": 3, "b": 2})
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(sizes, modalities)
     return MultimodalVAE(modalities, StandardNormal(dim), JointEncoder(net, sizes)), Trace_ELBO()
@@ -63,8 +61,7 @@ def mvae(modalities: Modalities, dim: int, subsets: int = 0) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mvae(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     return MultimodalVAE(modalities, StandardNormal(dim), PoE()), Objective([joint, unimodal, random_subsets(subsets)])
 
@@ -83,8 +80,7 @@ def mvtcae(modalities: Modalities, dim: int, alpha: float = 0.9, beta: float = 1
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.mvtcae(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     count = len(modalities)
     vae = MultimodalVAE(modalities, Pooled(StandardNormal(dim), alpha / count), PoE(prior_expert=False))
@@ -109,8 +105,7 @@ def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, 
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> net = mm.encoder(3 + 2 + 2, 16, dim=2)
         >>> vae, loss = mm.recipes.jmvae(mm.guess_modalities(x, dim=2), 2, net, {"a": 3, "b": 2})
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(sizes, modalities)
     total = 1 + alpha * len(modalities)
@@ -164,8 +159,7 @@ def crmvae(modalities: Modalities, dim: int, beta: float = 1.0) -> Ready:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae, loss = mm.recipes.crmvae(mm.guess_modalities(x, dim=2), dim=2)
-        >>> len(mm.fit(vae, x, loss=loss, epochs=2, progress=False).loss)
-        2
+        >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     total = 1 + len(modalities)
     vae = MultimodalVAE(modalities, Pooled(StandardNormal(dim), 1 / total), PoE(prior_expert=False))
