@@ -41,7 +41,6 @@ class LogLikelihood(NamedTuple):
     khat: Tensor
 
 
-@torch.no_grad()
 @tool
 def log_likelihood(
     vae: Any,

@@ -24,7 +24,6 @@ from pyro_mmvae.weights import draw_in_parts, opened
 DRAWS = ("chain", "draw")
 
 
-@torch.no_grad()
 @tool
 def to_arviz(
     vae: Any,

@@ -21,7 +21,6 @@ from pyro_mmvae.sites import is_derived, plates_of, row_axis, value_of
 from pyro_mmvae.weights import devices
 
 
-@torch.no_grad()
 @tool
 def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
     """New rows from the model's own prior.

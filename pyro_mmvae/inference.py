@@ -22,7 +22,6 @@ from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import known, nesting, opened, rows_at_once
 
 
-@torch.no_grad()
 @tool
 def impute(
     vae: Any,
@@ -86,7 +85,6 @@ def predictive_draws(
     return _explain(vae, batch, num_draws, given, latents, value_of, only)
 
 
-@torch.no_grad()
 @tool
 def predict(
     vae: Any,
@@ -120,7 +118,6 @@ def predict(
     return {k: v.squeeze(0) for k, v in _explain(vae, batch, num_draws, given, latents, _mean_of).items()}
 
 
-@torch.no_grad()
 @tool
 def translate(
     vae: Any,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import torch
 from torch import nn
 
 from pyro_mmvae.convolutions import channels_last
@@ -63,7 +64,8 @@ def _put_back(modes: Sequence[tuple[nn.Module, bool]]) -> None:
 
 
 def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Makes a function whose first argument is a model one that finds its modules in eval mode, and leaves no trace.
+    """Makes a function whose first argument is a model one that finds its modules in eval mode, takes no gradients, and
+    leaves no trace.
 
     In training mode, in which a model is until `fit` or its user says otherwise, dropout would act in every answer, and
     each question would move the statistics of batch normalisation.
@@ -72,7 +74,7 @@ def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any
     @wraps(function)
     def ask(vae: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         owners = owners_of(vae)
-        with alone(), at_rest(owners), channels_last(owners):
+        with torch.no_grad(), alone(), at_rest(owners), channels_last(owners):
             return function(vae, *args, **kwargs)
 
     return ask

@@ -58,7 +58,6 @@ def from_mudata(data: Any, slots: Mapping[str, str] | None = None) -> tuple[dict
     return {name: x for name, (x, _) in found.items()}, {name: mask for name, (_, mask) in found.items()}
 
 
-@torch.no_grad()
 @tool
 def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, key: str = "X_mmvae") -> None:
     """Writes the posterior of every cell into the data: its mean to `.obsm[key]`, its sd to `.obsm[key + "_sd"]`.

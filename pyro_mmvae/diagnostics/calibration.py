@@ -73,7 +73,6 @@ class Calibration(NamedTuple):
         return {name: u for name, u in self.position.items() if name.endswith("]")}
 
 
-@torch.no_grad()
 @tool
 def sbc(
     vae: Any, given: Sequence[str], like: Arrays | None = None, *, rows: int = 500, num_draws: int = 199

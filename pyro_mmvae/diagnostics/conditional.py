@@ -22,7 +22,6 @@ from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened, parts
 
 
-@torch.no_grad()
 @tool
 def conditional_log_likelihood(
     vae: Any,
@@ -103,7 +102,6 @@ def _mixture(normals: Sequence[MultivariateNormal]) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(shares, validate_args=False), normal(loc, factors), validate_args=False)
 
 
-@torch.no_grad()
 @tool
 def guide_predictive_log_likelihood(
     vae: Any,

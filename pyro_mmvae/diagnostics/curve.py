@@ -36,7 +36,6 @@ class IWAECurve(NamedTuple):
     se: Tensor
 
 
-@torch.no_grad()
 @tool
 def iwae_curve(
     vae: Any,

@@ -37,7 +37,6 @@ APART = 1, 4, 16
 always is. Of 16 half chains it is sqrt(1 + 16 / ESS) where all is well."""
 
 
-@torch.no_grad()
 @tool
 def posterior_draws(
     vae: Any,

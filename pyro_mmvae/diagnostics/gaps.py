@@ -72,7 +72,6 @@ class Gaps:
         return "\n".join(lines)
 
 
-@torch.no_grad()
 @tool
 def gaps(
     vae: Any,

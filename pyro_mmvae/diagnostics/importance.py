@@ -68,7 +68,6 @@ class Importance(NamedTuple):
         return {name: value[index, row] for name, value in self.latents.items()}
 
 
-@torch.no_grad()
 @tool
 def importance(
     vae: Any,

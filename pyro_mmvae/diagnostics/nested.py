@@ -49,7 +49,6 @@ class Nested(NamedTuple):
     spread_se: Tensor
 
 
-@torch.no_grad()
 @tool
 def consistency(
     vae: Any,

@@ -99,7 +99,6 @@ class PredictiveCheck:
         return "\n".join([*lines, "", *foot])
 
 
-@torch.no_grad()
 @tool
 def leave_one_out(
     vae: Any,

@@ -63,7 +63,6 @@ class Usage:
         )
 
 
-@torch.no_grad()
 @tool
 def usage(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, given: Collection[str] | None = None, num_draws: int = 20

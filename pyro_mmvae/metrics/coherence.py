@@ -83,7 +83,6 @@ class Coherence:
         return "\n".join(lines).replace("\0", " ")
 
 
-@torch.no_grad()
 @tool
 def coherence(
     vae: Any,
@@ -163,7 +162,6 @@ def _said(name: str, classifier: Callable[[Tensor], Tensor], drawn: Tensor) -> T
         return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn), len(drawn)).cpu()
 
 
-@torch.no_grad()
 @tool
 def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000) -> float:
     """How often all modalities of a row drawn from the model's own prior show the same label.

@@ -56,7 +56,6 @@ class ImputationError(NamedTuple):
     log_score_se: float
 
 
-@torch.no_grad()
 @tool
 def imputation_error(
     vae: Any,

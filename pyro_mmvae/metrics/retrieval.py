@@ -67,7 +67,6 @@ def retrieval(scores: Any, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
     return Retrieval(recall, float((better + 0.5 * (alike + 1)).quantile(0.5)), scores.shape[1])
 
 
-@torch.no_grad()
 @tool
 def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequence[str]) -> Tensor:
     """Cosine between posterior means given the query modalities and given the target ones, (row, row).
@@ -100,7 +99,6 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
     return sides[0] @ sides[1].T
 
 
-@torch.no_grad()
 @tool
 def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: str, num_draws: int = 30) -> Tensor:
     """log p(x_target of row j | x_query of row i), (i, j), in nats: each candidate's likelihood under each query.

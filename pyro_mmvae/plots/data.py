@@ -56,7 +56,6 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     return ax
 
 
-@torch.no_grad()
 @tool
 def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = None, ax: Any = None) -> Any:
     """Posterior means in the plane of their two leading principal axes (or of z itself if it has two).

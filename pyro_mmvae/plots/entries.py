@@ -24,7 +24,6 @@ LETTERS = 12
 """Letters of a title that fit into an inch."""
 
 
-@torch.no_grad()
 @tool
 def plot_reconstructions(
     vae: Any, x: Arrays, mask: Arrays | None = None, *, show: Mapping[str, Show] | None = None, ax: Any = None
@@ -67,7 +66,6 @@ def plot_reconstructions(
     return ax
 
 
-@torch.no_grad()
 @tool
 def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Mapping[str, Show] | None = None) -> Any:
     """Every modality predicted from every other: a block for each given modality, as observed in its first line.
