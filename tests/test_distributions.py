@@ -9,7 +9,20 @@ from pyro.infer import TraceMeanField_ELBO
 from torch.distributions import kl_divergence
 
 import pyro_mmvae as mm
-from pyro_mmvae.distributions import Columnwise, LogPool, Mixture, feasible, mapped, masked, moments_of, stacked
+from pyro_mmvae.distributions import (
+    Binomial,
+    Columnwise,
+    LogPool,
+    Mixture,
+    ProductMixture,
+    Stacked,
+    Switch,
+    feasible,
+    mapped,
+    masked,
+    moments_of,
+    stacked,
+)
 
 
 def normals(*batch, dim=2):
@@ -229,3 +242,70 @@ def test_the_moments_of_a_flow_are_those_of_draws_that_are_always_the_same(fusio
     draws = q.sample((20000,))
     assert ((mean - draws.mean(0)).abs() < 5 * draws.std(0) / 1000**0.5).all()
     assert ((sd / draws.std(0)).log().abs() < 0.2).all()
+
+
+CONDITION = torch.tensor([[True], [False], [True], [False]])
+
+
+def narrow(loc, dim=2):
+    """One distribution for all rows, as a prior is."""
+    return dist.Normal(torch.full((dim,), loc), 1.0 + loc).to_event(1)
+
+
+def test_a_switch_of_two_priors_draws_and_scores_each_row_by_its_own():
+    switch, draws = Switch(CONDITION, narrow(0.0), narrow(4.0)), 4000
+    z = switch.expand((3, 4, 1)).sample((draws,))
+    assert z.shape == (draws, 3, 4, 1, 2)
+    assert len(z[0].flatten().unique()) == z[0].numel()  # rows share no draw
+    loc, scale = torch.tensor([0.0, 4.0, 0.0, 4.0]), torch.tensor([1.0, 5.0, 1.0, 5.0])
+    shape = (4, 1, 2)
+    torch.testing.assert_close(switch.mean, loc.reshape(4, 1, 1).expand(shape))
+    torch.testing.assert_close(switch.variance, scale.reshape(4, 1, 1).expand(shape) ** 2)
+    assert ((z.mean((0, 1)) - switch.mean).abs() < 4.5 * switch.stddev / (3 * draws) ** 0.5).all()
+    expected = dist.Normal(loc.reshape(4, 1, 1), scale.reshape(4, 1, 1)).log_prob(z).sum(-1)
+    torch.testing.assert_close(switch.log_prob(z), expected)
+    turned = mapped(switch.expand((4, 1)), lambda value, _: value.flip(0))
+    assert torch.equal(turned.mean, switch.mean.flip(0))
+
+
+def test_a_switch_is_reparameterised_only_if_both_of_its_are():
+    counts = dist.Poisson(torch.ones(2)).to_event(1)
+    assert Switch(CONDITION, narrow(0.0), narrow(1.0)).has_rsample
+    assert not Switch(CONDITION, narrow(0.0), counts).has_rsample
+    assert not Switch(CONDITION, counts, narrow(0.0)).has_rsample
+
+
+def test_families_side_by_side_draw_spread_and_have_the_moments_of_each():
+    one = dist.Normal(torch.tensor([[[1.0, -2.0]], [[0.0, 3.0]]]), 2.0).to_event(1)  # batch (2, 1)
+    both = Stacked([one, dist.Laplace(torch.tensor([5.0, 6.0]), 1.0).to_event(1)])
+    assert both.batch_shape == (2, 2, 1)
+    z = both.expand((3, 2, 2, 1)).sample((4000,))
+    assert z.shape == (4000, 3, 2, 2, 1, 2) and len(z[0].flatten().unique()) == z[0].numel()
+    assert torch.equal(both.mean[0], one.mean) and torch.equal(both.mean[1, :, 0], torch.tensor([[5.0, 6.0]] * 2))
+    assert torch.equal(both.variance[0], one.variance) and (both.variance[1] == 2).all()
+    assert ((z.mean((0, 1)) - both.mean).abs() < 4.5 * both.variance.sqrt() / 12_000**0.5).all()
+
+
+def test_columns_of_one_row_and_of_many_have_the_moments_of_each_and_the_finest_kind_of_number():
+    one, many = dist.Normal(torch.tensor(1.0), 3.0), dist.Poisson(torch.tensor([2.0, 5.0]))
+    table = Columnwise([one, many])
+    torch.testing.assert_close(table.mean, torch.tensor([[1.0, 2.0], [1.0, 5.0]]))
+    torch.testing.assert_close(table.variance, torch.tensor([[9.0, 2.0], [9.0, 5.0]]))
+    turned = mapped(table.expand((2, 2)), lambda value, _: value.flip(0))
+    torch.testing.assert_close(turned.mean, torch.tensor([[1.0, 5.0], [1.0, 2.0]]))
+    torch.set_default_dtype(torch.float32)
+    assert table.log_prob(table.sample()).dtype == torch.float64
+
+
+def test_one_point_is_scored_in_a_whole_batch():
+    loc, precision = torch.randn(3, 4, 1, 2), torch.rand(3, 4, 1, 2) + 0.5
+    products = ProductMixture(loc, precision, torch.ones(3, 4, 1, dtype=torch.bool), whole=True)
+    point = torch.tensor([0.3, -1.0])
+    for q in (products, Mixture(products.components, products.weights)):
+        torch.testing.assert_close(q.log_prob(point), q.log_prob(point.expand(4, 1, 2)))
+
+
+def test_a_sure_grey_level_has_the_small_loss_that_it_has():
+    logits, levels = torch.tensor([25.0, 40.0]), 255
+    log_prob = Binomial(levels, logits).log_prob(torch.full((2,), float(levels)))
+    torch.testing.assert_close(log_prob, -levels * (-logits).exp(), rtol=1e-3, atol=1e-13)
