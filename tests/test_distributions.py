@@ -11,6 +11,7 @@ from torch.distributions import kl_divergence
 import pyro_mmvae as mm
 from pyro_mmvae.distributions import (
     Binomial,
+    Chain,
     Columnwise,
     LogPool,
     Mixture,
@@ -309,3 +310,21 @@ def test_a_sure_grey_level_has_the_small_loss_that_it_has():
     logits, levels = torch.tensor([25.0, 40.0]), 255
     log_prob = Binomial(levels, logits).log_prob(torch.full((2,), float(levels)))
     torch.testing.assert_close(log_prob, -levels * (-logits).exp(), rtol=1e-3, atol=1e-13)
+
+
+def test_a_chain_of_linear_steps_is_the_normal_that_it_makes():
+    """a ~ N(m, 1), b | a ~ N(2a + c, 1/2), row by row."""
+    m, c = torch.tensor([[1.0], [-2.0], [0.5]]), torch.tensor([[0.3], [4.0], [-1.0]])
+
+    def step(a, context):
+        return dist.Normal(2 * a + context, 0.5).to_event(1)
+
+    q = Chain(dist.Normal(m, 1.0).to_event(1), [step], [1, 1], c)
+    covariance = torch.tensor([[1.0, 2.0], [2.0, 4.25]])
+    exact = dist.MultivariateNormal(torch.cat([m, 2 * m + c], 1), covariance)
+    torch.testing.assert_close(q.mean, exact.mean)
+    z = q.rsample((20_000,))
+    torch.testing.assert_close(q.log_prob(z), exact.log_prob(z))
+    torch.testing.assert_close(q.log_prob(z + 1), exact.log_prob(z + 1))
+    assert ((z.mean(0) - exact.mean).abs() < 4.5 * (exact.variance / 20_000).sqrt()).all()
+    torch.testing.assert_close(mapped(q, lambda value, _: value.flip(0)).mean, exact.mean.flip(0))

@@ -117,6 +117,17 @@ def test_diagonal_experts_stand_beside_full_ones():
         same(q.mean, mean), same(q.variance, covariance.diagonal(dim1=1, dim2=2))
 
 
+def test_a_prior_of_a_mean_and_scale_of_its_own_is_a_factor_of_such():
+    truth = LinearGaussian()
+    x, vae, other = truth.simulate(10), truth.vae(), truth.vae(expert="full rank")
+    for one in (vae, other):
+        one.prior = mm.LearnedNormal(2)
+        one.prior.loc.data, one.prior.log_scale.data = torch.tensor([3.0, -1.0]), torch.tensor([0.7, -0.4])
+    for subset in SUBSETS:
+        diagonal, full = vae.posterior(x, given=subset), other.posterior(x, given=subset)
+        same(full.mean, diagonal.mean), same(full.variance, diagonal.variance)
+
+
 def test_without_the_prior_and_in_a_pool():
     truth = LinearGaussian(orthogonal=False)
     x, vae = truth.simulate(10), truth.vae(mm.PoE(prior_expert=False), expert="full rank")

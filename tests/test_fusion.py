@@ -369,3 +369,16 @@ def test_experts_of_codes_of_different_sizes_are_named():
     vae, x = known(mm.MoE(), "ab"), drawn(3, "a") | drawn(3, "b", dim=2)
     with pytest.raises(ValueError, match=r"encoder of 'b' gives codes \(2,\), that of 'a' \(1,\); give all of them"):
         vae.guide(x)
+
+
+def test_deep_sets_average_what_is_given_repeats_one_by_one():
+    embed, head = {name: nn.Linear(3, 4) for name in "ab"}, mm.NormalHead(4, 2)
+    parts = {name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), nn.Identity(), repeated=name == "b") for name in "ab"}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.DeepSets(embed, head, average=True))
+    x = {"a": torch.randn(3, 3), "b": torch.randn(3, 2, 3)}
+    mask = {"a": torch.tensor([True, True, False]), "b": torch.tensor([[True, True], [False, False], [True, True]])}
+    a, b = embed["a"](x["a"]), embed["b"](x["b"]).sum(1)
+    expected = head(torch.stack([(a[0] + b[0]) / 3, a[1], b[2] / 2]))
+    q = vae.posterior(x, mask)
+    torch.testing.assert_close(q.mean, expected.mean)
+    torch.testing.assert_close(q.variance, expected.variance)

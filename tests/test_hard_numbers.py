@@ -229,6 +229,13 @@ def test_negative_binomials_have_their_digits_in_single_precision(dispersion, co
     assert float(found) == pytest.approx(exact, rel=2e-5, abs=2e-4)
 
 
+def test_negative_binomials_beyond_the_start_of_the_series_are_pyros():
+    r, k = torch.tensor([[30.1], [40.0], [300.0]]), torch.tensor([0.0, 3.0, 40.0, 500.0])
+    logits = torch.tensor(-0.5)
+    exact = dist.NegativeBinomial(r, logits=logits).log_prob(k)
+    assert (NegativeBinomial(r, logits=logits).log_prob(k) - exact).abs().max() < 2e-7  # the series errs by r^-3 / 360
+
+
 @pytest.mark.parametrize("draws", [1, 4, 19])
 def test_ranks_among_equals_are_uniform(draws):
     torch.manual_seed(0)

@@ -15,6 +15,15 @@ from pyro_mmvae.psis import smooth
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
 
+def test_the_effective_number_of_raw_draws_is_kishs():
+    log_weights = torch.randn(300, 5) * torch.linspace(0, 4, 5) - 900
+    weights = (log_weights + 900).exp()
+    found = smooth(log_weights)
+    torch.testing.assert_close(found.raw_ess, weights.sum(0) ** 2 / weights.square().sum(0))
+    torch.testing.assert_close(found.log_mean, weights.mean(0).log() - 900)
+    torch.testing.assert_close(found.raw_ess[0], torch.tensor(300.0))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("draws", [100, 205, 900, 2500])
 def test_khat_and_smoothed_weights_are_those_of_arviz(draws):
