@@ -12,8 +12,9 @@ from torch import nn
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
-from pyro_mmvae.diagnostics.certify import verdict
+from pyro_mmvae.diagnostics.certify import corrected, verdict
 from pyro_mmvae.diagnostics.patterns import chosen_subsets
+from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.diagnostics.simulated import WholeMixtures, simulate, weight_at
 from pyro_mmvae.recipes.base import ByComponent
 from pyro_mmvae.weights import draw
@@ -332,3 +333,8 @@ def test_of_many_patterns_of_holes_the_most_frequent_are_looked_at():
     assert len(found) == 64 and found[0] == ("m28", "m29") and all(len(given) == 2 for given in found)
     few = chosen_subsets(mm.Batch.of(dict(batch), {name: mask[name] & (pick[:, 1] < 2) for name in mask}))
     assert len(few) == 57 and () not in few
+
+
+def test_p_values_are_corrected_for_their_number_and_stay_probabilities():
+    tests = [Check("z", "mean", 0.0, p) for p in (0.01, 0.5, 0.9)]
+    assert corrected(tests) == pytest.approx(0.03) and corrected(tests[1:]) == 1.0

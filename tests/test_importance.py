@@ -10,6 +10,7 @@ from exact import LinearGaussian
 
 import pyro_mmvae as mm
 from pyro_mmvae.chance import seeded
+from pyro_mmvae.diagnostics.curve import _bound
 from pyro_mmvae.psis import smooth
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
@@ -154,6 +155,29 @@ def test_the_iwae_curve_climbs_from_the_elbo_to_the_log_likelihood():
     exact = mm.iwae_curve(truth.vae(), x, num_particles=[1, 5])
     torch.testing.assert_close(exact.value, truth.log_prob(x).expand(2, -1), rtol=0, atol=1e-8)
     assert mm.iwae_curve(vae, x, num_particles=[1]).se.isnan().all()  # of one draw, which is not known to be exact
+
+
+def test_the_proposal_of_a_likelihood_looks_at_what_it_is_given():
+    """Exact guides have one weight where they look at what is scored, and no other place has."""
+    truth = LinearGaussian()
+    x, vae = truth.simulate(30), truth.vae()
+    for given, targets in [(["a"], None), (["a"], ["a", "b"])]:
+        found = mm.log_likelihood(vae, x, given=given, targets=targets, num_particles=4000)
+        z = (found.value - truth.log_prob(x, subset=targets or ["a", "b", "c"])) / found.se
+        assert found.se.min() > 1e-4 and z.abs().max() < 4.5 and 0.6 < z.std() < 1.5
+    assert mm.log_likelihood(vae, x, targets=["a"], num_particles=50).se.max() < 1e-8
+
+
+def test_the_standard_errors_of_a_bound_are_those_of_means_of_weights():
+    log_weights = 3 * torch.randn(60, 4) - 700
+    weights = (log_weights + 700).exp()
+    value, se = _bound(log_weights, 60)  # one group: the error of the logarithm of a mean
+    torch.testing.assert_close(value, weights.mean(0).log() - 700)
+    torch.testing.assert_close(se, weights.std(0) / weights.mean(0) / 60**0.5)
+    value, se = _bound(log_weights, 25)  # two, and ten draws that are left over
+    groups = weights[:50].reshape(2, 25, 4).mean(1).log() - 700
+    torch.testing.assert_close(value, groups.mean(0))
+    torch.testing.assert_close(se, groups.std(0) / 2**0.5)
 
 
 def test_the_guide_predicts_nothing_where_no_target_was_observed():

@@ -97,6 +97,17 @@ def test_a_linear_probe_is_scikit_learns_logistic_regression():
     assert score == pytest.approx(log.gather(1, labels[300:].unsqueeze(1)).mean().item(), abs=0.003)
 
 
+def test_a_judge_is_where_the_slope_of_its_loss_is_none():
+    """nll + ridge / 2 |weights|^2, of which biases are no part."""
+    x = 3 + 2 * torch.randn(60, 4)
+    labels = (x[:, 0] > 3).long() + 2 * (x[:, 1] > 4).long()
+    judge = mm.Judge(x, labels, hidden=(), ridge=0.1).requires_grad_()
+    nll = torch.nn.functional.nll_loss(judge.log_probabilities(x), labels)
+    weight, bias = torch.autograd.grad(nll, (judge.head.weight, judge.head.bias))
+    torch.testing.assert_close(weight, -0.1 * judge.head.weight, rtol=0, atol=1e-4)
+    assert bias.abs().max() < 1e-4 and judge.head.weight.abs().max() > 0.1
+
+
 def test_retrieval_counts_ranks():
     scores = torch.tensor([[3.0, 1, 0, 2], [5, 4, 1, 0], [0, 0, 0, 0], [9, 8, 7, 1]])
     found = mm.retrieval(scores, k=(1, 2, 3))  # ranks 1, 2, any of 1 to 4, 4
