@@ -15,6 +15,7 @@ from torch.distributions import AffineTransform, ComposeTransform
 
 import pyro_mmvae as mm
 from pyro_mmvae.flows import Transforms
+from pyro_mmvae.recipes.products import couplings
 from pyro_mmvae.weights import draw
 
 
@@ -157,3 +158,11 @@ def test_a_flow_without_zuko_says_what_to_install(monkeypatch):
     with pytest.raises(ImportError, match=r"install pyro_mmvae\[zuko\]"):
         mm.ZukoTransform(lambda zuko: zuko.flows.NSF(2))
     assert torch.distributions.Distribution._validate_args
+
+
+def test_the_couplings_of_jnf_change_every_coordinate():
+    z, flow = torch.randn(7, 5), ComposeTransform(couplings(5))
+    with torch.no_grad():
+        changed = flow(z)
+    assert (changed.unsqueeze(-1) - z.unsqueeze(-2)).abs().min() > 1e-9  # none is where it was, or elsewhere
+    torch.testing.assert_close(flow.inv(changed), z)

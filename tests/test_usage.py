@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from exact import LinearGaussian
+from exact import LinearGaussian, known
 from torch.overrides import TorchFunctionMode
 
 import pyro_mmvae as mm
@@ -93,6 +93,19 @@ def test_exact_posteriors_agree_and_the_gain_is_the_information(given, more):
     assert ((found.spread - 1).abs() < 4 * found.spread_se).all() and (found.spread_se < 0.05).all()
     before, after = (moments(truth, {k: v[:1] for k, v in x.items()}, s)[1] for s in (given, more))
     assert found.gain == pytest.approx(0.5 * float((before / after).log().sum()), abs=0.05)
+
+
+def test_a_guide_that_changes_its_mind_in_one_direction_has_the_shift_and_spread_of_its_normals():
+    """N(0, 2) given a alone and, of N(0, 2) and N(3, 1), the product N(2.4, sqrt 0.8) given both, on every row."""
+    rows = 2000
+    x = {
+        name: torch.tensor(loc_and_log_scale).expand(rows, 2)
+        for name, loc_and_log_scale in {"a": [0.0, math.log(2.0)], "b": [3.0, 0.0]}.items()
+    }
+    found = mm.consistency(known(mm.PoE(prior_expert=False), "ab"), x, given=["a"], more=["a", "b"])
+    assert found.shift.item() == pytest.approx(2.4 / 2, abs=4 * float(found.shift_se)) and found.shift_se < 0.005
+    assert found.spread.item() == pytest.approx((0.8 + 2.4**2) / 4, abs=4 * float(found.spread_se))
+    assert found.gain == pytest.approx(0.5 * (0.8 / 4 + 2.4**2 / 4 - 1 - math.log(0.8 / 4)), abs=0.01)
 
 
 def test_a_guide_that_is_too_sure_of_the_smaller_subset_is_seen():
