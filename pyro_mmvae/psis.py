@@ -111,7 +111,7 @@ def smooth(log_weights: Tensor) -> Smoothed:
         excess = largest.exp() - cutoff.exp()
         unsure = rounding > MOST_ROUNDING
         flat = excess[-1] <= rounding.clamp(max=MOST_ROUNDING)  # nothing but rounding above the cut-off
-        k, sigma = gpdfit(torch.where(flat, torch.ones_like(excess), excess))
+        k, sigma = gpdfit(excess)
         ranks = (torch.arange(tail, dtype=excess.dtype, device=excess.device) + 0.5) / tail
         quantiles = sigma * torch.expm1(-k * torch.log1p(-ranks).unsqueeze(1)) / k
         smoothed = (quantiles + cutoff.exp()).log().clamp(max=0)

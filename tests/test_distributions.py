@@ -18,6 +18,7 @@ from pyro_mmvae.distributions import (
     ProductMixture,
     Stacked,
     Switch,
+    detached,
     feasible,
     mapped,
     masked,
@@ -274,6 +275,21 @@ def test_a_switch_is_reparameterised_only_if_both_of_its_are():
     assert Switch(CONDITION, narrow(0.0), narrow(1.0)).has_rsample
     assert not Switch(CONDITION, narrow(0.0), counts).has_rsample
     assert not Switch(CONDITION, counts, narrow(0.0)).has_rsample
+
+
+def test_a_detached_switch_has_the_density_and_sends_no_gradient():
+    locs = [torch.full((2,), loc, requires_grad=True) for loc in (0.0, 4.0)]
+    switch, z = Switch(CONDITION, *(dist.Normal(loc, 1.0).to_event(1) for loc in locs)), torch.randn(4, 1, 2)
+    density = detached(switch).log_prob(z)
+    assert torch.equal(density, switch.log_prob(z).detach()) and not density.requires_grad
+
+
+def test_a_mask_of_some_axes_of_an_entry_hides_all_that_follow():
+    """Channels of pictures whose height and width could be taken for them."""
+    p, mask = dist.Normal(torch.randn(3, 1, 3, 3, 3), 1.0).to_event(3), torch.rand(3, 1, 3) > 0.4
+    x = torch.randn(3, 1, 3, 3, 3)
+    expected = (p.base_dist.log_prob(x).sum((-1, -2)) * mask).sum(-1)
+    torch.testing.assert_close(masked(p, mask, 1).log_prob(x), expected)
 
 
 def test_families_side_by_side_draw_spread_and_have_the_moments_of_each():

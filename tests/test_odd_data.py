@@ -5,6 +5,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_rows
+from pyro.infer import Trace_ELBO
+from torch import nn
 
 import pyro_mmvae as mm
 
@@ -134,3 +136,15 @@ def test_a_dataset_where_rows_are_asked_for_is_refused_with_what_to_write():
     with pytest.raises(ValueError, match=r"x is a MultimodalDataset; .* as in \(vae, \*dataset\[:1000\]\)"):
         mm.log_likelihood(three(), dataset)
     assert mm.log_likelihood(three(), *dataset[:3], num_particles=2).value.shape == (3,)
+
+
+def test_hidden_channels_are_hidden_pixels():
+    decoder = nn.Sequential(mm.mlp(2, 27), nn.Unflatten(-1, (3, 3, 3)))
+    part = mm.Modality(mm.NormalLikelihood(decoder), nn.Sequential(nn.Flatten(), mm.encoder(27, 4, dim=2)))
+    vae = mm.MultimodalVAE({"picture": part}, mm.StandardNormal(2), mm.PoE())
+    x, channels = {"picture": torch.randn(6, 3, 3, 3)}, torch.rand(6, 3) > 0.4
+    losses = []
+    for mask in (channels, channels[..., None, None].expand(6, 3, 3, 3)):
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO().loss(vae.model, vae.guide, x, {"picture": mask}))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
