@@ -70,8 +70,7 @@ class Columnwise(Frozen):
         return torch.stack(torch.broadcast_tensors(*[c.to(kind) for c in columns]), -1)
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
-        shape = torch.Size([*sample_shape, *self.batch_shape[:-1]])
-        return self._stacked([p.expand(self.batch_shape[:-1])(shape[: len(sample_shape)]) for p in self.parts])
+        return self._stacked([p.expand(self.batch_shape[:-1])(torch.Size(sample_shape)) for p in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._stacked([p.log_prob(v) for p, v in zip(self.parts, value.unbind(-1), strict=True)])
@@ -89,7 +88,7 @@ class Columnwise(Frozen):
     @property
     def variance(self) -> Tensor:
         """NaN for a column of categories."""
-        return self._stacked([p.variance.expand(self.batch_shape[:-1]) for p in self.parts])
+        return self._stacked([p.variance for p in self.parts])
 
 
 def numbers_of(p: Distribution) -> int:
