@@ -336,7 +336,7 @@ def test_of_many_patterns_of_holes_the_most_frequent_are_looked_at():
 
 
 def test_p_values_are_corrected_for_their_number_and_stay_probabilities():
-    tests = [Check("z", "mean", 0.0, p) for p in (0.01, 0.5, 0.9)]
+    tests = [Check("z", "mean", 0.0, p) for p in (0.01, 0.7, 0.9)]
     assert corrected(tests) == pytest.approx(0.03) and corrected(tests[1:]) == 1.0
 
 

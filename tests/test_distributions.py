@@ -1,5 +1,7 @@
 """Mixtures, pools and columns against quadrature and closed forms."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -344,3 +346,10 @@ def test_a_chain_of_linear_steps_is_the_normal_that_it_makes():
     torch.testing.assert_close(q.log_prob(z + 1), exact.log_prob(z + 1))
     assert ((z.mean(0) - exact.mean).abs() < 4.5 * (exact.variance / 20_000).sqrt()).all()
     torch.testing.assert_close(mapped(q, lambda value, _: value.flip(0)).mean, exact.mean.flip(0))
+
+
+def test_a_column_of_counts_has_the_mean_and_the_dispersion_that_it_is_told():
+    p = mm.CountColumn(4.0).distribution(torch.tensor([[0.7], [-1.0]]), torch.tensor([1.3]))
+    mean = 4 * torch.tensor([0.7, -1.0]).exp()
+    torch.testing.assert_close(p.mean, mean)
+    torch.testing.assert_close(p.variance, mean + mean**2 / math.exp(1.3))

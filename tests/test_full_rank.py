@@ -141,6 +141,16 @@ def test_without_the_prior_and_in_a_pool():
     same(pool.precision, torch.eye(2) * (0.25 + 3.0)), same(pool.shift, torch.full((2,), 0.25))
 
 
+def test_a_pool_has_weights_row_by_row():
+    """As many rows as dimensions, so that one could be taken for the other."""
+    q, _, _ = one(3, 1)
+    weights, rest = torch.tensor([[0.2], [0.5], [1.0]]), Normal(torch.ones(3), torch.ones(3)).to_event(1)
+    pool = LogPool([q, rest], [weights, 1 - weights]).normalized()
+    for row, w in enumerate(weights.flatten()):
+        same(pool.precision[row, 0], w * q.precision[row, 0] + (1 - w) * torch.eye(3))
+        same(pool.shift[row, 0], w * q.shift[row, 0] + (1 - w))
+
+
 def test_it_is_a_component_of_mixtures_and_of_a_vamp_prior():
     x, mask = three_rows(30), three_holes(30)
     vae = three(fusion="PoE with covariances")

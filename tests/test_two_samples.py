@@ -9,7 +9,7 @@ from test_gaps import broken
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics.predictive import FEWEST, _left_out
+from pyro_mmvae.diagnostics.predictive import FEWEST, _left_out, _t_test
 
 
 def test_c2st_keeps_its_level():
@@ -32,6 +32,20 @@ def test_c2st_accuracy_is_that_of_the_best_classifier_for_shifted_normals():
     best = 0.5 * (1 + math.erf(0.5 / math.sqrt(2)))
     found = mm.c2st(a, b, permutations=19)
     assert found.accuracy == pytest.approx(best, abs=0.02) and found.p == 0.05
+
+
+def test_c2st_is_the_same_in_other_units():
+    a, b, units = torch.randn(200, 2), torch.randn(200, 2) * 1.3, torch.tensor([1024.0, 0.125])
+    assert mm.c2st(a, b, permutations=9) == mm.c2st(units * a, units * b, permutations=9)
+
+
+def test_a_p_value_of_two_tests_is_twice_the_smaller_and_stays_a_probability():
+    even = (torch.arange(FEWEST) + 0.5).unsqueeze(1) / FEWEST  # of the mean and spread that calibrated ranks have
+    assert _left_out("a", even).p == 1.0
+    high = even * 0.9 + 0.1
+    centred = (high - 0.5).squeeze(1)
+    two = [_t_test(centred), _t_test(12 * centred**2 - 1)]
+    assert _left_out("a", high).p == pytest.approx(2 * min(two)) and min(two) < 0.5
 
 
 def test_c2st_sees_correlation_and_shape_where_means_and_scales_agree():

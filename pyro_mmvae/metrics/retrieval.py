@@ -153,5 +153,5 @@ def _log_prob(p: Distribution, entry: Tensor, mask: Tensor) -> Tensor:
     lead = [1] * len(p.batch_shape)
     if not bool(mask.all()):
         entry = torch.where(with_axes(mask, entry.dim()), entry, feasible(p, entry))
-        p = masked(p, mask.reshape(*lead, *mask.shape), mask.dim())
+        p = masked(p, mask, mask.dim())
     return p.log_prob(entry.reshape(*lead, *p.event_shape))
