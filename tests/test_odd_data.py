@@ -148,3 +148,21 @@ def test_hidden_channels_are_hidden_pixels():
         torch.manual_seed(0)
         losses.append(Trace_ELBO().loss(vae.model, vae.guide, x, {"picture": mask}))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+class ZeroInflated(nn.Module):
+    """One count a row, the same distribution whatever the code. Its batch is a plain tuple."""
+
+    def forward(self, z):
+        return dist.ZeroInflatedPoisson(z.new_full(z.shape[:-1], 3.0), gate=torch.tensor(0.4))
+
+
+def test_a_likelihood_of_one_zero_inflated_count_a_row():
+    encode = nn.Sequential(nn.Unflatten(0, (-1, 1)), mm.encoder(1, 8, dim=2))
+    prior = mm.StandardNormal(2)
+    vae = mm.MultimodalVAE({"visits": mm.Modality(ZeroInflated(), encode)}, prior, lambda _: prior())
+    x = {"visits": torch.tensor([0.0, 1.0, 5.0, torch.nan])}
+    rates = 0.6 * dist.Poisson(3.0).log_prob(torch.tensor([0.0, 1.0, 5.0])).exp() + 0.4 * torch.tensor([1.0, 0.0, 0.0])
+    found = mm.log_likelihood(vae, x, num_particles=9).value
+    torch.testing.assert_close(found, torch.cat([rates.log(), torch.zeros(1)]))
+    torch.testing.assert_close(mm.predict(vae, x)["visits"], torch.full((4,), 1.8))

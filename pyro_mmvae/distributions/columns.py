@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
@@ -96,5 +97,5 @@ def numbers_of(p: Distribution) -> int:
     base = getattr(p, "base_dist", p)
     if isinstance(base, Columnwise):
         return sum(map(numbers_of, base.parts))
-    entries = p.batch_shape.numel() * p.event_shape.numel()
+    entries = math.prod(p.batch_shape) * math.prod(p.event_shape)  # plain tuples in some of Pyro
     return entries * base.param_shape[-1] if isinstance(base, dist.Categorical) else entries
