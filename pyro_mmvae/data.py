@@ -61,6 +61,7 @@ class Batch(Mapping[str, Tensor]):
         self.checked: Any = None  # and itself, once it has looked at the values
         self.numbers: dict[str, int] = {}  # and how many numbers its likelihoods of one row are made of
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
+        self.shown: Batch | None = None  # what priors that look at data see of these rows; None = these data
 
     def __getitem__(self, name: str) -> Tensor:
         return self._x[name]
@@ -209,6 +210,15 @@ class Batch(Mapping[str, Tensor]):
         new.encoded = self.encoded  # of what is kept the encoders see the same
         new.covered = True if new.complete else None
         new.filled = None if self.filled is None else self.filled & keep
+        return new
+
+    def after(self, shown: Batch) -> Batch:
+        """The same data, explained after the guide was shown other parts of these rows: a prior that looks at data must
+        not see more of them."""
+        if shown is self:
+            return self
+        new = self._derived(self._x, self.mask, self.rows, self.complete)
+        new.known, new.seen, new.encoded, new.shown = self.known, self.seen, self.encoded, shown
         return new
 
     def remembering(self) -> Batch:

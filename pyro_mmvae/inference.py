@@ -203,6 +203,7 @@ def _explain(
 
     def explained(rows: Tensor) -> dict[str, Tensor]:
         seen, full = batch.take(rows).only(given), wanted.take(rows)
+        full = full.after(seen)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
             knowing = told(latents or {}, rows, depth, but=full)(poutine.replay(model, guide))

@@ -222,6 +222,8 @@ class MultimodalVAE(nn.Module):
         return batch if some is None else batch.to(some.dtype, some.device)
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
+        if batch.shown is not None:
+            batch, seen = self.open(batch.shown, None)
         memory = None if batch.encoded is None else batch.encoded.setdefault(id(self), {})
         prior: Callable[[Experts], Distribution] = lambda _: self.prior(None)  # type: ignore[misc]  # noqa: E731
         return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory, covered=batch.covered)

@@ -115,7 +115,8 @@ def traces_of(
     with silent(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-1 - depth):
         guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
         model = poutine.replay(vae.model, guide)
-        return guide, poutine.trace(model if told is None else told(model)).get_trace(explained, explained.mask)
+        full = explained.after(seen)
+        return guide, poutine.trace(model if told is None else told(model)).get_trace(full, full.mask)
 
 
 def devices(vae: Any, batch: Mapping[str, Tensor]) -> list[torch.device]:

@@ -1,5 +1,7 @@
 """Questions asked with codes that are known: trusted draws give trusted answers, each row its own, or say why not."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -231,3 +233,28 @@ def test_codes_that_hang_on_what_all_rows_share_are_refused(case):
     vae, x, mask, exact = case
     with pytest.raises(ValueError, match="site 'g' stands outside the plate 'data'"):
         mm.predict(mm.Pair(vae.model, outside), x, mask, latents=exact)
+
+
+def test_a_prior_of_the_data_sees_no_more_of_them_than_the_guide():
+    torch.manual_seed(0)
+    vae, _ = mm.recipes.mmvm(of_tables())
+    a, b = (torch.randn(ROWS, SIZES[name]) for name in "ab")
+    odd = {"a": a, "b": b + 100}
+    nothing = {"b": torch.zeros(ROWS).bool()}
+    asked = [
+        lambda x, mask: mm.translate(vae, x, mask, to="b", num_draws=9),
+        lambda x, mask: mm.predict(vae, x, mask, given=["a"])["b"],
+        lambda x, mask: mm.predict(vae, x, mask and nothing)["b"],
+    ]
+    for ask in asked:
+        found = []
+        for x, mask in (({"a": a}, None), ({"a": a, "b": b}, nothing), (odd, nothing)):
+            torch.manual_seed(1)
+            found.append(ask(x, mask))
+        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    z = vae.experts({"a": a}).private(None)["a"].sample((DRAWS,))  # the only one in the mixture
+    exact = vae.modalities["b"].decoder(z).log_prob(b.unsqueeze(1)).logsumexp(0).squeeze(-1).detach() - math.log(DRAWS)
+    guess = mm.guide_predictive_log_likelihood(vae, {"a": a, "b": b}, given=["a"], targets=["b"], num_particles=DRAWS)
+    assert ((guess.value - exact).abs() < 4.5 * 2**0.5 * guess.se).all()
+    score = mm.imputation_error(vae, {"a": a, "b": b}, visible=nothing, num_draws=DRAWS)["b"].log_score
+    assert abs(score * b.numel() - float(exact.sum())) < 4.5 * 2**0.5 * float(guess.se.square().sum().sqrt())
