@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import distribution
-from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, is_normal, like, mapped
+from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, drawn_part, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.networks import SeesHoles
 from pyro_mmvae.stack import Stack
@@ -102,13 +102,13 @@ class Experts(Mapping[str, Distribution]):
 
     @property
     def prior(self) -> Distribution:
-        """The model's own prior, batch (row, 1)."""
+        """The model's own prior of z, batch (row, 1)."""
         return self.plain_prior.expand((self.rows, 1))
 
     @property
     def plain_prior(self) -> Distribution:
-        """The model's own prior, of a batch that broadcasts to (row, 1)."""
-        return self._prior(self)
+        """The model's own prior of z, without conditions beside it, of a batch that broadcasts to (row, 1)."""
+        return drawn_part(self._prior(self))
 
     @property
     def device(self) -> torch.device | None:

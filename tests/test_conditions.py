@@ -23,7 +23,7 @@ def mean_of(x, c):
     return VARIANCE * WEIGHT / NOISE**2 * (x - SHIFT * c)
 
 
-def exact_cvae(looks=None):
+def exact_cvae(looks=None, prior=None):
     """z is N(0, 1) and x given z and c is N(0.8 z + 1.5 c, 0.6); the encoder knows the posterior."""
     parts = {
         "x": mm.Modality(
@@ -32,7 +32,7 @@ def exact_cvae(looks=None):
         "c": mm.Modality(None, nn.Identity() if looks is None else looks[0]),
     }
     net = From(lambda h: dist.Normal(mean_of(h[:, :1], h[:, 1:2]), VARIANCE**0.5).to_event(1))
-    return mm.recipes.cvae(parts, 1, "x", net, {"x": 1, "c": 1})[0]
+    return mm.recipes.cvae(parts, 1, "x", net, {"x": 1, "c": 1}, prior)[0]
 
 
 def exact_log_p():
@@ -90,3 +90,33 @@ def test_a_condition_that_no_encoder_looks_at_is_not_passed_over():
     """It would count as missing in every row, without a word."""
     with pytest.raises(ValueError, match="'c' has no encoder, so that nobody looks at it; give it one"):
         mm.log_likelihood(exact_cvae(looks=[None]), X)
+
+
+def test_a_fusion_beside_conditions_has_the_prior_of_z_as_a_factor_and_where_nothing_else_is_given():
+    prior = mm.LearnedNormal(1)
+    prior.loc.data += 2
+    parts = {
+        "x": mm.Modality(
+            mm.NormalLikelihood(From(lambda z: z[:, :1]), NOISE), From(lambda x: dist.Normal(x, NOISE).to_event(1))
+        ),
+        "c": mm.Modality(None, nn.Identity()),
+    }
+    fusion = mm.Conditioned(mm.LooksAt(["x"], mm.PoE()), {"c": 1})
+    vae = mm.MultimodalVAE(parts, mm.Conditioned(prior, {"c": 1}), fusion)
+    q = vae.posterior(X, {"x": torch.arange(6) < 4})
+    precision = 1 + 1 / NOISE**2
+    mean = torch.cat([(2 + X["x"][:4, 0] / NOISE**2) / precision, torch.full((2,), 2.0)])
+    torch.testing.assert_close(q.mean, torch.stack([mean, X["c"][:, 0], torch.ones(6)], -1))
+    torch.testing.assert_close(q.variance[:, 0], torch.tensor([1 / precision] * 4 + [1.0] * 2))
+    exact = dist.Normal(2.0, (1 + NOISE**2) ** 0.5).log_prob(X["x"][:, 0])
+    torch.testing.assert_close(mm.log_likelihood(vae, X, num_particles=9).value, exact)
+    assert [row.rows for row in mm.leave_one_out(vae, X).rows] == [6]
+
+
+def test_a_prior_learnt_from_conditions_can_do_without_them():
+    looks = From(lambda h: dist.Normal(h[:, :1] + h[:, 1:2], 1.0).to_event(1))  # N(c + 1, 1) where c is there
+    prior = mm.DynamicPrior(mm.JointEncoder(looks, {"c": 1}), otherwise=mm.StandardNormal(1))
+    vae = exact_cvae(prior=prior)
+    z = vae.prior(vae.experts(X, {"c": torch.arange(6) < 4})).mean[:, 0, 0]
+    torch.testing.assert_close(z, torch.cat([X["c"][:4, 0] + 1, torch.zeros(2)]))
+    assert mm.leave_one_out(vae, X, method="refined").rows[0].certified > 0
