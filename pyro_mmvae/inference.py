@@ -8,7 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution
+from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution, VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
@@ -101,7 +101,8 @@ def predict(
 
     Returns:
         name -> (row, *event), repeats as in `impute`; for a categorical modality the probabilities
-        (row, *event, categories), for a column of categories in a table the most probable one.
+        (row, *event, categories), for a column of categories in a table the most probable one; of an angle (VonMises)
+        the mean direction, between -pi and pi.
 
     Raises:
         ValueError: as `impute`, or a likelihood that knows no mean.
@@ -178,6 +179,10 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
             f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).mean(0)"
         ) from error
     events = value.dim() - len(p.batch_shape)
+    if isinstance(base, VonMises):  # an angle has no mean on the line, but (cos, sin) has, and that a direction
+        length = 1 - base.variance
+        sides = (rows_first(site, length * side, events, num_draws, rows) for side in (base.loc.sin(), base.loc.cos()))
+        return torch.atan2(*(side.mean(0, keepdim=True) for side in sides))
     value = rows_first(site, value, events, num_draws, rows).mean(0, keepdim=True)
     if isinstance(base, Columnwise):
         for column, categories in base.categories().items():

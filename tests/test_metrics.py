@@ -388,3 +388,24 @@ def test_judges_take_yes_and_no_as_labels_and_refuse_single_rows():
         mm.linear_probe(x[:1], yes[:1], x, yes)
     with pytest.raises(ValueError, match=r"^test_codes has shape \(0, 2\)"):
         mm.linear_probe(x, yes, x[:0], yes[:0])
+
+
+class Angle(nn.Module):
+    """Angles around pi, where the circle is cut."""
+
+    def forward(self, z):
+        loc = math.pi + 0.3 * z[..., 0]
+        return dist.VonMises(torch.atan2(loc.sin(), loc.cos()), torch.tensor(4.0))
+
+
+def test_angles_are_predicted_and_scored_around_the_circle():
+    prior = mm.StandardNormal(1)
+    parts = {"angle": mm.Modality(Angle(), nn.Sequential(nn.Unflatten(0, (-1, 1)), mm.encoder(1, 8, dim=1)))}
+    vae = mm.MultimodalVAE(parts, prior, lambda _: prior())
+    x, visible = {"angle": torch.tensor([2.9, -2.9, 2.9, -2.9])}, {"angle": torch.arange(4) > 1}
+    predicted = mm.predict(vae, x, num_draws=2000)["angle"]
+    assert ((torch.remainder(predicted, math.tau) - math.pi).abs() < 4.5 * 0.3 / 2000**0.5).all()
+    found = mm.imputation_error(vae, x, visible=visible, num_draws=2000)["angle"]
+    assert found.rmse == pytest.approx(math.pi - 2.9, abs=4.5 * 0.3 / 2000**0.5)
+    assert found.baseline_rmse == pytest.approx(math.pi - 2.9)
+    assert math.isnan(found.accuracy)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
@@ -21,6 +22,8 @@ from pyro_mmvae.sites import per_row
 from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import chunks, nesting, opened, rows_at_once, traces_of
 
+Errors = tuple[float, float, float, float]
+
 
 class ImputationError(NamedTuple):
     """The error in the hidden entries of one modality.
@@ -28,7 +31,7 @@ class ImputationError(NamedTuple):
     Attributes:
         entries: how many were hidden.
         rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; of a table
-            without its columns of categories, NaN where nothing else is hidden.
+            without its columns of categories, NaN where nothing else is hidden; of angles (VonMises) the way around.
         baseline_rmse: the same of the mean of the visible entries of the same column, or, where none is visible, of the
             hidden ones: then no constant does better.
         accuracy: how often the most probable category is the true one, of a table in its columns of categories; NaN
@@ -102,12 +105,14 @@ def imputation_error(
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
     num_draws, latents = asked(vae, seen, num_draws, 100, None, latents)
     guesses, labels = _guesses(vae, seen, names, num_draws, latents or {})
-    columns = _columns_of_categories(vae, batch)
+    bases = _likelihoods(vae, batch)
+    columns = {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
+    angles = {name for name, base in bases.items() if isinstance(base, VonMises)}
     scores = _log_scores(vae, seen, wanted, names, num_draws, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(
+            *(_errors_of_angles if name in angles else _errors)(
                 batch[name], guesses[name], hidden[name], looked[name], columns.get(name, ()), labels.get(name, 0)
             ),
             *_ratio(scores[name], hidden[name].reshape(batch.rows, -1).sum(1)),
@@ -138,7 +143,7 @@ def _guesses(
 
 def _errors(
     truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int], categories: int
-) -> tuple[float, float, float, float]:
+) -> Errors:
     """rmse, that of the baseline, accuracy, that of the baseline; `columns` of a table are categories."""
     visible = torch.where(visible.any(0), visible, hidden)  # without one the guess is the best that looks at nothing
     if categories:
@@ -166,12 +171,20 @@ def _mean(values: Tensor) -> float:
     return float(values.double().mean())
 
 
-def _columns_of_categories(vae: Any, batch: Batch) -> dict[str, list[int]]:
-    """name -> the columns of a table that are categories."""
+def _errors_of_angles(truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, *_: Any) -> Errors:
+    """As `_errors`, around the circle: the baseline is the mean direction of what is visible."""
+    visible = torch.where(visible.any(0), visible, hidden)
+    middle = torch.atan2(*(torch.where(visible, side, 0).sum(0) for side in (truth.sin(), truth.cos())))
+    ways = [torch.remainder(truth - guess + math.pi, math.tau) - math.pi for guess in (mean, middle)]
+    own, baseline = (math.sqrt(_mean(way[hidden].double() ** 2)) for way in ways)
+    return own, baseline, math.nan, math.nan
+
+
+def _likelihoods(vae: Any, batch: Batch) -> dict[str, Any]:
+    """name -> the likelihood of a model of ours, of single entries."""
     ours = library_of(vae)
     found = {} if ours is None else ours.likelihoods(batch)
-    bases = {name: getattr(p, "base_dist", p) for name, p in found.items()}
-    return {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
+    return {name: getattr(p, "base_dist", p) for name, p in found.items()}
 
 
 def _log_scores(
