@@ -36,6 +36,10 @@ def impute(
 
     All in the precision of the model: where that is float32, whole numbers above 2^24 and float64 are rounded.
 
+    Limits: the parameters of the model stay as they were learnt. As multiple imputations the draws lack what those are
+    uncertain by, and pooled standard errors come out too small where rows are few; for proper ones fit a model to a
+    bootstrap sample of the rows for each imputation.
+
     Args:
         x, mask: as in `vae.model`; modalities that x lacks are drawn on every row.
         num_draws: draws a row; 1 by default, or as many as `latents` have. Fewer than those are taken evenly.

@@ -147,9 +147,11 @@ def test_what_looks_at_the_data_is_never_the_best():
     starred = {row.name for row in found.rows if row.looks}
     assert starred == {"alignment", "mvtcae", "jmvae", "mmjsd", "crmvae", "mmvm", "mmvm of pairs"}
     assert [row.looks for row in found.rows] == [False] * 15 + [True] * 7 and found.rows[0].difference == 0
-    assert all(row.difference <= 0 for row in found.rows[:15])
+    assert [row.name for row in found.rows if row.fewer] == ["cvae"] == [found.rows[14].name]  # the likelihood of less
+    assert all(row.difference <= 0 for row in found.rows[:14]) and found.rows[14].difference > 0
     lines = [line for line in str(found).splitlines() if "mvtcae" in line]
     assert lines[0].startswith("mvtcae *") and "this is no" in str(found) and "no\nlike" in str(found)
+    assert "\ncvae +" in str(found) and "the likelihood of less" in str(found)
 
 
 def test_what_would_win_by_looking_at_the_data_comes_last():

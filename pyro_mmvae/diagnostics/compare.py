@@ -31,11 +31,13 @@ class Compared(NamedTuple):
     Attributes:
         name: of the model.
         log_likelihood: mean log p(x_S), nats a row.
-        difference: to the best model (after `Comparison.against`, to that one), nats a row; above zero may be one whose
-            prior looks at the data.
+        difference: to the best model (after `Comparison.against`, to that one), nats a row; above zero may be what is
+            not to be compared.
         se: standard error of the difference over rows, from pairs of the same row.
         good_khat: share of rows with a good k-hat; where it is low, the log-likelihood is a bound that may be loose.
         looks: whether its prior looks at the data that it explains; then that is no likelihood, and never the best.
+        fewer: whether it explains fewer modalities of x than all models together, as `mm.recipes.cvae` does; then that
+            is the likelihood of less, and never the best.
     """
 
     name: str
@@ -44,6 +46,12 @@ class Compared(NamedTuple):
     se: float
     good_khat: float
     looks: bool = False
+    fewer: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands behind its name if it is not to be compared."""
+        return " *" if self.looks else " +" if self.fewer else ""
 
 
 @dataclass
@@ -83,7 +91,7 @@ class Comparison:
         return replace(self, rows=rows, reference=reference)
 
     def __str__(self) -> str:
-        names = {row.name: title([row.name], 30) + " *" * row.looks for row in self.rows}
+        names = {row.name: title([row.name], 30) + row.mark for row in self.rows}
         width = max(5, *map(len, names.values()))
         lines = [f"{'model':{width}}  {'log p(x)':>10}  {'difference':>10} {'+-':>6}  good k-hat"]
         for r in self.rows:
@@ -105,6 +113,11 @@ class Comparison:
                 "* Its prior looks at the data that it explains (mm.Pooled, mm.DynamicPrior, a fusion): this is no",
                 "likelihood, and not to be compared. Compare a mm.MultimodalVAE of its parts with another prior.",
             ]
+        if any(row.mark == " +" for row in self.rows):
+            foot += [
+                "+ It explains fewer of the modalities than others do: this is the likelihood of less data, and not to",
+                "be compared. mm.conditional_log_likelihood asks the others for the same.",
+            ]
         return "\n".join([*lines, "", *foot])
 
 
@@ -114,7 +127,8 @@ def compare(
     """Held-out log-likelihoods of several models on the same rows, with paired standard errors.
 
     A model whose prior looks at the data (as in MVTCAE, JMVAE, CRMVAE, mmJSD, MMVM and alignment) has no likelihood of
-    them: it comes last, with a star. That of a `Pair` is not looked into.
+    them: it comes last, with a star. One that explains fewer of the modalities than others do, such as a CVAE, comes
+    before those, with a cross. A `Pair` is not looked into.
 
     A likelihood belongs to the model alone, its estimate to the guide as well: where k-hat is bad, the model with the
     better guide may look like the better model.
@@ -144,13 +158,18 @@ def compare(
     if not vaes:
         raise ValueError("no model to compare; give at least one, such as {'poe': vae}")
     found = {name: _estimate(vae, x, mask, num_particles, refined) for name, vae in vaes.items()}
-    looks = {name: looks_at_data(vae, opened(vae, x, mask)) for name, vae in vaes.items()}
-    best = max(found, key=lambda name: (not looks[name], float(found[name][0].mean())))
+    batches = {name: opened(vae, x, mask) for name, vae in vaes.items()}
+    looks = {name: looks_at_data(vae, batches[name]) for name, vae in vaes.items()}
+    explained = {name: _explained(vae, batches[name]) for name, vae in vaes.items()}
+    every = frozenset[str]().union(*explained.values())
+    fewer = {name: bool(names) and names < every for name, names in explained.items()}
+    best = max(found, key=lambda name: (not looks[name], not fewer[name], float(found[name][0].mean())))
     rows = []
     for name, (value, khat) in found.items():
         good = (khat < khat_limit(num_particles)).double().mean()
-        rows.append(Compared(name, float(value.mean()), *_paired(value, found[best][0]), float(good), looks[name]))
-    rows.sort(key=lambda row: (row.looks, -row.log_likelihood))
+        explains = float(good), looks[name], fewer[name]
+        rows.append(Compared(name, float(value.mean()), *_paired(value, found[best][0]), *explains))
+    rows.sort(key=lambda row: (row.looks, row.fewer, -row.log_likelihood))
     return Comparison(rows, refined, {name: value for name, (value, _) in found.items()})
 
 
@@ -167,6 +186,12 @@ def _estimate(vae: Any, x: Arrays, mask: Arrays | None, num_particles: int, refi
         return better.log_likelihood, better.khat
     found = log_likelihood(vae, x, mask, num_particles=num_particles)
     return found.value, found.khat
+
+
+def _explained(vae: Any, batch: Batch) -> frozenset[str]:
+    """The modalities of the data that a model of ours has a likelihood of; none of another, which cannot be asked."""
+    ours = library_of(vae)
+    return frozenset() if ours is None else frozenset(n for n in batch if ours.modalities[n].decoder is not None)
 
 
 @torch.no_grad()

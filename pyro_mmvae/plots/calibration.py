@@ -155,7 +155,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
 
 def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     """Mean differences of held-out log-likelihood to the best model, or to that of `Comparison.against`, with two
-    standard errors; a star and grey for what is no likelihood, see `mm.compare`.
+    standard errors; a star or a cross and grey for what is not to be compared, see `mm.compare`.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -167,12 +167,12 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     check_result("comparison", comparison, Comparison, "mm.compare")
     rows = comparison.rows
     ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
-    for looks, colour in ((False, BLUE), (True, GREY)):
-        lines = [line for line, row in enumerate(rows) if row.looks == looks]
+    for marked, colour in ((False, BLUE), (True, GREY)):
+        lines = [line for line, row in enumerate(rows) if bool(row.mark) == marked]
         found, error = [rows[line].difference for line in lines], [2 * rows[line].se for line in lines]
         ax.errorbar(found, lines, xerr=error, fmt="o", color=colour, capsize=3)
     ax.axvline(0.0, color=GREY)
-    ax.set_yticks(range(len(rows)), [row.name + " *" * row.looks for row in rows])
+    ax.set_yticks(range(len(rows)), [row.name + row.mark for row in rows])
     whose = "the best model's" if comparison.reference is None else f"that of {comparison.reference}"
     ax.set(xlabel=f"log p(x) minus {whose}, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
     return ax
