@@ -75,10 +75,10 @@ def distribution(what: str, value: Any) -> Distribution:
     return value
 
 
-def check_index(x: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
+def check_index(x: Mapping[str, Any], mask: Mapping[str, Any], of: str = "mask") -> None:
     """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
     values = {repr(name): value for name, value in x.items()}
-    values |= {f"{name!r} in mask": value for name, value in mask.items()}
+    values |= {f"{name!r} in {of}": value for name, value in mask.items()}
     tables = {what: value.index for what, value in values.items() if hasattr(value, "iloc")}
     first, *others = tables or [""]
     for what in others:

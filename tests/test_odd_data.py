@@ -46,6 +46,10 @@ def test_a_mask_in_another_order_is_refused():
     seen = pandas.Series([True, False, False], index=["p1", "p2", "p3"])
     with pytest.raises(ValueError, match="modality 'a' in mask has another index than 'a'"):
         mm.Batch.of({"a": x}, {"a": seen})
+    vae = mm.MultimodalVAE(mm.guess_modalities({"a": x}, dim=2), mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match="modality 'a' in visible has another index than 'a'"):
+        mm.imputation_error(vae, {"a": x}, visible={"a": seen})
+    assert mm.imputation_error(vae, {"a": x}, visible={"a": seen[::-1]})["a"].entries == 2
 
 
 def test_a_batch_that_one_model_has_checked_is_checked_by_the_next():

@@ -12,7 +12,7 @@ from pyro.distributions import VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
-from pyro_mmvae.checks import check_mapping
+from pyro_mmvae.checks import check_index, check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.inference import predict
@@ -96,6 +96,7 @@ def imputation_error(
     """
     check_mapping("visible", visible)
     batch = opened(vae, x, mask)
+    check_index(x, visible, "visible")
     shown = Batch.of(dict(batch), {**batch.mask, **dict(visible)}).mask
     seen = opened(vae, dict(batch), {name: _both(batch.mask[name], shown[name]) for name in batch})
     wanted = opened(vae, dict(batch), {name: _both(batch.mask[name], ~shown[name]) for name in batch})
