@@ -205,7 +205,7 @@ def _explain(
     only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What `read` makes of the likelihood site of each modality, z known or drawn from the guide, in chunks of rows."""
-    depth, wanted = nesting(vae, batch), _complete(vae, batch, only)
+    depth, wanted = nesting(vae, batch), complete(vae, batch, only)
     found: dict[str, Tensor] = {}
     unseen = read is _mean_of and library_of(vae) is not None  # in a model of ours nothing hangs on what is drawn of x
     model = vae.model if unseen else poutine.uncondition(vae.model)
@@ -238,7 +238,7 @@ def _with_axes_of(batch: Batch, value: Tensor, site: Any) -> Tensor:
     return value.reshape(*value.shape[:2], *repeats, *value.shape[2:]) if set(repeats) == {1} else value
 
 
-def _complete(vae: Any, batch: Batch, only: Collection[str] | None) -> Batch:
+def complete(vae: Any, batch: Batch, only: Collection[str] | None = None) -> Batch:
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
     ours = library_of(vae)
     x = {name: batch[name] for name in batch if ours is None or only is None or name in only}  # others may need all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pyro
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
-from pyro_mmvae.diagnostics.simulated import WholeMixtures, placed_in, simulate
+from pyro_mmvae.diagnostics.simulated import WholeMixtures, conditions, placed_in, simulate
 from pyro_mmvae.objectives import Loss
 from pyro_mmvae.programs import Pair
 from pyro_mmvae.sites import per_row
@@ -24,7 +25,8 @@ class Sleep(Loss):
     they cover the posterior instead, for every S alike; weights of modalities are left aside. It teaches the guide
     alone: use it in a second phase, after `mm.objectives.encoders_only(vae)` or with another optimiser over the guide's
     own parameters, as the model learns nothing from its own dreams. Each simulated row has the holes of a row of the
-    data, and each of its modalities but one is hidden besides with probability `hide`.
+    data, and each of its modalities but one is hidden besides with probability `hide`. What the model looks at and does
+    not explain is as in rows of the data.
 
     Limits: the model must be one that can be drawn from without data; what it simulates is not the data, so a guide of
     a poor model is calibrated for that and may still serve real rows badly: look at k-hat.
@@ -53,18 +55,20 @@ class Sleep(Loss):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of as many simulated rows as the batch `(x, mask)` has, a scalar that can be differentiated."""
         data, pair = Batch.of(*args, **kwargs), Pair(model, guide)
-        simulated = simulate(pair, data.rows, like=data)
-        batch = self._hidden(simulated.batch)
+        looked = conditions(pair, data, data)
+        simulated = simulate(pair, data.rows, data, looked)
+        batch = self._hidden(simulated.batch, looked)
         with pyro.validation_enabled(False), WholeMixtures():
             trace = poutine.trace(poutine.condition(guide, placed_in(pair, simulated.truth, batch)))
             sites = trace.get_trace(batch, batch.mask).nodes
         logs = [per_row(sites[name], 1, batch.rows).sum() for name in simulated.truth if name in sites]
         return -torch.stack(logs).sum()
 
-    def _hidden(self, batch: Batch) -> Batch:
-        """With a random subset of the modalities of every row."""
-        chance = torch.rand(len(batch), batch.rows, device=batch.device)
+    def _hidden(self, batch: Batch, looked: Collection[str]) -> Batch:
+        """With a random subset of the modalities of every row, and of what is only looked at all that there is."""
+        names = [name for name in batch if name not in looked]
+        chance = torch.rand(len(names), batch.rows, device=batch.device)
         kept = (chance >= self.hide) | (chance == chance.amax(0))
-        keep = dict(zip(batch, kept))
-        mask = {name: old & with_axes(keep[name], old.dim()) for name, old in batch.mask.items()}
+        keep = dict(zip(names, kept))
+        mask = {k: old & with_axes(keep[k], old.dim()) if k in keep else old for k, old in batch.mask.items()}
         return Batch(dict(batch), mask, batch.rows, frozenset())

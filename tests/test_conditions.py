@@ -1,5 +1,7 @@
 """Codes with conditions beside them, against closed forms: what stands beside z is no code, whoever moves on it."""
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -120,3 +122,45 @@ def test_a_prior_learnt_from_conditions_can_do_without_them():
     z = vae.prior(vae.experts(X, {"c": torch.arange(6) < 4})).mean[:, 0, 0]
     torch.testing.assert_close(z, torch.cat([X["c"][:4, 0] + 1, torch.zeros(2)]))
     assert mm.leave_one_out(vae, X, method="refined").rows[0].certified > 0
+
+
+def shifted(scale=1.0):
+    """z is N(c + 1, 1), x as in `exact_cvae`; a guide that knows the posterior given x and c, up to its scale."""
+    looks = From(lambda h: dist.Normal(h[:, :1] + h[:, 1:2], 1.0).to_event(1))
+    vae = exact_cvae(prior=mm.DynamicPrior(mm.JointEncoder(looks, {"c": 1}), otherwise=mm.StandardNormal(1)))
+
+    def posterior(h):
+        mean = mean_of(h[:, :1], h[:, 1:2]) + VARIANCE * (h[:, 1:2] + 1)
+        return dist.Normal(mean, scale * VARIANCE**0.5).to_event(1)
+
+    vae.fusion.part.fusion.net.function = posterior
+    return vae
+
+
+@pytest.mark.parametrize("scale, word", [(1.0, "pass"), (0.7, "over-confident"), (1.4, "under-confident")])
+def test_a_certificate_takes_conditions_from_the_data(scale, word):
+    vae, subsets = shifted(scale), [("c",), ("x", "c")]
+    found = mm.certify(vae, X, subsets=subsets, rows=300, gap_rows=2, progress=False).rows
+    assert [row.verdict for row in found] == ["pass", word]
+    exact = dist.Normal((WEIGHT + SHIFT) * X["c"] + WEIGHT, (WEIGHT**2 + NOISE**2) ** 0.5).log_prob(X["x"]).mean()
+    assert found[0].log_likelihood == 0 and found[1].log_likelihood == pytest.approx(float(exact), abs=0.1)
+    calibration = mm.sbc(vae, ["x", "c"], X, rows=300)
+    assert (abs(calibration.dispersion - 1) < 4.5 * (0.8 / 300) ** 0.5) == (scale == 1)
+    with pytest.raises(
+        ValueError, match=r"'c' can be simulated: the model has no likelihood of it; .* or data in like"
+    ):
+        mm.sbc(vae, ["x", "c"])
+    with pytest.raises(ValueError, match="'c' can be simulated"):
+        mm.certify(vae, {"x": X["x"]}, subsets=[("x", "c")])
+    with pytest.raises(ValueError, match="no row has all of c, which the model looks at"):
+        mm.certify(vae, X, {"c": torch.zeros(6).bool()}, subsets=[("x", "c")])
+
+
+def test_a_guide_dreams_of_the_conditions_of_the_data():
+    """The loss is the entropy of the posterior given x and c, and larger for every other guide."""
+    torch.manual_seed(0)
+    x = {"x": torch.zeros(4000, 1), "c": torch.linspace(-2, 2, 4000).unsqueeze(1)}
+    right, wide = (mm.Sleep(hide=0.0).loss(vae.model, vae.guide, x) / 4000 for vae in (shifted(), shifted(2.0)))
+    entropy = dist.Normal(0.0, VARIANCE**0.5).entropy().item()
+    assert right == pytest.approx(entropy, abs=4.5 * (0.5 / 4000) ** 0.5)
+    assert wide - entropy == pytest.approx(math.log(2) - 0.5 + 1 / 8, abs=0.05)

@@ -25,7 +25,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import Check, rank, rank_ecdf, rank_of_weight, uniformity
-from pyro_mmvae.diagnostics.simulated import Simulated, WholeMixtures, simulate, weight_at
+from pyro_mmvae.diagnostics.simulated import Simulated, WholeMixtures, conditions, having, simulate, weight_at
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import draw_in_parts, opened
 
@@ -83,7 +83,7 @@ def sbc(
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.
         given: S; () for the prior.
         like: data whose holes the simulated rows get: single hidden entries, and the number of repeats. Each modality
-            takes those of a random row that has it.
+            takes those of a random row that has it. What the model looks at and does not explain comes from here.
         rows: simulated rows, 2 or more.
         num_draws: draws from the guide for each.
 
@@ -104,17 +104,19 @@ def sbc(
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     check_collection(given)
     batch = None if like is None else opened(vae, like)
-    return calibrate(vae, simulate(vae, rows, batch), given, num_draws)
+    looked = () if batch is None else conditions(vae, batch, given)
+    simulated = simulate(vae, rows, batch and having(batch, looked), looked)
+    return calibrate(vae, simulated, given, num_draws)
 
 
 @torch.no_grad()
 def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: int) -> Calibration:
     """Where the truth of simulated rows stands among draws from q(z | x_S)."""
     for name in given:
-        if name not in simulated.log_likelihood:
+        if name not in simulated.batch:
             raise ValueError(
                 f"no rows of modality {name!r} can be simulated: the model has no likelihood of it; give subsets"
-                " without it"
+                " without it, or data in like to take it from"
             )
     truth = {site: value.unsqueeze(1).flatten(1) for site, value in simulated.truth.items()}
     batch = simulated.batch.only(given)
@@ -127,9 +129,10 @@ def calibrate(vae: Any, simulated: Simulated, given: Sequence[str], num_draws: i
         for d in range(value.shape[-1]):
             if not bool((value[..., d] == truth[site][:, d]).all()):  # what is conditioned on has no rank
                 position[f"{site}[{d}]"] = rank(value[..., d], truth[site][:, d])
-    if given:
-        scored = torch.stack([likelihood[name] for name in given]).sum(0)
-        at_truth = torch.stack([simulated.log_likelihood[name] for name in given]).sum(0)
+    explained = [name for name in given if name in simulated.log_likelihood]
+    if explained:
+        scored = torch.stack([likelihood[name] for name in explained]).sum(0)
+        at_truth = torch.stack([simulated.log_likelihood[name] for name in explained]).sum(0)
         position[FIT] = rank(scored, at_truth)
     codes, star = torch.cat(list(latents.values()), -1), torch.cat([truth[site] for site in latents], -1)
     codes, star = codes + 0.0, star + 0.0  # whole numbers as real ones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertifi
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets, rows_with
 from pyro_mmvae.diagnostics.ranks import Check
-from pyro_mmvae.diagnostics.simulated import simulate
+from pyro_mmvae.diagnostics.simulated import conditions, having, simulate
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
@@ -47,7 +48,8 @@ def certify(
     Rows simulated from the model, with the holes of the data, tell whether it is calibrated (ranks of every latent, of
     log p(x_S | z), and TARP); rows of the data tell how likely they are, how far the ELBO is from that, and for how
     many the guide can serve as a proposal. All subsets look at the same simulated rows, and all checks of a kind at the
-    same draws.
+    same draws. What the model looks at and does not explain cannot be simulated: subsets that have it take it from rows
+    of the data.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.
@@ -81,13 +83,15 @@ def certify(
     rows, num_draws = whole("rows", rows, 2), whole("num_draws", num_draws)
     num_particles, gap_rows = whole("num_particles", num_particles), whole("gap_rows", gap_rows, 0)
     batch, found = opened(vae, x, mask), []
+    in_view = partial(conditions, vae, batch)
     with seeded(seed, devices(vae, batch)):
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
-        simulated = simulate(vae, rows, batch)
+        views = dict.fromkeys(map(in_view, wanted))
+        simulated = {looked: simulate(vae, rows, having(batch, looked), looked) for looked in views}
         gap_rows = gap_rows if gap_rows and _refinable(vae, batch) else 0
         for given in tqdm(wanted, disable=not progress, unit="subset"):
-            calibration = calibrate(vae, simulated, given, num_draws)
+            calibration = calibrate(vae, simulated[in_view(given)], given, num_draws)
             ranks: Any = *verdict(calibration), *_numbers(calibration)
             data: Any = _on_data(vae, batch, given, rows, num_particles, gap_rows)
             found.append(SubsetCertificate(given, *ranks, *data))

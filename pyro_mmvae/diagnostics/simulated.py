@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyro
@@ -14,13 +15,14 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.checks import refuse_outside
+from pyro_mmvae.checks import refuse_outside, seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
+from pyro_mmvae.inference import complete
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import as_drawn, per_row, row_axis, value_of
-from pyro_mmvae.weights import devices
+from pyro_mmvae.sites import as_drawn, is_derived, per_row, row_axis, value_of
+from pyro_mmvae.weights import devices, nesting
 
 
 class Simulated(NamedTuple):
@@ -45,10 +47,55 @@ class WholeMixtures(Messenger):
         msg["fn"] = as_whole(msg["fn"])
 
 
+def conditions(vae: Any, data: Collection[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Those that a model of ours looks at and does not explain: they can be taken from the data that have them."""
+    modalities = getattr(library_of(vae), "modalities", {})
+    return tuple(name for name in names if name in data and name in modalities and modalities[name].decoder is None)
+
+
+def having(batch: Batch, looked: Sequence[str]) -> Batch:
+    """The rows that have all of those conditions.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not looked:
+        return batch
+    there = torch.stack([seen_rows(batch.mask[name]) for name in looked]).all(0).nonzero().squeeze(-1)
+    if not len(there):
+        raise ValueError(f"no row has all of {', '.join(looked)}, which the model looks at; give rows that do")
+    return batch.take(there)
+
+
 @torch.no_grad()
-def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
-    """Rows from the model, with holes like those of the data `like`; see `sbc`."""
-    truth, x = joint_draws(vae, rows)
+def simulate(vae: Any, rows: int, like: Batch | None = None, looked: Sequence[str] = ()) -> Simulated:
+    """Rows from the model, with holes like those of the data `like`; see `sbc`.
+
+    Args:
+        looked: conditions, which every simulated row has as a random row of `like` has them.
+    """
+    if like is None or not looked:
+        return _with_likelihoods(vae, *joint_draws(vae, rows), rows, like)
+    given = like.take(torch.randint(like.rows, (rows,), device=like.device)).only(looked)
+    full = complete(vae, given).after(given)
+    with silent(), pyro.validation_enabled(False), pyro.plate("draws", 1, dim=-1 - nesting(vae, like)):
+        trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(full, full.mask)
+    sites = {k: site for k, site in trace.nodes.items() if row_axis(site) is not None and not is_derived(site)}
+    drawn = {name: value_of(site, 1, rows)[0] for name, site in sites.items()}
+    x = {name: value for name, value in drawn.items() if name in full}
+    truth = {name: value for name, value in drawn.items() if name not in full}
+    return _with_likelihoods(vae, truth, x, rows, like, {name: (given[name], given.mask[name]) for name in looked})
+
+
+def _with_likelihoods(
+    vae: Any,
+    truth: dict[str, Tensor],
+    x: dict[str, Tensor],
+    rows: int,
+    like: Batch | None,
+    looked: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({}),
+) -> Simulated:
+    """The simulated rows with holes, and what they are looked at with; their likelihoods at the true codes."""
     masks = {name: torch.ones(rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
     for name in _repeated(vae, x):
         times = like[name].shape[1] if like is not None and name in like else 1
@@ -57,6 +104,9 @@ def simulate(vae: Any, rows: int, like: Batch | None = None) -> Simulated:
     if _repeated(vae, x):  # every repeat a draw of its own
         full = Batch({**x, **_drawn_again(vae, truth, full)}, masks, rows, frozenset(x))
     batch = full if like is None else _with_holes(full, like)
+    if looked:
+        x, masks = ({**dict(old), **{n: v[i] for n, v in looked.items()}} for i, old in enumerate((batch, batch.mask)))
+        batch = Batch(x, masks, rows, batch.complete)
     trace = _trace_at(vae, vae.model, truth, batch)
     sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
     refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])
