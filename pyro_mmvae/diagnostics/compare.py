@@ -167,8 +167,8 @@ def compare(
     rows = []
     for name, (value, khat) in found.items():
         good = (khat < khat_limit(num_particles)).double().mean()
-        explains = float(good), looks[name], fewer[name]
-        rows.append(Compared(name, float(value.mean()), *_paired(value, found[best][0]), *explains))
+        difference, se = _paired(value, found[best][0])
+        rows.append(Compared(name, float(value.mean()), difference, se, float(good), looks[name], fewer[name]))
     rows.sort(key=lambda row: (row.looks, row.fewer, -row.log_likelihood))
     return Comparison(rows, refined, {name: value for name, (value, _) in found.items()})
 

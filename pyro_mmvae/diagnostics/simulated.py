@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.checks import refuse_outside, seen_rows
+from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Batch
+from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.inference import complete
@@ -61,7 +62,7 @@ def having(batch: Batch, looked: Sequence[str]) -> Batch:
     """
     if not looked:
         return batch
-    there = torch.stack([seen_rows(batch.mask[name]) for name in looked]).all(0).nonzero().squeeze(-1)
+    there = rows_with(batch, looked)
     if not len(there):
         raise ValueError(f"no row has all of {', '.join(looked)}, which the model looks at; give rows that do")
     return batch.take(there)
