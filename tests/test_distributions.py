@@ -17,6 +17,7 @@ from pyro_mmvae.distributions import (
     Columnwise,
     LogPool,
     Mixture,
+    Normal,
     ProductMixture,
     Stacked,
     Switch,
@@ -353,3 +354,11 @@ def test_a_column_of_counts_has_the_mean_and_the_dispersion_that_it_is_told():
     mean = 4 * torch.tensor([0.7, -1.0]).exp()
     torch.testing.assert_close(p.mean, mean)
     torch.testing.assert_close(p.variance, mean + mean**2 / math.exp(1.3))
+
+
+def test_a_normal_whose_scale_has_more_axes_than_its_mean_is_pyros():
+    loc, scale, x = torch.randn(3), torch.rand(2, 3) + 0.5, torch.randn(4, 2, 3)
+    ours, pyros = Normal(loc, scale), dist.Normal(loc, scale)
+    assert ours.batch_shape == (2, 3) and ours.rsample().shape == (2, 3)
+    torch.testing.assert_close(ours.log_prob(x), pyros.log_prob(x))
+    torch.testing.assert_close(ours.to_event(2).log_prob(x), pyros.to_event(2).log_prob(x))
