@@ -15,8 +15,8 @@ from pyro_mmvae.arviz_adapter import Variable, build
 from pyro_mmvae.checks import check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.generation import joint_draws
-from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.modes import tool
+from pyro_mmvae.predictive import predictive_draws
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import draw_in_parts, opened

@@ -13,6 +13,7 @@ import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
 from pyro_mmvae.diagnostics.certify import corrected, verdict
+from pyro_mmvae.diagnostics.compare import Compared
 from pyro_mmvae.diagnostics.patterns import chosen_subsets
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.diagnostics.simulated import WholeMixtures, simulate, weight_at
@@ -282,6 +283,23 @@ def test_subsets_that_would_read_the_same_are_written_out():
     assert "pressure + ... (3)" in str(mm.Certificate(rows[:1], 100, 100, 100, 0))
     lines = str(mm.Certificate(rows, 100, 100, 100, 0)).splitlines()
     assert all(sum(line.startswith(" + ".join(given)) for line in lines) == 2 for given in (first, second))
+
+
+def test_a_subset_that_no_row_has_says_so_and_is_no_number():
+    truth = LinearGaussian()
+    x = truth.simulate(40)
+    mask = {"a": torch.arange(40) < 20, "b": torch.arange(40) >= 20}
+    found = mm.certify(truth.vae(), x, mask, subsets=[("a",), ("a", "b")], rows=20, num_draws=9, progress=False)
+    assert "nan" not in str(found) and "a + b          0  no row has all of these" in str(found)
+
+
+def test_models_of_long_names_are_told_apart():
+    names = [f"a product of experts with the seed {seed}" for seed in (1, 2)]
+    rows = [Compared(name, -1.0, 0.0, 0.1, 1.0) for name in names]
+    first, second = str(mm.Comparison(rows)).splitlines()[1:3]
+    assert first != second and len(first) < 80
+    labels = [label.get_text() for label in mm.plot_compare(mm.Comparison(rows)).get_yticklabels()]
+    assert len(set(labels)) == 2 and max(map(len, labels)) <= 30
 
 
 def test_models_that_differ_in_their_guides_alone_tie_once_proposals_are_refined():

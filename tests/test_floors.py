@@ -39,7 +39,7 @@ FLOORS = [
         "holes",
     },
     {"stack", "tables", "guess", "observe", "processes", "told"},
-    {"experts"},
+    {"experts", "predictive"},
     {"fusion", "priors"},
     {"codes"},
     {"vae"},

@@ -122,17 +122,35 @@ def test_flows_as_experts_of_a_prior_cost_nothing_against_themselves():
     assert mm.Conditioned(prior, {"a": 3})(None).event_shape == (2 + 3 + 1,)
 
 
+def pushed(modality):
+    modality.decoder = nn.Sequential(modality.decoder, Transforms([AffineTransform(0.3, 2.0)]))
+
+
 def test_a_flow_says_where_its_mean_is_to_be_had():
-    """And so does a likelihood; the tools that need a mean take it of draws."""
+    """And the tools that need a mean take it of draws."""
     vae, x = flowing(), drawn(4, names="ab", dim=2)
     for moment in ("mean", "variance", "stddev"):
         with pytest.raises(NotImplementedError, match=r"a flow knows neither .*; take those of draws, .*mm.importance"):
             getattr(vae.posterior(x), moment)
     assert mm.usage(vae, x).spread.shape == (2,)
-    vae.modalities["b"].decoder = nn.Sequential(vae.modalities["b"].decoder, Transforms([AffineTransform(0.3, 2.0)]))
-    with pytest.raises(
-        ValueError, match=r"the likelihood of 'b', a Pushed, knows no mean; .*mm.translate\(vae, x, to='b'"
-    ):
+
+
+def test_a_likelihood_without_a_mean_is_left_out_of_the_means_alone():
+    vae, x = known(mm.PoE(), names="ab", dim=2), drawn(4, names="ab", dim=2)
+    line = r"the likelihood of '{}', a Pushed, knows no mean; .*mm.translate\(vae, x, to='{}', num_draws=100\)"
+    whole = mm.predict(vae, x, num_draws=1)
+    pushed(vae.modalities["b"])
+    with pytest.warns(UserWarning, match=line.format("b", "b") + r"\.mean\(0\); it is left out here$"):
+        assert mm.predict(vae, x, num_draws=1)["a"].shape == whole["a"].shape
+    with pytest.warns(UserWarning, match="it is left out here"):
+        words = [text.get_text() for cell in mm.plot_reconstructions(vae, x).child_axes for text in cell.texts]
+    assert [word for word in words if word] == ["a", "reconstructed", "b"]
+    hidden = torch.arange(4) < 2
+    assert mm.imputation_error(vae, x, visible={"a": hidden})["a"].rmse > 0
+    with pytest.raises(ValueError, match=line.format("b", "b")):
+        mm.imputation_error(vae, x, visible={"b": hidden})
+    pushed(vae.modalities["a"])
+    with pytest.raises(ValueError, match=line.format("a", "a") + r"\.mean\(0\)$"):
         mm.predict(vae, x)
 
 

@@ -1,5 +1,6 @@
 """Learning metrics against values that are known: perfect and blind models, closed forms, the oracle."""
 
+import itertools
 import math
 
 import pyro.distributions as dist
@@ -330,6 +331,15 @@ def test_coherence_says_of_how_many_rows_each_share_is():
     _, first, second, last = str(found).splitlines()
     assert first.split()[:3] == ["a", "100", "5.0%"] and second.split()[:3] == ["b", "1", "50.0%"]
     assert "5.0%" not in last.partition(";")[2]
+
+
+def test_coherence_of_many_subsets_shows_the_small_ones_and_counts_the_others():
+    names = [f"a modality with a long name, number {number}" for number in range(9)]
+    subsets = [given for size in (1, 2, 3) for given in itertools.combinations(names[1:], size)]
+    found = mm.Coherence({(given, names[0]): 0.5 for given in subsets}, 9, dict.fromkeys(subsets, 9))
+    lines = str(found).splitlines()
+    assert "and 28 more subsets, all of them in .share" in lines and sum("50.0%" in line for line in lines) == 64 + 1
+    assert max(map(len, lines)) <= 140
 
 
 def test_coherence_of_many_targets_stays_readable():

@@ -1,6 +1,7 @@
 """What the pictures show: the data of their lines, and their words."""
 
 import itertools
+import warnings
 
 import matplotlib
 import pyro.distributions as dist
@@ -118,6 +119,36 @@ def test_subsets_that_are_cut_to_the_same_words_are_written_out():
         ):
             words = [label.get_text() for label in ax.get_yticklabels()]
             assert words == shown if subsets is alike else words[-1] == shown
+
+
+def inside(ax):
+    """Whether all that is written beside the axes lies in the figure, as long as its layout could be made."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ax.figure.canvas.draw()
+    page = ax.figure.bbox
+    words = [text for one in (ax, *ax.child_axes) for text in (*one.texts, *one.get_yticklabels(), one.xaxis.label)]
+    boxes = [text.get_window_extent() for text in words if text.get_text()]
+    return all(box.x0 >= -1 and box.x1 <= page.width + 1 for box in boxes)
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_long_names_stay_in_the_picture(count):
+    x = {f"a very long name of a modality, number {i}": torch.randn(1, 2) for i in range(count)}
+    vae, names = mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE()), list(x)
+    subsets = [names[:1], names, names[1:], names[:-1]]
+    numbers = dict.fromkeys(SubsetCertificate._fields, 0.5)
+    rows = [SubsetCertificate(**{**numbers, "given": given, "verdict": "over-confident"}) for given in subsets]
+    assert inside(mm.plot_certificate(mm.Certificate(rows, 100, 60, 100, 0)))
+    assert inside(mm.plot_khat(vae, x, subsets=subsets, num_particles=50))
+    assert inside(mm.plot_compare(mm.compare(dict.fromkeys(names, vae), x, num_particles=5)))
+    assert inside(mm.plot_reconstructions(vae, x))
+    few = {name: x[name] for name in names[:3]}
+    assert inside(mm.plot_cross_modal(vae, few))
+    legend = mm.plot_coverage([0.5, 0.9], {name: [0.4, 0.8] for name in names}).get_legend()
+    legend.figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert box.x1 <= legend.figure.bbox.width and (count < 9 or box.x0 >= legend.axes.bbox.x1)
 
 
 def test_coverage_is_drawn_against_its_nominal_value():

@@ -6,7 +6,7 @@ from exact import LinearGaussian
 
 import pyro_mmvae as mm
 from pyro_mmvae.data import Batch
-from pyro_mmvae.diagnostics.patterns import chosen_subsets, observed_subsets, title
+from pyro_mmvae.diagnostics.patterns import chosen_subsets, observed_subsets, title, titles
 from pyro_mmvae.diagnostics.simulated import simulate
 
 
@@ -80,6 +80,10 @@ def test_which_subsets():
         chosen_subsets(batch, 0)
     assert title(["a" * 40], 22) == "a" * 19 + "..."
     assert len(title([f"modality{i}" for i in range(20)], 22)) <= 22
+    long = [f"a very long name of a modality, number {i}" for i in range(12)]
+    cut = titles([long, long[:11], long[1:]])  # the first and the last would read the same
+    assert len(set(cut)) == 3 and max(map(len, cut)) < 12 * 15
+    assert titles([long[:1], long[:1]], 22) == [title(long[:1], 22)] * 2
 
 
 def test_a_modality_without_likelihood_cannot_be_simulated():

@@ -123,7 +123,8 @@ class Certificate:
         for given, r in zip(names, self.rows):
             value = f"{r.log_likelihood:11.2f} {r.se:6.2f}  {r.gap:7.3f}"
             parts = f"{r.approximation:13.3f}  {r.amortisation:12.3f}" if self.gap_rows else f"{'':27}"
-            lines.append(f"{given}  {r.rows:6d}  {value}  {parts}  {r.good_khat:10.0%}")
+            numbers = f"{value}  {parts}  {r.good_khat:10.0%}" if r.rows else "no row has all of these"
+            lines.append(f"{given}  {r.rows:6d}  {numbers}")
         return [
             f"How good is it on your data? {self.num_particles} draws a row; nats a row",
             "",

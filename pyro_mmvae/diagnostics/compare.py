@@ -15,7 +15,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.gaps import gaps
-from pyro_mmvae.diagnostics.patterns import title
+from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import like
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.experts import Experts
@@ -91,7 +91,8 @@ class Comparison:
         return replace(self, rows=rows, reference=reference)
 
     def __str__(self) -> str:
-        names = {row.name: title([row.name], 30) + row.mark for row in self.rows}
+        cut = titles([[row.name] for row in self.rows], 30)
+        names = {row.name: name + row.mark for row, name in zip(self.rows, cut)}
         width = max(5, *map(len, names.values()))
         lines = [f"{'model':{width}}  {'log p(x)':>10}  {'difference':>10} {'+-':>6}  good k-hat"]
         for r in self.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import count
 from typing import Literal
 
 import torch
@@ -120,6 +121,21 @@ def title(given: Sequence[str], width: int = 28) -> str:
 
 
 def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
-    """The names of subsets: cut to a width, unless two of them would read the same."""
+    """The names of subsets: cut to a width, unless two of them would read the same; then long names lose their middle.
+
+    Example:
+        >>> titles([["front camera, left", "radar"], ["front camera, left", "lidar"]], 22)
+        ['fron...left + radar', 'fron...left + lidar']
+    """
     cut = [title(given, width) for given in subsets]
-    return cut if len(set(cut)) == len(cut) else [" + ".join(given) or "nothing" for given in subsets]
+    if len(set(cut)) == len(set(map(tuple, subsets))):
+        return cut
+    most = max(map(len, subsets))
+    short = _shortened({name for given in subsets for name in given}, max(4, (width // most - 6) // 2))
+    return [" + ".join(short[name] for name in given) or "nothing" for given in subsets]
+
+
+def _shortened(names: Collection[str], least: int) -> dict[str, str]:
+    """name -> its ends, of `least` letters or as long as it takes to tell it from the others."""
+    tried = ({n: n if len(n) <= 2 * end + 3 else f"{n[:end]}...{n[-end:]}" for n in names} for end in count(least))
+    return next(short for short in tried if len(set(short.values())) == len(names))

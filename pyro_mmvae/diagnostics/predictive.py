@@ -16,8 +16,8 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.draws import Method
 from pyro_mmvae.diagnostics.escalation import posterior_draws
 from pyro_mmvae.diagnostics.ranks import rank, two_sided
-from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.modes import tool
+from pyro_mmvae.predictive import predictive_draws
 from pyro_mmvae.weights import devices, opened, parts
 
 FEWEST = 20

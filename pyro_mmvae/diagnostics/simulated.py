@@ -20,7 +20,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
-from pyro_mmvae.inference import complete
+from pyro_mmvae.predictive import complete
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.sites import as_drawn, is_derived, per_row, row_axis, value_of
 from pyro_mmvae.weights import devices, nesting

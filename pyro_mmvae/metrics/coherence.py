@@ -16,11 +16,11 @@ from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.draws import Method
 from pyro_mmvae.diagnostics.escalation import posterior_draws
-from pyro_mmvae.diagnostics.patterns import rows_with
+from pyro_mmvae.diagnostics.patterns import MOST, rows_with, titles
 from pyro_mmvae.generation import generate
-from pyro_mmvae.inference import predictive_draws
 from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import at_rest, tool
+from pyro_mmvae.predictive import predictive_draws
 from pyro_mmvae.view import subsets_of
 from pyro_mmvae.weights import known, opened
 
@@ -66,17 +66,21 @@ class Coherence:
         return {size: sum(shares) / len(shares) for size, shares in sorted(found.items())}
 
     def __str__(self) -> str:
-        width = max(5, *(len(" + ".join(given)) for given in self.counts))
+        names = dict(zip(self.counts, titles(list(self.counts)[:MOST])))
+        width = max(5, *map(len, names.values()))
         lines = [f"{'given':{width}}  {'rows':>6}  {'+-':>5}  share of draws with the right label"]
         shares: dict[tuple[str, ...], list[str]] = {given: [] for given in self.counts}
         for (given, target), share in self.share.items():
             shares[given].append(f"{target}\0{share:.1%}")  # a name and its number stay in one line
-        for given, rows in self.counts.items():
+        for given, name in names.items():
+            rows = self.counts[given]
             first, *others = wrap(", ".join(shares[given]), ACROSS, break_on_hyphens=False) or [""]
-            lines.append(f"{' + '.join(given):{width}}  {rows:6d}  {0.5 / math.sqrt(rows):5.1%}  {first}")
+            lines.append(f"{name:{width}}  {rows:6d}  {0.5 / math.sqrt(rows):5.1%}  {first}")
             lines += [" " * (width + 17) + other for other in others]
+        if more := len(self.counts) - len(names):
+            lines.append(f"and {more:,} more subsets, all of them in .share")
         sizes = ", ".join(f"{size} given {share:.1%}" for size, share in self.by_size.items())
-        lines.append(f"mean: {sizes}; +-: the largest standard error of a share of so many rows")
+        lines += wrap(f"mean: {sizes}; +-: the largest standard error of a share of so many rows", width + 17 + ACROSS)
         if self.certified:
             least = min(self.certified.values())
             lines.append(f"codes from the model's own posterior ({self.method}; at least {least:.0%} certified)")

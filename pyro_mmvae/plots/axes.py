@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pyro_mmvae.checks import kind_of
@@ -9,6 +10,10 @@ from pyro_mmvae.checks import kind_of
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
 HOLE = "#d7e1ee"
 """The colour of single entries that are missing, which are neither a zero nor a shade of grey."""
+MARKERS = "o^sDvP*X"
+"""One for each ten groups, as there are ten colours."""
+LETTERS = 12
+"""Of a text that fit into an inch."""
 
 
 def check_result(what: str, value: object, kind: type, maker: str) -> None:
@@ -26,6 +31,11 @@ def new_axes(ax: Any, size: tuple[float, float] = (6.0, 3.6)) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def beside(labels: Sequence[str]) -> float:
+    """The inches that labels take on the left of the axes."""
+    return max(map(len, labels), default=0) / LETTERS
 
 
 def cells(ax: Any, lines: int, columns: int) -> list[list[Any]]:

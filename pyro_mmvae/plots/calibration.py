@@ -13,7 +13,7 @@ from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ec
 from pyro_mmvae.diagnostics.patterns import rows_with, titles
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, RED, check_result, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, MARKERS, RED, beside, check_result, new_axes
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.weights import opened
 
@@ -42,7 +42,8 @@ def plot_khat(
     check_collection(subsets)
     for given in subsets:
         check_collection(given)
-    ax = new_axes(ax, (6.0, 0.45 * len(subsets) + 1.4))
+    names = titles(subsets)
+    ax = new_axes(ax, (max(6.0, 4.0 + beside(names)), 0.45 * len(subsets) + 1.4))
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
         found = log_likelihood(vae, x, mask, num_particles=num_particles, targets=given).khat
@@ -53,9 +54,8 @@ def plot_khat(
         good = f"{(found < limit).double().mean():.0%} good" if len(found) else "no row"
         ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
     ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
-    ax.set_yticks(range(len(subsets)), titles(subsets))
-    ax.set(xlabel="k-hat of a row")
-    ax.invert_yaxis()
+    ax.set_yticks(range(len(subsets)), names)
+    ax.set(xlabel="k-hat of a row", ylim=(len(subsets) - 0.5, -0.5))
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
     return ax
 
@@ -111,14 +111,19 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
         >>> ax = plot_coverage(nominal, {"a": [calibration.coverage(p) for p in nominal]}, Figure().subplots())
     """
     check_named("actual", actual, "{'sound': [0.48, 0.91]}")
-    ax = new_axes(ax, (4.2, 4.0))
+    names = titles([[name] for name in actual], 30)
+    outside = len(names) > 4 or beside(names) > 1
+    ax = new_axes(ax, (4.2 + outside * (0.8 + beside(names)), 4.0))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
-    for name, values in actual.items():
-        ax.plot(nominal, values, "o-", markersize=4, label=name)
+    for number, (name, values) in enumerate(zip(names, actual.values())):
+        ax.plot(nominal, values, MARKERS[number // 10 % len(MARKERS)] + "-", markersize=4, label=name)
     ax.set(
         xlabel="probability of the interval", ylabel="share of truths inside", xlim=(0, 1), ylim=(0, 1), aspect="equal"
     )
-    ax.legend(frameon=False)
+    if outside:
+        ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    else:
+        ax.legend(frameon=False)
     return ax
 
 
@@ -137,7 +142,8 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
     """
     check_result("certificate", certificate, Certificate, "mm.certify")
     rows = certificate.rows
-    ax = new_axes(ax, (8.5, 0.4 * len(rows) + 1.4))
+    names = titles([row.given for row in rows])
+    ax = new_axes(ax, (max(8.5, 6.5 + beside(names)), 0.4 * len(rows) + 1.4))
     for position, row in enumerate(rows):
         colour = BLUE if row.verdict == "pass" else RED
         ax.plot([1, row.dispersion], [position, position], color=colour, linewidth=1)
@@ -146,10 +152,10 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
         text = f"{row.verdict}{good}"
         ax.text(1.02, position, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
     ax.axvline(1.0, color=GREY)
-    ax.set_yticks(range(len(rows)), titles([row.given for row in rows]))
+    ax.set_yticks(range(len(rows)), names)
     widest = max(0.2, *(1.15 * abs(row.dispersion - 1) for row in rows))
-    ax.set(xlim=(1 - widest, 1 + widest), xlabel="spread of ranks: under-confident < 1 < over-confident")
-    ax.invert_yaxis()
+    ax.set(xlim=(1 - widest, 1 + widest), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xlabel("spread of ranks: under-confident < 1 < over-confident")
     return ax
 
 
@@ -166,13 +172,14 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     """
     check_result("comparison", comparison, Comparison, "mm.compare")
     rows = comparison.rows
-    ax = new_axes(ax, (6.5, 0.4 * len(rows) + 1.3))
+    names = titles([[row.name] for row in rows], 30)
+    ax = new_axes(ax, (max(6.5, 4.5 + beside(names)), 0.4 * len(rows) + 1.5))
     for marked, colour in ((False, BLUE), (True, GREY)):
         lines = [line for line, row in enumerate(rows) if bool(row.mark) == marked]
         found, error = [rows[line].difference for line in lines], [2 * rows[line].se for line in lines]
         ax.errorbar(found, lines, xerr=error, fmt="o", color=colour, capsize=3)
     ax.axvline(0.0, color=GREY)
-    ax.set_yticks(range(len(rows)), [row.name + row.mark for row in rows])
+    ax.set_yticks(range(len(rows)), [name + row.mark for name, row in zip(names, rows)])
     whose = "the best model's" if comparison.reference is None else f"that of {comparison.reference}"
-    ax.set(xlabel=f"log p(x) minus {whose}, nats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
+    ax.set(xlabel=f"log p(x) minus {whose},\nnats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
     return ax

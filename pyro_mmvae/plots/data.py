@@ -12,15 +12,13 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import new_axes
+from pyro_mmvae.plots.axes import MARKERS, new_axes
 from pyro_mmvae.programs import with_posterior
 
 MOST = 30
 """The most patterns that are drawn."""
 LETTERS = 12
 """Of a name that stands level below its column, and the most such columns; others stand upright."""
-MARKERS = "o^sDvP*X"
-"""One for each ten groups, as there are ten colours."""
 
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:

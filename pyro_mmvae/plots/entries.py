@@ -13,15 +13,16 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import check_named, first_row, seen_rows
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import GREY, RED, cells, new_axes
+from pyro_mmvae.plots.axes import GREY, LETTERS, RED, cells, new_axes
 from pyro_mmvae.plots.entry import Look, Show, draw_entry, reach_of, span_of
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.weights import opened
 
-LETTERS = 12
-"""Letters of a title that fit into an inch."""
+WIDE = 16
+"""Letters of a name that stand in one line beside the entries."""
 
 
 @tool
@@ -51,12 +52,12 @@ def plot_reconstructions(
         sides[name].append(list(found[name]))
     height = sum(map(len, sides.values()))  # some are only looked at
     ax = new_axes(ax, (batch.rows + 1.5, 1.05 * height))
-    lines = iter(cells(ax, height, batch.rows))
+    lines, names = iter(cells(ax, height, batch.rows)), _names(batch)
     for name in batch:
         seen = seen_rows(batch.mask[name]).tolist()
         for side, values in enumerate(sides[name]):
             line = next(lines)
-            _label(line[0], name if side == 0 else "reconstructed")
+            _label(line[0], names[name] if side == 0 else "reconstructed")
             for cell, value, there in zip(line, values, seen):
                 _frame(cell, side == 0 and there)
                 if there or side == 1:
@@ -96,11 +97,11 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
     looks = _looks(vae, batch, show, list(predicted.values()))
     height = len(batch) + sum(name in found and name != given for given, found in predicted.items() for name in batch)
     ax = new_axes(ax, (columns + 1.6, 1.05 * height + 0.3))
-    lines = iter(cells(ax, height, columns))
+    lines, names = iter(cells(ax, height, columns)), _names(batch)
     for given, found in predicted.items():
         for name in [given, *(other for other in batch if other != given and other in found)]:
             own, line = name == given, next(lines)
-            _label(line[0], f"{given}\n(given)" if own else f"{name}\nfrom {given}")
+            _label(line[0], f"{names[given]}\n(given)" if own else f"{names[name]}\nfrom {names[given]}")
             for cell, value in zip(line, _seen(batch, name, looks[name]) if own else found[name]):
                 draw_entry(value, cell, looks[name])
                 _frame(cell, own)
@@ -147,8 +148,15 @@ def _title(ax: Any, words: str) -> None:
     ax.set_title(fill(words, min(letters, len(words) // lines + 8)), fontsize=10)
 
 
+def _names(batch: Batch) -> dict[str, str]:
+    """The modalities as they stand beside their entries: in lines that leave these their room."""
+    return {name: fill(cut, WIDE) for name, cut in zip(batch, titles([[name] for name in batch], 3 * WIDE))}
+
+
 def _label(ax: Any, text: str) -> None:
-    ax.text(-0.15, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9)
+    ax.text(
+        -0.15, 0.5, text, transform=ax.transAxes, ha="right", va="center", fontsize=9 if text.count("\n") < 4 else 7
+    )
 
 
 def _frame(ax: Any, strong: bool) -> None:
