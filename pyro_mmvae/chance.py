@@ -40,7 +40,7 @@ def seed_generators(devices: Iterable[torch.device], seed: int) -> None:
     try:
         seed = operator.index(seed)
     except TypeError:
-        raise ValueError(f"seed is {seed!r}; give a whole number") from None
+        raise ValueError(f"seed is {repr(seed).splitlines()[0]}; give a whole number") from None
     torch.default_generator.manual_seed(seed)
     for device in devices:
         with _of(device).device(device):

@@ -55,8 +55,15 @@ def check_collection(names: object) -> None:
     """Refuses what is no collection of names."""
     if isinstance(names, str):
         raise ValueError(f"{names!r} stands where names are asked for; give a list, [{names!r}]")
-    if isinstance(names, type) or not isinstance(names, Collection):  # an iterator would be used up here
+    if isinstance(names, (type, Tensor)) or not isinstance(names, Collection):  # an iterator would be used up here
         raise ValueError(f"{kind_of(names)} stands where names are asked for; give a list")
+
+
+def check_members(what: str, names: Collection[str], modalities: Collection[str]) -> None:
+    """Refuses the name of no modality where a part of the model states some: it would never be looked at."""
+    for name in names:
+        if name not in modalities:
+            raise ValueError(f"{what} names {name!r}, which is no modality; there is {', '.join(modalities)}: mend it")
 
 
 def kind_of(value: object) -> str:

@@ -13,7 +13,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mmvae.arrays import shown, whole
+from pyro_mmvae.accelerator import moved
+from pyro_mmvae.arrays import shown, tensor_of, whole
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named, refuse_outside
 from pyro_mmvae.data import Batch
@@ -90,7 +91,7 @@ def chosen(vae: Any, batch: Batch, latents: Latents, num_draws: int | None) -> d
 def _fitting(vae: Any, batch: Batch, latents: Latents) -> dict[str, Tensor]:
     """The codes as the guide has them, in its precision and on its device."""
     check_named("latents", latents, "mm.posterior_draws(vae, x).latents")
-    found = {name: torch.as_tensor(value, device=batch.device) for name, value in latents.items()}
+    found = {name: moved(tensor_of(f"{name!r} of the latents", v), batch.device) for name, v in latents.items()}
     for name, like in _inferred(vae, batch).items():
         if name not in found:
             there = ", ".join(found) or "nothing"

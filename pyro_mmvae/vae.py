@@ -250,5 +250,7 @@ class MultimodalVAE(nn.Module):
 
 def _refuse_classes(parts: Mapping[str, Any]) -> None:
     for name, part in parts.items():
+        if part is not None and not callable(part):
+            raise ValueError(f"{name} is {shown(part)}; give what returns a distribution, such as mm.StandardNormal(2)")
         if isinstance(part, type):
             raise ValueError(f"{name} is the class {part.__name__}; give an object of it, such as {part.__name__}(...)")

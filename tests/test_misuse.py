@@ -11,6 +11,13 @@ X = three_rows(ROWS)
 JUDGE = {"body": lambda x: x[:, 0].long()}
 
 
+class Both:
+    """The programs of a model, and no more of it."""
+
+    def __init__(self, vae):
+        self.model, self.guide = (lambda *args: vae.model(*args)), (lambda *args: vae.guide(*args))
+
+
 # the line -> the call
 MISUSE = {
     r"vaes is a list; give a dictionary, such as \{'poe': vae\}": lambda vae: mm.compare([vae], X),
@@ -41,6 +48,30 @@ MISUSE = {
     "^None stands where names": lambda vae: mm.conditional_log_likelihood(vae, X, given=["body"], targets=None),
     "a float stands where names": lambda vae: mm.to_arviz(vae, X, given=0.5),
     "the class list stands where names": lambda vae: mm.log_likelihood(mm.Pair(vae.model, vae.guide), X, given=list),
+    "a Tensor stands where names": lambda vae: mm.impute(vae, X, given=torch.tensor(2)),
+    "a Both can only be drawn from": lambda vae: mm.consistency(Both(vae), X, given=["body"], more=["body", "label"]),
+    "no row has all of": lambda vae: mm.consistency(vae, None, given=["body"], more=["body", "label"]),
+    "'z' of the latents is None; give": lambda vae: mm.impute(vae, X, latents={"z": None}),
+    "unknown method an object of torch.Tensor;": lambda vae: mm.posterior_draws(vae, X, method=torch.ones(2, 2)),
+    r"seed is tensor\(\[\[1., 1.\],; give a whole number": lambda vae: mm.certify(vae, X, seed=torch.ones(2, 2)),
+    "no modality: x is empty; give": lambda vae: mm.hide({}, share=0.5),
+    "num_draws is 0.5; give a whole": lambda vae: mm.predictive_similarity(
+        vae, X, query=["body"], target="label", num_draws=0.5
+    ),
+    "k is -1; give a whole number from 1 on": lambda vae: mm.retrieval(torch.eye(5), k=[-1]),
+    "draws is of dtype <U1; give an array": lambda vae: mm.c2st("x", torch.ones(9, 2)),
+    "folds is 1; give a whole number from 2 on": lambda vae: mm.c2st(torch.ones(9, 2), torch.ones(9, 2), folds=1),
+    "permutations is -1; give": lambda vae: mm.c2st(torch.ones(9, 2), torch.ones(9, 2), permutations=-1),
+    "level is 1.5; give a probability": lambda vae: mm.rank_ecdf(torch.rand(9), level=1.5),
+    "level is 95; give a probability": lambda vae: mm.plot_ranks(mm.Calibration({"z[0]": torch.rand(9)}), level=95),
+    "ridge is -1; give a number from 0 on": lambda vae: mm.Judge(X["body"], [0, 1] * 3, ridge=-1),
+    "steps is 0; give a whole number from 1": lambda vae: mm.Judge(X["body"], [0, 1] * 3, steps=0),
+    "hidden is 0; give a whole number from 1": lambda vae: mm.Judge(X["body"], [0, 1] * 3, hidden=(0,)),
+    r"codes have shape \(6, 3\), test_codes \(6, 2\); give": lambda vae: mm.linear_probe(
+        X["body"], [0, 1] * 3, X["body"][:, :2], [0, 1] * 3
+    ),
+    "subsets is empty; give at least one": lambda vae: mm.plot_khat(vae, X, subsets=[]),
+    r"actual\['a'\] has shape \(1,\) for \(2,\) probabilities": lambda vae: mm.plot_coverage([0.5, 0.9], {"a": [0.5]}),
     "classifiers is a function; give a dictionary": lambda vae: mm.coherence(vae, X, [0] * ROWS, JUDGE["body"]),
     "classifiers is None; give a dictionary": lambda vae: mm.joint_coherence(vae, None),
     "visible is a Tensor; give a dictionary": lambda vae: mm.imputation_error(vae, X, visible=torch.ones(ROWS).bool()),

@@ -116,6 +116,17 @@ WRONG = {
     "prior is the class StandardNormal; give an object": lambda: mm.MultimodalVAE(
         {"a": part()}, mm.StandardNormal, mm.PoE()
     ),
+    "prior is 'normal'; give what returns a distribution": lambda: mm.MultimodalVAE({"a": part()}, "normal", mm.PoE()),
+    "components is 0; give a whole number from 1": lambda: mm.MoPoE(components=0),
+    "components is 0.5; give a whole number": lambda: mm.MixtureOfWasserstein(0.5),
+    "beta is -1; give a number from 0 on": lambda: mm.Objective(beta=-1),
+    "beta is nan; give a number from 0 on": lambda: mm.Objective(beta=math.nan),
+    "'ab' stands where names are asked for": lambda: mm.LooksAt("ab", mm.PoE()),
+    "pseudo is a list; give a dictionary": lambda: mm.VampPrior(2, {"a": part()}, mm.PoE(), [1.0]),
+    "pseudo names 'typo', which is no modality; there is a: mend": lambda: mm.VampPrior(
+        2, {"a": part()}, mm.PoE(), {"typo": torch.ones(3, 3)}
+    ),
+    "modality 'a' is None; give": lambda: mm.VampPrior(2, {"a": part()}, mm.PoE(), {"a": None}),
     "fusion is the class PoE; give an object": lambda: mm.MultimodalVAE({"a": part()}, mm.StandardNormal(2), mm.PoE),
     "modality 'a' has no code at all; give": lambda: mm.MultimodalVAE({"a": part()}, None, None),
 }
@@ -126,6 +137,23 @@ def test_what_is_no_size_and_no_part_is_refused_in_one_line(line):
     with pytest.raises(ValueError, match=f"^{line}") as error:
         WRONG[line]()
     assert "\n" not in str(error.value)
+
+
+TYPOS = {
+    "LooksAt": (None, lambda: mm.LooksAt(["a", "typo"], mm.PoE())),
+    "WhereGiven": (None, lambda: mm.WhereGiven("typo", mm.PoE(), mm.StandardNormal(2))),
+    "sizes": (None, lambda: mm.Conditioned(mm.PoE(), {"typo": 3})),
+    "Pooled": (lambda: mm.Pooled(mm.StandardNormal(2), {"a": 0.5, "typo": 0.5}), mm.PoE),
+}
+
+
+@pytest.mark.parametrize("what", TYPOS)
+def test_the_name_of_no_modality_in_a_part_of_the_model_is_refused(what):
+    """It would never be looked at: the posterior would be the prior, or a weight nobody's."""
+    prior, fusion = TYPOS[what]
+    vae = mm.MultimodalVAE(mm.guess_modalities(two(), dim=2), prior() if prior else mm.StandardNormal(2), fusion())
+    with pytest.raises(ValueError, match=f"^{what} names 'typo', which is no modality; there is a, b: mend it$"):
+        mm.fit(vae, two(), epochs=1, progress=False)
 
 
 def test_the_scale_of_a_column_may_be_a_tensor():

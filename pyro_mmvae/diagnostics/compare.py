@@ -104,7 +104,7 @@ class Comparison:
             "of rows where the estimate can be trusted; where that is low, log p(x) is a lower bound and may be loose.",
         ]
         if self.reference is not None:
-            foot[0] = foot[0].replace("the best model", title([self.reference], 30))
+            foot[0] = foot[0].replace("the best model", names[self.reference])
         if not self.refined and any(row.good_khat < 0.9 for row in self.rows):
             foot.append(
                 "Here differences may be those of the guides: refined=True looks for better proposals, row by row."

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from tqdm import tqdm
 
-from pyro_mmvae.arrays import positive, whole
+from pyro_mmvae.arrays import positive, shown, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.climbs import witnesses
@@ -109,7 +109,7 @@ def posterior_draws(
         (torch.Size([1000, 5, 2]), True)
     """
     if method not in get_args(Method):
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
+        raise ValueError(f"unknown method {shown(method)}; choose one of {', '.join(get_args(Method))}")
     num_draws, tolerance = whole("num_draws", num_draws), positive("tolerance", tolerance)
     max_nuts_rows = whole("max_nuts_rows", max_nuts_rows, 0)
     seconds = seconds if seconds == math.inf else positive("seconds", seconds, zero=True)

@@ -14,7 +14,8 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import opened, parts
+from pyro_mmvae.programs import with_posterior
+from pyro_mmvae.weights import known, opened, parts
 
 
 class Nested(NamedTuple):
@@ -86,8 +87,8 @@ def consistency(
     num_draws = whole("num_draws", num_draws, 2)
     if not set(given) < set(more):
         raise ValueError(f"given {sorted(given)} is not within more {sorted(more)}; name a set and one that holds it")
-    batch = opened(vae, x, mask)
-    vae.check_names(more)
+    batch, vae = opened(vae, x, mask), with_posterior(vae)
+    known(vae, more)
     complete = rows_with(batch, more)
     if not len(complete):
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")

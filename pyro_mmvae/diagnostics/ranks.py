@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import tensor_of
+from pyro_mmvae.arrays import shown, tensor_of
 from pyro_mmvae.checks import first_row
 
 POINTS = 49
@@ -66,7 +67,7 @@ def rank_ecdf(position: Any, level: float = 0.95) -> RankECDF:
         `RankECDF`.
 
     Raises:
-        ValueError: no positions, or some that are not between 0 and 1.
+        ValueError: no positions, or some that are not between 0 and 1, or a level that is no probability.
 
     Reference:
         Säilynoja, Bürkner and Vehtari, 2022, Graphical Test for Discrete Uniformity and its Applications in Goodness of
@@ -79,6 +80,8 @@ def rank_ecdf(position: Any, level: float = 0.95) -> RankECDF:
         >>> round(found.p, 2), bool((found.difference.abs() < found.band).all())
         (1.0, True)
     """
+    if not isinstance(level, Real) or not 0 < level < 1:
+        raise ValueError(f"level is {shown(level)}; give a probability, such as 0.95")
     position = tensor_of("position", position)
     if position.dim() != 1 or len(position) == 0:
         raise ValueError(f"position has shape {tuple(position.shape)}; give one number a row, at least one row")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import tensor_of, whole
 from pyro_mmvae.chance import seeded
 
 WAVES, MOST_SQUARES = 100, 32
@@ -32,8 +33,8 @@ class TwoSamples(NamedTuple):
 
 @torch.no_grad()
 def c2st(
-    draws: Tensor,
-    reference: Tensor,
+    draws: Any,
+    reference: Any,
     *,
     features: Callable[[Tensor], Tensor] | None = None,
     folds: int = 5,
@@ -68,6 +69,8 @@ def c2st(
         >>> c2st(a, b + 1).p, c2st(a, b + 1).accuracy > 0.6
         (0.005, True)
     """
+    folds, permutations = whole("folds", folds, 2), whole("permutations", permutations)
+    draws, reference = tensor_of("draws", draws), tensor_of("the reference", reference)
     if draws.shape != reference.shape or draws.dim() not in (2, 3):
         raise ValueError(
             f"draws have shape {tuple(draws.shape)}, the reference {tuple(reference.shape)}; give (draw, dim) or"

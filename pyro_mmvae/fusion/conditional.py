@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pyro.distributions import Distribution
 from torch import nn
 
+from pyro_mmvae.checks import check_collection, check_members
 from pyro_mmvae.distributions import Beside, like
 from pyro_mmvae.experts import Experts, otherwise
 from pyro_mmvae.fusion.base import Fusion
@@ -59,10 +60,14 @@ class LooksAt(nn.Module):
 
     def __init__(self, names: Collection[str], part: Lazy):
         super().__init__()
+        check_collection(names)
         self.names, self.part = tuple(names), part
 
     def forward(self, experts: Experts | None) -> Distribution:
-        return self.part(None if experts is None else experts.only(self.names))
+        if experts is None:
+            return self.part(None)
+        check_members("LooksAt", self.names, experts.modalities)
+        return self.part(experts.only(self.names))
 
 
 class WhereGiven(nn.Module):
@@ -88,6 +93,7 @@ class WhereGiven(nn.Module):
     def forward(self, experts: Experts) -> Distribution:
         prior = self.prior(experts).expand((experts.rows, 1))
         if self.name not in experts:
+            check_members("WhereGiven", [self.name], experts.modalities)
             return prior
         where = experts.given[self.name].any(-1, keepdim=True)
         fused = self.fusion.fuse(experts)

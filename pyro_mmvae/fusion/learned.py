@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import distribution
+from pyro_mmvae.checks import check_members, distribution
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
@@ -163,7 +163,8 @@ def features_beside(experts: Experts, sizes: Mapping[str, int]) -> Tensor:
     like = torch.zeros((), dtype=torch.get_default_dtype(), device=experts.device)
     for name, wanted in sizes.items():
         if name not in experts:
-            if name in experts.seen and name in experts.modalities and experts.modalities[name].encoder is None:
+            check_members("sizes", [name], experts.modalities)
+            if name in experts.seen and experts.modalities[name].encoder is None:
                 raise ValueError(
                     f"modality {name!r} has no encoder, so that nobody looks at it; give it one, such as"
                     " torch.nn.Identity() where its trunk alone is asked, or drop it from sizes"

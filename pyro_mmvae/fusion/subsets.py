@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import whole
 from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator, members_of, pick_subsets, product
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion.base import Fusion, check_made_for, even, natural, prior_normal, times_prior
@@ -46,7 +47,7 @@ class MoPoE(Fusion):
 
     def __init__(self, prior_expert: bool = False, components: int = EXACT):
         super().__init__()
-        self.prior_expert, self.components = prior_expert, components
+        self.prior_expert, self.components = prior_expert, whole("components", components)
 
     def fuse(self, experts: Experts) -> Distribution:
         precision, shift, stack = natural(experts)
@@ -91,7 +92,7 @@ class MixtureOfWasserstein(Fusion):
 
     def __init__(self, components: int = COMPONENTS):
         super().__init__()
-        self.components = components
+        self.components = whole("components", components)
 
     def fuse(self, experts: Experts) -> Distribution:
         stack = experts.stack()

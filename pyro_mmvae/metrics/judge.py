@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.metrics.given import finite, whole_labels
 
@@ -49,13 +50,14 @@ class Judge(nn.Module):
         seed: int = 0,
     ):
         super().__init__()
+        ridge, steps = positive("ridge", ridge, zero=True), whole("steps", steps)
         x = finite("x", x, 2)
         labels = whole_labels("labels", labels, len(x))
         flat = x.unsqueeze(1).flatten(1).to(torch.get_default_dtype())
         self.register_buffer("loc", flat.mean(0))
         self.register_buffer("scale", flat.std(0).clamp(min=0.1 * float(flat.std()) + 1e-12))
         self.register_buffer("classes", labels.unique())
-        sizes = [flat.shape[1], *hidden]
+        sizes = [flat.shape[1], *(whole("hidden", size) for size in hidden)]
         with seeded(seed):
             self.body = nn.Sequential(*[nn.Sequential(nn.Linear(a, b), nn.SiLU()) for a, b in pairwise(sizes)])
             self.head = nn.Linear(sizes[-1], len(self.classes))
@@ -105,7 +107,8 @@ def linear_probe(
         Share of right answers on the test rows, and mean log-probability of the right one there, in nats.
 
     Raises:
-        ValueError: NaN or an infinity among the codes, too few rows, or labels that are not one whole number a row.
+        ValueError: NaN or an infinity among the codes, too few rows, labels that are not one whole number a row, or
+            codes of different width.
 
     Reference:
         Alain and Bengio, 2017, Understanding Intermediate Layers Using Linear Classifier Probes,
@@ -119,6 +122,9 @@ def linear_probe(
         1.0
     """
     train, test = finite("codes", codes, 2), finite("test_codes", test_codes)
+    if train.dim() != 2 or train.shape[1:] != test.shape[1:]:
+        shapes = f"{tuple(train.shape)}, test_codes {tuple(test.shape)}"
+        raise ValueError(f"codes have shape {shapes}; give (row, dim), as wide in both")
     targets, right = whole_labels("labels", labels, len(train)), whole_labels("test_labels", test_labels, len(test))
     loc, scale = train.mean(0), train.std(0).clamp(min=1e-12)
     scaled, asked = (train - loc) / scale, (test - loc) / scale

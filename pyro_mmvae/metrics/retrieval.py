@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyro_mmvae.arrays import tensor_of, with_axes
+from pyro_mmvae.arrays import tensor_of, whole, with_axes
 from pyro_mmvae.checks import check_collection, seen_rows
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import feasible, masked, moments_of
@@ -63,7 +63,8 @@ def retrieval(scores: Any, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
         raise ValueError(f"{int(scores.isnan().sum())} of the scores are NaN; mend them, or leave their rows out")
     own = scores.diagonal().unsqueeze(1)
     better, alike = (scores > own).sum(1), (scores == own).sum(1)
-    recall = {n: float(((n - better) / alike).clamp(0, 1).double().mean()) for n in k}
+    counts = [whole("k", n) for n in k]
+    recall = {n: float(((n - better) / alike).clamp(0, 1).double().mean()) for n in counts}
     return Retrieval(recall, float((better + 0.5 * (alike + 1)).quantile(0.5)), scores.shape[1])
 
 
@@ -124,6 +125,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         >>> scores.shape
         torch.Size([20, 20])
     """
+    num_draws = whole("num_draws", num_draws)
     batch, rows = opened(vae, x), []
     check_collection(query)
     known(vae, query)

@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_mmvae.accelerator import on_gpu
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import positive, whole
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
@@ -56,6 +56,7 @@ class Objective(Loss):
         max_plate_nesting: int = 2,
     ):
         num_particles = whole("num_particles", num_particles)
+        beta = beta if isinstance(beta, Tensor) else positive("beta", beta, zero=True)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
         self.passes = [p if isinstance(p, Pass) else Pass(p) for p in passes]
         self.bound, self.beta = bound, beta

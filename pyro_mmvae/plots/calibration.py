@@ -42,6 +42,8 @@ def plot_khat(
     check_collection(subsets)
     for given in subsets:
         check_collection(given)
+    if not len(subsets):
+        raise ValueError('subsets is empty; give at least one, such as [("image", "sound")]')
     names = titles(subsets)
     ax = new_axes(ax, (max(6.0, 4.0 + beside(names)), 0.45 * len(subsets) + 1.4))
     limit = khat_limit(num_particles)
@@ -111,6 +113,10 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
         >>> ax = plot_coverage(nominal, {"a": [calibration.coverage(p) for p in nominal]}, Figure().subplots())
     """
     check_named("actual", actual, "{'sound': [0.48, 0.91]}")
+    for name, values in actual.items():
+        if np.shape(values) != np.shape(nominal) or np.ndim(nominal) != 1:
+            shapes = f"{np.shape(values)} for {np.shape(nominal)}"
+            raise ValueError(f"actual[{name!r}] has shape {shapes} probabilities; give one share for each of them")
     names = titles([[name] for name in actual], 30)
     outside = len(names) > 4 or beside(names) > 1
     ax = new_axes(ax, (4.2 + outside * (0.8 + beside(names)), 4.0))

@@ -8,6 +8,8 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
+from pyro_mmvae.arrays import as_tensor
+from pyro_mmvae.checks import check_members, check_named
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, Mixture, Normal, like, mapped
 from pyro_mmvae.experts import Experts
@@ -84,6 +86,7 @@ class Pooled(nn.Module):
         prior = self.prior(None)
         if experts is None or not experts.given:
             return prior if experts is None else prior.expand((experts.rows, 1))
+        check_members("Pooled", self.weight if isinstance(self.weight, Mapping) else (), experts.modalities)
         parts, weights = [], []
         for name, expert, given in experts.apart():
             seen = experts.given[name].sum(1, keepdim=True).clamp(min=1)
@@ -131,8 +134,11 @@ class VampPrior(nn.Module):
         super().__init__()
         self.register_buffer("zero", torch.zeros(dim))
         self._borrowed = (dict(modalities), fusion)  # in a tuple, so that they are not registered a second time
+        check_named("pseudo", pseudo, "{'image': images[:20]}")
+        check_members("pseudo", pseudo, modalities)
+        rows = {name: as_tensor(name, value).detach().clone() for name, value in pseudo.items()}
         self.pseudo = nn.ParameterDict(
-            {k: nn.Parameter(v.detach().clone(), requires_grad=v.is_floating_point()) for k, v in pseudo.items()}
+            {name: nn.Parameter(value, requires_grad=value.is_floating_point()) for name, value in rows.items()}
         )
 
     def forward(self, experts: Experts | None = None) -> Distribution:
