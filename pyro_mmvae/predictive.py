@@ -61,10 +61,12 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     base = p.base_dist if isinstance(p, Independent) else p
     try:
         value = base.probs if isinstance(base, Categorical) else p.mean
+        if bool(value.isnan().any()) and _is_fine(base):
+            raise NotImplementedError("the mean is NaN, and no parameter is")
     except NotImplementedError as error:
         raise NoMean(
-            f"the likelihood of {site['name']!r}, a {type(base).__name__}, knows no mean; take that of draws, such as"
-            f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).mean(0)"
+            f"the likelihood of {site['name']!r}, a {type(base).__name__}, knows no mean; take a median of draws,"
+            f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).median(0).values"
         ) from error
     events = value.dim() - len(p.batch_shape)
     if isinstance(base, VonMises):  # an angle has no mean on the line, but (cos, sin) has, and that a direction
@@ -77,6 +79,13 @@ def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
             probs = rows_first(site, categories, 1, num_draws, rows).mean(0, keepdim=True)
             value[..., column] = probs.argmax(-1)
     return value
+
+
+def _is_fine(base: Distribution) -> bool:
+    """Whether the parameters are finite, so that a mean of NaN is the family's, as of a Cauchy or of df <= 1."""
+    parameters = [value for name, value in vars(base).items() if name in base.arg_constraints]
+    tensors = [value for value in parameters if isinstance(value, Tensor)]
+    return bool(tensors) and all(bool(value.isfinite().all()) for value in tensors)
 
 
 def _explain(
@@ -119,6 +128,7 @@ def _explain(
                 if name not in found:  # at once for all rows: pieces of it would lie scattered among what is freed
                     found[name] = value.new_empty(len(value), batch.rows, *value.shape[2:])
                 found[name][:, rows] = value
+    found = {name: value for name, value in found.items() if name not in lacking}  # that had one in some rows
     for error in lacking.values():
         if not found:
             raise error
