@@ -164,3 +164,25 @@ def test_a_guide_dreams_of_the_conditions_of_the_data():
     entropy = dist.Normal(0.0, VARIANCE**0.5).entropy().item()
     assert right == pytest.approx(entropy, abs=4.5 * (0.5 / 4000) ** 0.5)
     assert wide - entropy == pytest.approx(math.log(2) - 0.5 + 1 / 8, abs=0.05)
+
+
+@pytest.mark.parametrize("prior", [mm.LearnedNormal(2), mm.GaussianMixture(2, components=3)], ids=["normal", "mixture"])
+def test_a_conditioned_product_is_the_product_with_the_condition_beside(prior):
+    """Also in rows, and in data, without anything that the product looks at: there it is the prior of z alone."""
+    torch.manual_seed(0)
+    prior = prior.double().requires_grad_(False)
+    for weight in prior.parameters():
+        weight += torch.randn(weight.shape)
+    encoder = mm.encoder(1, 8, dim=2)
+    plain, seen = (mm.Modality(mm.NormalLikelihood(mm.mlp(size, 8, 1)), encoder).double() for size in (2, 4))
+    fusion = mm.Conditioned(mm.LooksAt(["x"], mm.PoE()), {"c": 1})
+    parts = {"x": seen, "c": mm.Modality(None, nn.Identity())}
+    vae = mm.MultimodalVAE(parts, mm.Conditioned(prior, {"c": 1}), fusion)
+    plain = mm.MultimodalVAE({"x": plain}, prior, mm.PoE())
+    mask = {"x": torch.arange(6) > 1, "c": torch.arange(6) % 2 > 0}
+    for given in (None, ["c"]):
+        found = vae.posterior(X, mask, given=given)
+        wanted = plain.posterior({"x": X["x"]}, {"x": mask["x"] & (given is None)})
+        torch.testing.assert_close(found.mean[:, :2], wanted.mean)
+        torch.testing.assert_close(found.variance[:, :2], wanted.variance)
+        assert (found.mean[:, 2] == torch.where(mask["c"], X["c"][:, 0], 0)).all()
