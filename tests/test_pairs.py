@@ -10,7 +10,7 @@ import torch
 from cases import three, three_rows
 from matplotlib.figure import Figure
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
 import pyro_mmvae as mm
@@ -231,6 +231,25 @@ def test_what_all_rows_share_needs_their_number():
 
     with pytest.raises(ValueError, match=r"all rows share the sites mu, and an iterable .* without a length"):
         mm.fit(mm.Pair(model, guide), Stream(), epochs=1, progress=False)
+
+
+def test_a_code_that_is_summed_out_has_its_validation_loss():
+    """c is one of two clusters with equal odds, a ~ N(+-loc, 1): the loss is exact, and of held-out rows as well."""
+
+    def model(x, mask=None):
+        loc = pyro.param("loc", torch.tensor(1.0))
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            pyro.sample("a", dist.Normal(loc * (2 * c - 1), 1.0), obs=x["a"])
+
+    x = {"a": torch.randn(40) + 3 * (torch.arange(40) % 2 * 2 - 1)}
+    loss = TraceEnum_ELBO(max_plate_nesting=1)
+    history = mm.fit(
+        mm.Pair(model, lambda x, mask=None: None), x, loss=loss, epochs=20, lr=0.1, validation=x, progress=False
+    )
+    loc = pyro.param("loc").item()
+    clusters = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([-loc, loc]), 1.0))
+    assert min(history.validation) == pytest.approx(-clusters.log_prob(x["a"]).mean().item(), rel=1e-5)
 
 
 def test_a_loss_that_traces_tensors_is_refused():

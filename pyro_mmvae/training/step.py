@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
@@ -134,10 +135,12 @@ class Run:
     @torch.no_grad()
     def validate(self, batch: Batch, batch_size: int) -> float:
         """The loss in nats a row, always with the same random numbers."""
-        with self.aside():
+        enumerates = isinstance(self.loss, TraceEnum_ELBO)  # which raises for a loss that has no gradient
+        with self.aside(), torch.set_grad_enabled(enumerates):
             function = self.loss.differentiable_loss if self.differentiable else self.loss.loss
             parts = batch.split(max(batch_size, 512))
-            total = sum(float(self._of(function, part)) for part in parts)
+            losses = (self._of(function, part) for part in parts)
+            total = sum(float(loss.detach() if enumerates else loss) for loss in losses)
         return total / batch.rows
 
     def culprit(self, batch: Batch) -> str:
