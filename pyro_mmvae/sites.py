@@ -24,6 +24,17 @@ def is_derived(site: Any) -> bool:
     return bool(site["infer"].get("_deterministic")) or isinstance(site["fn"], Unit)
 
 
+def counts(site: Any) -> bool:
+    """Whether an observed site has a share in the bound of every row; raises ValueError for a factor without one."""
+    inside = row_axis(site) is not None
+    if not inside and isinstance(site["fn"], Unit):
+        raise ValueError(
+            f"the factor {site['name']!r} stands outside of the plate 'data', and no row's bound would have it; put it"
+            " inside, a number for every row, or add the term to the loss, in a subclass of mm.Objective"
+        )
+    return inside
+
+
 def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
     """The site's log-probability (draw, row), in nats: masks count, weights and KL scales do not; see `check_axes`."""
     log_prob = site["fn"].log_prob(site["value"])

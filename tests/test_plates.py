@@ -158,3 +158,27 @@ def test_factors_count_and_what_is_derived_is_no_modality(loss):
     exact = dist.Normal(0.0, 2.0**0.5).log_prob(x["b"]).sum() + 3 * ROWS
     assert loss.loss(weighted, halfway, x) == pytest.approx(-float(exact))
     assert mm.generate(mm.Pair(weighted, halfway), 5).keys() == {"b"}
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+@pytest.mark.parametrize("bound", [mm.objectives.elbo, mm.objectives.iwae], ids=["elbo", "iwae"])
+def test_a_factor_counts_as_in_losses_of_pyro_or_is_refused(where, bound):
+    """In the guide against the bound, as one of its densities would; outside of the plate of the rows for no row."""
+
+    def program(name, x, inside):
+        with pyro.plate("data", len(x["b"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0) if name == "model" else dist.Normal(x["b"] / 2, 0.8))
+            if name == "model":
+                pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
+            if name == where and inside:
+                pyro.factor("odds", x["b"] ** 2, has_rsample=True)
+        if name == where and not inside:
+            pyro.factor("odds", torch.tensor(3.0), has_rsample=True)
+
+    x, found = {"b": torch.randn(ROWS)}, []
+    for loss in (mm.Objective(bound=bound), Trace_ELBO()):
+        pyro.set_rng_seed(0)
+        found.append(loss.loss(*(lambda x, mask=None, n=n: program(n, x, True) for n in ("model", "guide")), x))
+    assert found[0] == pytest.approx(found[1])
+    with pytest.raises(ValueError, match="the factor 'odds' stands outside of the plate 'data', and no row's bound"):
+        mm.Objective(bound=bound).loss(*(lambda x, mask=None, n=n: program(n, x, False) for n in ("model", "guide")), x)

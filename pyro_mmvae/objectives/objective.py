@@ -19,7 +19,7 @@ from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
-from pyro_mmvae.sites import auxiliary, per_row, row_axis
+from pyro_mmvae.sites import auxiliary, counts, per_row, row_axis
 from pyro_mmvae.view import EVERYTHING, View
 
 
@@ -32,8 +32,11 @@ class Objective(Loss):
         num_particles: draws a row and view, all at once.
         beta: weight of all KLs; may be set anew between steps.
 
+    A term of your own, such as a contrastive one, goes into `differentiable_loss` of a subclass, as a sum over rows. In
+    `mm.fit` its x is checked and free of NaN, and `warmup` and `beta` weigh sites of the programs alone.
+
     Limits: the programs must take a view as third argument unless all passes are `joint`; sites outside the plate
-    "data" do not enter a bound.
+    "data" do not enter a bound, and a `pyro.factor` out there is refused.
 
     Example:
         >>> import torch, pyro, pyro_mmvae as mm
@@ -99,14 +102,17 @@ class Objective(Loss):
         return q, p, share
 
     def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: _Doubled) -> Tensor:
-        """log p(x | codes) + beta (log p(codes) - log q(codes)), (particle, row), with the bound's gradient."""
+        """log p(x | codes) + beta (log p(codes) - log q(codes)), (particle, row), with the bound's gradient.
+
+        Factors count as in Pyro's losses: those of the model for the bound, those of the guide against it.
+        """
 
         def weight(site: Any) -> Tensor:
             return site["scale"] * per_row(site, self.num_particles, batch.rows)
 
         zero = torch.zeros((), device=batch.device)
-        seen = [p.nodes[name] for name in p.observation_nodes if row_axis(p.nodes[name]) is not None]
-        log_w = sum((weight(site) for site in seen), zero)
+        seen, own = ([site for site in map(t.nodes.get, t.observation_nodes) if counts(site)] for t in (p, q))
+        log_w = sum((weight(site) for site in seen), zero) - sum(weight(site) for site in own)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
         for name in codes if beta else ():
             site = q.nodes[name]
