@@ -216,6 +216,20 @@ def test_what_all_rows_share_counts_once_in_however_many_batches(form):
         assert loss == pytest.approx(-evidence, abs=0.02)
 
 
+@pytest.mark.parametrize("size", [60, 15])
+def test_a_factor_of_all_rows_counts_once_and_one_of_a_batch_for_its_rows(size):
+    def model(x, mask=None):
+        pyro.factor("decay", -60.0 * pyro.param("loc", torch.tensor(0.5)) ** 2)
+        pyro.factor("of the batch", -x["a"].square().sum())
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("a", dist.Normal(0.0, 1.0), obs=x["a"])
+
+    pair = mm.Pair(model, lambda x, mask=None: None)
+    history = mm.fit(pair, {"a": SHARED}, epochs=1, batch_size=size, lr=0.0, progress=False)
+    exact = 0.25 - (dist.Normal(0.0, 1.0).log_prob(SHARED) - SHARED**2).mean().item()
+    assert history.loss[0] == pytest.approx(exact, rel=1e-5)
+
+
 def test_what_all_rows_share_needs_their_number():
     class Stream(torch.utils.data.IterableDataset):
         def __iter__(self):

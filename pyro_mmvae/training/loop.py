@@ -69,7 +69,7 @@ def fit(
     Args:
         vae: a `MultimodalVAE`, or any object with `model` and `guide`, such as `mm.Pair(model, guide)`. A site of
             theirs outside the plate "data", which all rows share, counts once for all of them, in however many batches
-            they come.
+            they come; a `pyro.factor` there whose value hangs on the rows counts for those of each batch.
         x: name -> array (row, *event), NaN = missing; or a `MultimodalDataset` of arrays on disk; or an iterable of
             `(x, mask)` batches that can be walked once an epoch, such as a DataLoader.
         mask: name -> bool, True = observed.

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
@@ -45,16 +46,17 @@ class Shares:
 
 
 def shared_sites(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> list[str]:
-    """The sites outside the plate "data" that are the same when there is one row more.
+    """The sites outside the plate "data" that are the same when there is one row more: not a factor of the rows' own.
 
     Raises:
         ValueError: programs that mix rows, which Pyro's validation, off in here, would tell of.
     """
     more = torch.arange(batch.rows + 1, device="cpu") % batch.rows
-    with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
-        sites = again = _samples(vae, batch)
-        with suppress(*FAILURES):  # of programs that are made for so many rows
-            again = _samples(vae, batch.take(more))
+    with torch.no_grad(), silent(), at_rest(modules):
+        with undisturbed(devices):
+            sites = again = _samples(vae, batch)
+        with undisturbed(devices), suppress(*FAILURES):  # of programs that are made for so many rows
+            again = _samples(vae, batch.take(more))  # with the same random numbers for what all rows share
     for site in again.values():
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
@@ -62,7 +64,13 @@ def shared_sites(vae: Any, batch: Batch, devices: Sequence[torch.device], module
     outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape]
-    return [name for name, shape in outside.items() if name in again and again[name]["value"].shape == shape]
+    return [name for name in outside if name in again and _alike(sites[name], again[name])]
+
+
+def _alike(site: Any, again: Any) -> bool:
+    if isinstance(site["fn"], Unit):
+        return torch.equal(site["fn"].log_factor, again["fn"].log_factor)
+    return bool(site["value"].shape == again["value"].shape)
 
 
 def _samples(vae: Any, batch: Batch) -> dict[str, Any]:
