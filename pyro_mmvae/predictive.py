@@ -16,7 +16,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.sites import rows_first, value_of
-from pyro_mmvae.told import Latents, told
+from pyro_mmvae.told import Latents, Shown, told
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import nesting, rows_at_once
 
@@ -101,15 +101,16 @@ def _explain(
     depth, wanted = nesting(vae, batch), complete(vae, batch, only)
     found: dict[str, Tensor] = {}
     lacking: dict[str, NoMean] = {}
-    unseen = read is _mean_of and library_of(vae) is not None  # in a model of ours nothing hangs on what is drawn of x
-    model = vae.model if unseen else poutine.uncondition(vae.model)
+    ours = library_of(vae) is not None  # in a model of ours nothing hangs on what is drawn of x
+    model = vae.model if ours and read is _mean_of else poutine.uncondition(vae.model)
 
     def explained(rows: Tensor) -> dict[str, Tensor]:
         seen, full = batch.take(rows).only(given), wanted.take(rows)
         full = full.after(seen)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-            knowing = told(latents or {}, rows, depth, but=full)(poutine.replay(model, guide))
+            shown = model if ours else Shown(seen, depth)(vae.model)
+            knowing = told(latents or {}, rows, depth, but=full)(poutine.replay(shown, guide))
             trace = poutine.trace(knowing).get_trace(full, full.mask)
         sites = {n: trace.nodes[n] for n in full if n in trace.nodes and (only is None or n in only)}
         values = {}

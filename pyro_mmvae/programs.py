@@ -53,7 +53,8 @@ class Pair(NamedTuple):
     """Any model and guide that keep the contract, for every tool that takes a `MultimodalVAE`.
 
     Both are callables `(x, mask)` that share a plate "data"; the model samples latent sites and one observed site a
-    modality, named after it; the guide samples the latent sites.
+    modality, named after it; the guide samples the latent sites. A modality that hangs on another one takes the value
+    that `pyro.sample` returned for that: what was observed of it, or what a tool has drawn.
 
     Example:
         >>> import pyro_mmvae as mm

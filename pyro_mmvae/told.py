@@ -1,4 +1,4 @@
-"""Codes that are known already, such as draws that a certificate vouches for, where else the guide would be asked."""
+"""What is known already where else a program would draw: codes that a certificate vouches for, and observed data."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.accelerator import moved
-from pyro_mmvae.arrays import shown, tensor_of, whole
+from pyro_mmvae.arrays import shown, tensor_of, whole, with_axes
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named, refuse_outside
 from pyro_mmvae.data import Batch
@@ -62,6 +63,45 @@ def _filled(value: Tensor, fn: Distribution) -> Tensor:
     if not bool(hidden.any()):
         return value
     return torch.where(hidden, fn.expand(value.shape[: value.dim() - len(fn.event_shape)]).sample(), value)
+
+
+class Shown(UnconditionMessenger):
+    """Draws what a model observes, and lets it go on with what was observed there, if anything was.
+
+    So a modality that hangs on another one, beside the codes, is drawn given the data of that one. A trace around this
+    has the draws.
+
+    Args:
+        seen: the data, in which what is not to be known counts as missing.
+        depth: how many axes the plates of the model take.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model():
+        ...     with pyro.plate("data", 2, dim=-1):
+        ...         return pyro.sample("a", dist.Normal(0.0, 1.0), obs=torch.tensor([3.0, 4.0]))
+        >>> seen = Batch.of({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([True, False])})
+        >>> with pyro.plate("draws", 1, dim=-2), Shown(seen, depth=1):
+        ...     (model() == torch.tensor([3.0, 4.0])).tolist()
+        [[True, False]]
+    """
+
+    def __init__(self, seen: Batch, depth: int):
+        super().__init__()
+        self.seen, self.depth = seen, depth
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        axis, name, fn = row_axis(msg), msg["name"], msg["fn"]
+        if axis is None or name not in self.seen or not msg["infer"].get("was_observed"):
+            return
+        mask, x, obs = self.seen.mask[name], self.seen[name], msg["infer"]["obs"]
+        batch, event = fn.batch_shape, fn.event_shape
+        if obs.numel() == x.numel():
+            mask = with_axes(mask, x.dim()).expand(x.shape)
+        else:  # the program has made something else of the data, that it knows of whole rows alone
+            mask, batch, event = mask.reshape(len(mask), -1).all(-1), [1] * len(batch), [1] * len(event)
+        where = as_drawn(mask.unsqueeze(0), batch, axis, self.depth, event)
+        msg["value"] = torch.where(where, obs.to(msg["value"].dtype), msg["value"])
 
 
 def told(latents: Latents, rows: Tensor, depth: int, but: Collection[str] = ()) -> Told:

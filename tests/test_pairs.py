@@ -425,3 +425,46 @@ def test_programs_that_take_one_draw_at_a_time_and_batches_of_one_size_train_to_
     batches = [({"a": torch.randn(50, 1) + 0.1 * torch.randn(50, 3)}, None) for _ in range(10)]
     history = mm.fit(mm.Pair(model, guide), batches, epochs=20, lr=1e-2, progress=False)
     assert history.loss[-1] < history.loss[0] - 0.5
+
+
+@pytest.mark.parametrize("layout", ["an event", "a plate of features", "of whole rows"])
+def test_a_modality_that_hangs_on_another_is_drawn_given_the_data_of_that(layout):
+    """z ~ N(0, 1), a ~ N(0, 3), b ~ N(2 a + z, 0.1), and a guide that knows nothing of a."""
+
+    def sites(batch, x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(batch.rows, 1), 1.0))
+        if layout == "a plate of features":
+            with pyro.plate("features", 2, dim=-1):
+                a = pyro.sample("a", dist.Normal(0.0, 3.0), obs=x and batch["a"])
+                return pyro.sample("b", dist.Normal(2 * a + z, 0.1), obs=x and batch["b"])
+        if layout == "an event":
+            a = dist.Normal(torch.zeros(batch.rows, 1, 2), 3.0).to_event(1)
+            a = pyro.sample("a", a, obs=x and batch["a"].unsqueeze(1))
+        else:  # of the sum alone
+            a = pyro.sample("a", dist.Normal(0.0, 3.0).expand([batch.rows, 1]), obs=x and batch["a"].sum(-1, True))
+            a = a.unsqueeze(-1).expand(*a.shape, 2)
+        pyro.sample("b", dist.Normal(2 * a + z.unsqueeze(-1), 0.1).to_event(1), obs=x and batch["b"].unsqueeze(1))
+
+    def model(x=None, mask=None):
+        batch = mm.Batch.of(x, mask)
+        with pyro.plate("data", batch.rows, dim=-2):
+            sites(batch, x)
+
+    def guide(x=None, mask=None):
+        batch = mm.Batch.of(x, mask)
+        with pyro.plate("data", batch.rows, dim=-2):
+            pyro.sample("z", dist.Normal(torch.zeros(batch.rows, 1), 1.0))
+
+    torch.manual_seed(0)
+    x = {"a": 3 * torch.randn(20, 2), "b": torch.zeros(20, 2)}
+    seen = torch.ones(20, 2, dtype=torch.bool)
+    seen[:5], seen[5:10, 0] = False, False
+    mask = {"a": seen, "b": torch.zeros(20, dtype=torch.bool)}
+    known = x["a"].sum(-1, keepdim=True).expand(20, 2) if layout == "of whole rows" else x["a"]
+    seen = seen.all(-1, keepdim=True).expand(20, 2) if layout == "of whole rows" else seen
+    for drawn in (mm.impute(mm.Pair(model, guide), x, mask, num_draws=4000)["b"],
+                  mm.translate(mm.Pair(model, guide), x, {"a": mask["a"]}, to="b", num_draws=4000)):  # fmt: skip
+        assert torch.allclose(drawn.mean(0), torch.where(seen, 2 * known, 0), atol=0.5)
+        assert torch.allclose(drawn.std(0), torch.where(seen, 1.01**0.5, 37.01**0.5), rtol=0.06)
+    means = mm.predict(mm.Pair(model, guide), x, mask, num_draws=4000)
+    assert torch.allclose(means["b"][10:], 2 * known[10:], atol=0.08) and not means["a"].any()
