@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,11 +52,38 @@ def check_axes(site: Any, log_prob: Tensor) -> None:
     """Raises ValueError if a site's log-probabilities have axes that no plate knows of: then rows, or draws, got mixed,
     and every number would count several times."""
     deepest = max((-frame.dim for frame in site["cond_indep_stack"] if frame.vectorized), default=0)
-    if log_prob.shape[: max(0, log_prob.dim() - deepest)].numel() > 1:
+    _refuse_more("log-probabilities", site, log_prob, deepest)
+
+
+def _refuse_more(what: str, site: Any, value: Tensor, axes: int) -> None:
+    if value.shape[: max(0, value.dim() - axes)].numel() > 1:
         raise ValueError(
-            f"the site {site['name']!r} has log-probabilities {tuple(log_prob.shape)}, more axes than its plates: the"
+            f"the site {site['name']!r} has {what} {tuple(value.shape)}, more axes than its plates: the"
             " program mixes rows or draws; add .to_event(k), or count axes from the right, as draws stand to the left"
         )
+
+
+def outside_codes(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """The latent sites outside of the plate "data", by name."""
+    samples = {name: s for name, s in sites.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    return {name: s for name, s in samples.items() if not s["is_observed"] and row_axis(s) is None}
+
+
+def refuse_mixed(sites: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """Raises ValueError for codes of all rows in one value, as of a Gaussian process over them.
+
+    Args:
+        sites, again: of the programs on some rows, and on one row more.
+    """
+    for name, site in outside_codes(sites).items():
+        more = again.get(name, site)
+        plates = [[frame.size for frame in s["cond_indep_stack"]] for s in (site, more)]
+        if site["value"].shape != more["value"].shape and plates[0] == plates[1]:
+            raise ValueError(
+                f"the site {name!r} has all rows in one value, outside of the plate 'data': rows that hang together can"
+                " neither come in batches nor be asked one by one; put it into the plate, or give mm.fit a batch_size"
+                " of all rows and ask Pyro's Predictive"
+            )
 
 
 def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
@@ -70,6 +97,7 @@ def rows_first(site: Any, value: Tensor, events: int, num_draws: int, rows: int)
     dims = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
     depth = -dims.get("draws", min(dims["data"], events - value.dim()) - 1)  # of all batch axes, with one for draws
     shape = *[1] * (depth + events - value.dim()), *value.shape[-depth - events :]
+    _refuse_more("values", site, value, depth + events)
     value = value.reshape(shape).movedim(depth + dims["data"], 1)
     plates, left = value.shape[2:depth], depth + dims["data"] - 1
     own = *besides(plates[:left], plates[left:]), *value.shape[depth:]

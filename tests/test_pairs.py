@@ -468,3 +468,28 @@ def test_a_modality_that_hangs_on_another_is_drawn_given_the_data_of_that(layout
         assert torch.allclose(drawn.std(0), torch.where(seen, 1.01**0.5, 37.01**0.5), rtol=0.06)
     means = mm.predict(mm.Pair(model, guide), x, mask, num_draws=4000)
     assert torch.allclose(means["b"][10:], 2 * known[10:], atol=0.08) and not means["a"].any()
+
+
+def test_codes_that_hang_together_over_rows_are_refused():
+    """A Gaussian process over the rows: one batch of them has a bound, parts of them and single rows have none."""
+
+    def model(x=None, mask=None):
+        rows = mm.Batch.of(x, mask).rows
+        z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(rows), 0.5 * torch.ones(rows, rows) + torch.eye(rows)))
+        with pyro.plate("data", rows, dim=-1):
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x and x["a"])
+
+    def guide(x=None, mask=None):
+        shift = pyro.param("shift", torch.tensor(0.0))
+        pyro.sample("z", dist.Normal(x["a"] / 2 + shift, 0.7).to_event(1))
+
+    pair, x = mm.Pair(model, guide), {"a": torch.randn(12) + 2}
+    mm.fit(pair, x, epochs=2, batch_size=12, progress=False)
+    assert pyro.param("shift").item() != 0
+    with pytest.raises(ValueError, match="the site 'z' has all rows in one value, outside of the plate 'data'"):
+        mm.fit(pair, x, epochs=1, batch_size=6, progress=False)
+    for ask in (mm.log_likelihood, mm.impute, mm.importance):
+        with pytest.raises(ValueError, match="the site 'z' has all rows in one value, outside of the plate 'data'"):
+            ask(pair, x)
+    with pytest.raises(ValueError, match=r"the site 'a' has values .*, more axes than its plates"):
+        mm.generate(pair, 5)

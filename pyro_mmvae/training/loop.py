@@ -163,7 +163,8 @@ def fit(
             settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
         course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
-        shares = Shares(shared_sites(vae, first, devices, modules), data.rows or data.steps * first.rows)
+        shared = shared_sites(vae, first, devices, modules, data.steps)
+        shares = Shares(shared, data.rows or data.steps * first.rows)
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows, shares)
         pace = Pace(schedule, epochs, warmup, beta, data.steps)
         keeper = Checkpoint(checkpoint, every, if_unwritable, settings)

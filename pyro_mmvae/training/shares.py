@@ -16,7 +16,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, row_axis
+from pyro_mmvae.sites import check_axes, refuse_mixed, row_axis
 
 
 class Shares:
@@ -45,8 +45,13 @@ class Shares:
         return scaled(dict.fromkeys(self.sites, batch.rows / self.rows))
 
 
-def shared_sites(vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module]) -> list[str]:
+def shared_sites(
+    vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module], steps: int = 1
+) -> list[str]:
     """The sites outside the plate "data" that are the same when there is one row more: not a factor of the rows' own.
+
+    Args:
+        steps: how many batches the rows come in.
 
     Raises:
         ValueError: programs that mix rows, which Pyro's validation, off in here, would tell of.
@@ -61,6 +66,8 @@ def shared_sites(vae: Any, batch: Batch, devices: Sequence[torch.device], module
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
                 check_axes(site, site["fn"].log_prob(site["value"]))
+    if steps > 1:
+        refuse_mixed(sites, again)
     outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape]
