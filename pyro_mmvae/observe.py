@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pyro
 import torch
-from pyro.distributions import Distribution, Independent
+from pyro.distributions import Distribution, Independent, TransformedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -45,13 +45,15 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         p = p.expand((*p.batch_shape[:-1], repeats))
     counts = isinstance(p, Categorical)  # not every other log_prob takes integers
     x = seen.x if counts or seen.x.is_floating_point() else seen.x.to(latent.dtype)
-    mask = seen.mask
+    mask, draws = seen.mask, p.batch_shape[:-2] if isinstance(p, TransformedDistribution) else ()
     if mask is not None:
         x = torch.where(with_axes(mask, x.dim()), x, feasible(p, x))
         p = _masked(name, p, mask if seen.rows is None else mask[seen.rows])
     if seen.rows is not None:
         known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
         p = Rows(p, seen.rows, rows, known)
+    if draws:  # networks of Pyro's conditional flows want their codes to have no more axes than the data
+        x = x.expand(*draws, *x.shape)
     weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
     with plate(f"{name}_plate", repeats, dim=-1), weight:
         pyro.sample(name, p, obs=x)

@@ -206,3 +206,34 @@ def test_the_couplings_of_jnf_change_every_coordinate():
         changed = flow(z)
     assert (changed.unsqueeze(-1) - z.unsqueeze(-2)).abs().min() > 1e-9  # none is where it was, or elsewhere
     torch.testing.assert_close(flow.inv(changed), z)
+
+
+class FlowOfCode(nn.Module):
+    """x given z by a conditional flow of Pyro's, whose density is exact."""
+
+    def __init__(self):
+        super().__init__()
+        self.coupling = dist.transforms.conditional_affine_coupling(3, 2, hidden_dims=[8])
+
+    def forward(self, z):
+        base = dist.Normal(z.new_zeros(*z.shape[:-1], 3), 1.0).to_event(1)
+        return dist.TransformedDistribution(base, [self.coupling.condition(z)])
+
+
+@pytest.mark.parametrize("mask", [None, {"a": torch.arange(6) % 3 > 0}])
+def test_a_likelihood_that_is_a_flow_is_scored_at_many_draws(mask):
+    torch.manual_seed(0)
+    x, prior = {"a": torch.randn(6, 3), "b": torch.randn(6, 2)}, mm.StandardNormal(2)
+    parts = {"a": mm.Modality(FlowOfCode(), mm.encoder(3, 8, dim=2)), **mm.guess_modalities({"b": x["b"]}, dim=2)}
+    vae = mm.MultimodalVAE(parts, prior, mm.PoE()).to(x["a"].dtype).eval()
+    found = mm.importance(vae, x, mask, num_draws=4, given=["a", "b"])
+    seen = torch.ones(6, dtype=torch.bool) if mask is None else mask["a"]
+    decoders = {name: modality.decoder for name, modality in vae.modalities.items()}
+    with torch.no_grad():
+        q = vae.posterior(x, mask)
+        for z, weight in zip(found.latents["z"], found.raw):
+            wanted = prior(None).log_prob(z) - q.log_prob(z) + decoders["b"](z).log_prob(x["b"])
+            wanted = wanted + torch.where(seen, decoders["a"](z).log_prob(x["a"]), 0)
+            torch.testing.assert_close(weight, wanted)
+    loss = mm.Objective(bound=mm.objectives.iwae, num_particles=3)
+    assert torch.isfinite(torch.tensor(mm.fit(vae, x, mask, loss=loss, epochs=2, progress=False).loss)).all()
