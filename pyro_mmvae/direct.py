@@ -7,7 +7,14 @@ from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
-from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO, Trace_ELBO
+from pyro.infer import (
+    JitTrace_ELBO,
+    JitTraceEnum_ELBO,
+    JitTraceGraph_ELBO,
+    JitTraceMeanField_ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+)
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -50,8 +57,13 @@ def direct(loss: Any) -> Any:
     """The loss that `fit` runs for the one that was named: a `DirectELBO` for none and for a plain `Trace_ELBO()`.
 
     Raises:
-        ValueError: one of Pyro's that trace the programs, which take no batches.
+        ValueError: one of Pyro's that trace the programs, which take no batches, or one that weighs batches as a whole.
     """
+    if isinstance(loss, ReweightedWakeSleep):
+        raise ValueError(
+            "loss is a ReweightedWakeSleep, two losses with weights of whole batches, not of rows; give"
+            " mm.Objective(bound=mm.objectives.iwae, num_particles=5), and in a second phase mm.Sleep()"
+        )
     if isinstance(loss, TRACED):
         raise ValueError(
             f"loss is a {type(loss).__name__}, which traces programs of tensors, not of batches; give"

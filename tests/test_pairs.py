@@ -10,7 +10,7 @@ import torch
 from cases import three, three_rows
 from matplotlib.figure import Figure
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
 import pyro_mmvae as mm
@@ -269,6 +269,10 @@ def test_a_code_that_is_summed_out_has_its_validation_loss():
 def test_a_loss_that_traces_tensors_is_refused():
     with pytest.raises(ValueError, match=r"loss is a JitTrace_ELBO, .*; give Trace_ELBO\(\), and compile='eager'"):
         mm.fit(three(), X, loss=JitTrace_ELBO(), progress=False)
+    with pytest.raises(
+        ValueError, match=r"loss is a ReweightedWakeSleep, two losses .*; give mm.Objective\(bound=.*Sleep"
+    ):
+        mm.fit(three(), X, loss=ReweightedWakeSleep(num_particles=2), progress=False)
 
 
 def of_code(name):
