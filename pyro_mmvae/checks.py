@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor
 
-from pyro_mmvae.arrays import with_axes
+from pyro_mmvae.arrays import shown, with_axes
 
 
 class BadRow(ValueError):
@@ -80,6 +80,17 @@ def distribution(what: str, value: Any) -> Distribution:
         advice = ", as from pyro.distributions" if whose else ""
         raise TypeError(f"{what} returned {type(value).__name__}{whose}; it must return a Pyro distribution{advice}")
     return value
+
+
+def refuse_made(parts: Mapping[str, Any]) -> None:
+    """Refuses what is not to be called, a class, and a distribution, which gives a draw when it is called."""
+    for name, part in parts.items():
+        if isinstance(part, type):
+            raise ValueError(f"{name} is the class {part.__name__}; give an object of it, such as {part.__name__}(...)")
+        if isinstance(part, torch.distributions.Distribution):
+            raise ValueError(f"{name} is a distribution, {part}; give a function that returns it, as in lambda: p")
+        if part is not None and not callable(part):
+            raise ValueError(f"{name} is {shown(part)}; give what returns a distribution, such as mm.StandardNormal(2)")
 
 
 def check_index(x: Mapping[str, Any], mask: Mapping[str, Any], of: str = "mask") -> None:

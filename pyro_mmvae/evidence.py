@@ -59,7 +59,8 @@ def log_likelihood(
     each row, and `mm.annealed_log_likelihood` checks both.
 
     Limits: where the prior looks at the data (`Pooled`, `DynamicPrior`, a fusion; as in MVTCAE, JMVAE, CRMVAE, mmJSD
-    and alignment) this is no likelihood of x, and is not to be compared with one.
+    and alignment) this is no likelihood of x, and is not to be compared with one; nor is it with a `pyro.factor` in a
+    model of the user's, which counts.
 
     Args:
         vae: a `MultimodalVAE` or a `Pair`.

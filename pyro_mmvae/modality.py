@@ -66,12 +66,15 @@ class Modality(nn.Module):
         self.weight, self.repeated = positive("weight", weight, zero=True), repeated
 
 
-def check_modalities(modalities: Mapping[str, Modality], private: Collection[str], alone: bool) -> None:
+def check_modalities(
+    modalities: Mapping[str, Modality], private: Collection[str], alone: bool, auxiliary: Collection[str] = ()
+) -> None:
     """Refuses what makes no model: no modality, a taken name, a code without a prior or the reverse, none at all.
 
     Args:
         private: the names that have a prior of their private code.
         alone: whether there is no shared code.
+        auxiliary: the names that have an auxiliary one.
     """
     if not modalities or not hasattr(modalities, "items"):
         raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
@@ -88,9 +91,10 @@ def check_modalities(modalities: Mapping[str, Modality], private: Collection[str
             raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
         if alone and modality.private is None and modality.decoder is not None:
             raise ValueError(f"modality {name!r} has no code at all; give a prior and a fusion of z, or private=...")
-    for name in private:
-        if name not in modalities or modalities[name].private is None:
-            raise ValueError(f"private_prior names {name!r}, which is no modality with a private code; drop it")
+    for what, names in (("private_prior", private), ("auxiliary_prior", auxiliary)):
+        for name in names:
+            if name not in modalities or modalities[name].private is None:
+                raise ValueError(f"{what} names {name!r}, which is no modality with a private code; drop it")
 
 
 class Seen:

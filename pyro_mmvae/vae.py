@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 import pyro
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from pyro_mmvae.announce import once_a_step
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.checks import check_collection, refuse
+from pyro_mmvae.checks import check_collection, refuse, refuse_made
 from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
@@ -67,12 +66,13 @@ class MultimodalVAE(nn.Module):
         auxiliary_prior: Mapping[str, Callable[..., Distribution]] | None = None,
     ):
         super().__init__()
-        check_modalities(modalities, private_prior or {}, prior is None and fusion is None)
+        check_modalities(modalities, private_prior or {}, prior is None and fusion is None, auxiliary_prior or {})
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
         if (prior is None) != (fusion is None):
             raise ValueError("give both a prior and a fusion of z, or None for both: a model of private codes alone")
         own = {f"private_prior[{name!r}]": part for name, part in (private_prior or {}).items()}
-        _refuse_classes({"prior": prior, "fusion": fusion, **own})
+        own |= {f"auxiliary_prior[{name!r}]": part for name, part in (auxiliary_prior or {}).items()}
+        refuse_made({"prior": prior, "fusion": fusion, **own})
         self.prior, self.fusion = None if prior is None else of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: of_experts(v) for k, v in (private_prior or {}).items()})
         self.auxiliary_prior = nn.ModuleDict({k: of_experts(v) for k, v in (auxiliary_prior or {}).items()})
@@ -224,6 +224,9 @@ class MultimodalVAE(nn.Module):
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:
         if batch.shown is not None:
             batch, seen = self.open(batch.shown, None)
+        if view is not EVERYTHING:
+            for names in (view.given, view.targets, view.private):
+                self.check_names(() if names is None else names)
         memory = None if batch.encoded is None else batch.encoded.setdefault(id(self), {})
         prior: Callable[[Experts], Distribution] = lambda _: self.prior(None)  # type: ignore[misc]  # noqa: E731
         return Experts(self.modalities, seen, batch.rows, prior, view.given, memory=memory, covered=batch.covered)
@@ -246,11 +249,3 @@ class MultimodalVAE(nn.Module):
         wanted = names if view.targets is None else view.targets
         every = self.modalities.items()
         return [(name, m) for name, m in every if name in names and name in wanted and m.decoder is not None]
-
-
-def _refuse_classes(parts: Mapping[str, Any]) -> None:
-    for name, part in parts.items():
-        if part is not None and not callable(part):
-            raise ValueError(f"{name} is {shown(part)}; give what returns a distribution, such as mm.StandardNormal(2)")
-        if isinstance(part, type):
-            raise ValueError(f"{name} is the class {part.__name__}; give an object of it, such as {part.__name__}(...)")

@@ -1,5 +1,6 @@
 """What is easily given by mistake, to every public function: one line that says what to give instead."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import three, three_rows
@@ -16,6 +17,45 @@ class Both:
 
     def __init__(self, vae):
         self.model, self.guide = (lambda *args: vae.model(*args)), (lambda *args: vae.guide(*args))
+
+
+class Returning(mm.Objective):
+    """A loss that returns what it was given."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def differentiable_loss(self, model, guide, x, mask=None):
+        return self.value
+
+
+class Without(mm.Fusion):
+    """A product of experts without some axis."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change, self.inner = change, mm.PoE()
+
+    def fuse(self, experts):
+        return self.change(self.inner.fuse(experts).base_dist)
+
+
+def fits(vae, loss=None):
+    return mm.fit(vae, X, loss=loss, epochs=1, progress=False)
+
+
+def of_view(**names):
+    return mm.Objective([lambda _: [mm.View(**names)]])
+
+
+def remade(vae, **parts):
+    given = {"prior": vae.prior, "fusion": vae.fusion, **parts}
+    return mm.MultimodalVAE(dict(vae.modalities.items()), **given)
+
+
+def plane(*shape):
+    return dist.Normal(torch.zeros(*shape, dtype=torch.float64), 1.0)
 
 
 # the line -> the call
@@ -90,6 +130,21 @@ MISUSE = {
     "an encoder has no sizes; give": lambda vae: mm.encoder(dim=2),
     "shape is None; give": lambda vae: mm.conv_trunk(None),
     r"shape is \(28, 28\); give \(channel, height, width\)": lambda vae: mm.residual_decoder(2, (28, 28)),
+    r"Returning.differentiable_loss returned None; it must return one number": lambda vae: fits(vae, Returning(None)),
+    r"returned a tensor of shape \(6,\); it must": lambda vae: fits(vae, Returning(torch.zeros(6))),
+    "unknown modality 'bdy'; this model has body, label, counts": lambda vae: fits(vae, of_view(given=["bdy"])),
+    "unknown modality 'bod'; this model has": lambda vae: fits(vae, of_view(targets=["bod"])),
+    r"'body' stands where names are asked for; give a list": lambda vae: fits(vae, of_view(given="body")),
+    "passes is .*; give a list of functions": lambda vae: mm.Objective(mm.objectives.unimodal),
+    "passes is an object of builtins.list; give": lambda vae: mm.Objective([mm.View(["body"])]),
+    "prior is a distribution, .*; give a function": lambda vae: remade(vae, prior=plane(2).to_event(1)),
+    "auxiliary_prior names 'body', which is no": lambda vae: remade(vae, auxiliary_prior={"body": vae.prior}),
+    r"the fusion returned batch \(.,\) and event \(2,\); for these rows it must": lambda vae: fits(
+        remade(vae, fusion=Without(lambda q: dist.Normal(q.loc.squeeze(1), 1.0).to_event(1)))
+    ),
+    r"the fusion returned batch \(., 1, 2\) and event \(\); .* add .to_event": lambda vae: fits(
+        remade(vae, fusion=Without(lambda q: dist.Normal(q.loc, 1.0)))
+    ),
     r"shape\[0\] is 0.5; give a whole number": lambda vae: mm.conv_encoder((0.5, 28, 28), dim=2),
 }
 

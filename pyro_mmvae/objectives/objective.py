@@ -12,7 +12,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_mmvae.accelerator import on_gpu
-from pyro_mmvae.arrays import positive, whole
+from pyro_mmvae.arrays import positive, shown, whole
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
@@ -61,7 +61,7 @@ class Objective(Loss):
         num_particles = whole("num_particles", num_particles)
         beta = beta if isinstance(beta, Tensor) else positive("beta", beta, zero=True)
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=True)
-        self.passes = [p if isinstance(p, Pass) else Pass(p) for p in passes]
+        self.passes = [p if isinstance(p, Pass) else Pass(p) for p in _listed(passes)]
         self.bound, self.beta = bound, beta
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -124,6 +124,17 @@ class Objective(Loss):
         for site in auxiliary(q, p) if beta else ():
             log_w = log_w - beta * weight(site)
         return log_w.expand(self.num_particles, batch.rows)
+
+
+def _listed(passes: Any) -> Sequence[Views | Pass]:
+    for p in passes if isinstance(passes, Sequence) and not isinstance(passes, (View, Pass)) else [None]:
+        if not callable(p.views if isinstance(p, Pass) else p):
+            raise ValueError(
+                f"passes is {shown(passes)}; give a list of functions from names to views, such as"
+                " [mm.objectives.joint, lambda names: [mm.View(given=names[:1])]]"
+            )
+    found: Sequence[Views | Pass] = passes
+    return found
 
 
 def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None:

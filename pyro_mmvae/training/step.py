@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.chance import seed_generators, undisturbed
+from pyro_mmvae.checks import kind_of
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
@@ -111,6 +112,11 @@ class Run:
         if self.differentiable:
             with silent():
                 loss = self._weighted(self.loss.differentiable_loss, batch)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                raise ValueError(
+                    f"{type(self.loss).__name__}.differentiable_loss returned {_told(loss)}; it must return one number"
+                    " as a tensor, a sum over the rows"
+                )
             fine = self._fine(loss.detach())
             if loss.requires_grad and fine:  # a batch in which nothing was observed teaches nothing
                 (loss / batch.rows).backward()
@@ -155,6 +161,10 @@ class Run:
             except ValueError as error:
                 return str(error).splitlines()[0]
         return "no single site"
+
+
+def _told(loss: Any) -> str:
+    return f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else kind_of(loss)
 
 
 def not_finite(values: Mapping[str, Tensor]) -> str | None:
