@@ -10,7 +10,7 @@ from test_annealed import two_modes
 from test_gaps import broken, collapsed
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics import escalation, walk
+from pyro_mmvae.diagnostics import rungs, walk
 from pyro_mmvae.diagnostics.chains import mixing
 
 ROWS, DRAWS = 12, 1000
@@ -60,8 +60,8 @@ def test_chains_that_agree_but_for_want_of_draws_go_on(monkeypatch):
     truth, seen = LinearGaussian({"a": 4}, dim=4, orthogonal=False), []
     x = truth.simulate(2)
     monkeypatch.setattr(walk, "LONGEST", 0.25)
-    monkeypatch.setattr(escalation, "APART", escalation.APART[:2])
-    monkeypatch.setattr(escalation, "mixing", lambda y: seen.append(mixing(y)) or seen[-1])
+    monkeypatch.setattr(rungs, "APART", rungs.APART[:2])
+    monkeypatch.setattr(rungs, "mixing", lambda y: seen.append(mixing(y)) or seen[-1])
     found = mm.posterior_draws(truth.vae(), x, method="hmc", progress=False)
     (short, few), (long, many) = seen
     assert (short > 1.01).all() and (short < 1.1).all() and (long < 1.01).all() and (many > 2.5 * few).all()
@@ -107,8 +107,8 @@ def test_every_row_goes_as_far_as_it_needs_and_no_further():
 @pytest.fixture
 def short(monkeypatch):
     """Chains a bit too short for their certificate, for the sake of the clock."""
-    monkeypatch.setattr("pyro_mmvae.diagnostics.escalation.WARMUP", 60)
-    monkeypatch.setattr("pyro_mmvae.diagnostics.escalation.FEWEST", 125)
+    monkeypatch.setattr("pyro_mmvae.diagnostics.rungs.WARMUP", 60)
+    monkeypatch.setattr("pyro_mmvae.diagnostics.rungs.FEWEST", 125)
 
 
 def test_nuts_repairs_as_well(short):

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics.escalation import _Budget, _Ladder
 from pyro_mmvae.diagnostics.predictive import _t_test
 from pyro_mmvae.diagnostics.ranks import rank
+from pyro_mmvae.diagnostics.rungs import Budget, Ladder
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import Mixture, NegativeBinomial
 from pyro_mmvae.psis import smooth
@@ -61,7 +61,7 @@ def test_the_guides_draws_are_what_they_were_after_other_methods_served_the_row(
     """Else half of the chains start at the refined normal's draws instead, and all of them in one mode."""
     vae, x = two_modes()
     target = Target(vae, vae.check(x), 2)
-    ladder = _Ladder(target, "refined", 1000, 0.1, _Budget(0, math.inf))
+    ladder = Ladder(target, "refined", 1000, 0.1, Budget(0, math.inf))
     before = ladder.guide.z.clone()
     assert "refined" in ladder.climb(lambda _: None).method
     assert torch.equal(ladder.guide.z, before)

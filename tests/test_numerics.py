@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics import escalation
+from pyro_mmvae.diagnostics import rungs
 from pyro_mmvae.training.balance import pulls
 
 
@@ -167,8 +167,8 @@ def test_a_posterior_that_has_collapsed_is_named_and_one_that_has_not_is_no_warn
 
 def few_draws(vae, x, method):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(escalation, "WARMUP", 10)
-        patched.setattr(escalation, "FEWEST", 5)
+        patched.setattr(rungs, "WARMUP", 10)
+        patched.setattr(rungs, "FEWEST", 5)
         return mm.posterior_draws(vae, x, num_draws=40, method=method, progress=False).latents["z"].mean(0)
 
 
