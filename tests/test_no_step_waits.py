@@ -28,6 +28,7 @@ import pyro_mmvae as mm
 from pyro_mmvae import objectives as O
 from pyro_mmvae.data import Batch
 from pyro_mmvae.direct import direct
+from pyro_mmvae.training.shares import Shares
 from pyro_mmvae.training.step import Run
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -75,7 +76,7 @@ def train(monkeypatch):
         )
         there.covered, there.filled, there.known = here.covered, here.filled, here.known
         parameters = [p for p in vae.to("meta").parameters() if p.requires_grad]
-        run = Run(vae, direct(loss), mm.Adam(parameters), parameters, 1.0, [], [vae])
+        run = Run(vae, direct(loss), mm.Adam(parameters), parameters, 1.0, [], [vae], None, None, Shares((), 0))
         run.advance = lambda: None  # torch has no fused optimiser for meta
         with pyro.validation_enabled(False):
             for index in ([3, 1, 0, 5, 6], [2, 2, 7, 19]):
