@@ -18,7 +18,7 @@ from pyro_mmvae.view import View
 def fused(fusion: Callable[[Experts], Distribution], experts: Experts) -> Distribution:
     """q(z | x_S); raises TypeError for what is no distribution, and ValueError for one without the axes of rows."""
     q = distribution("the fusion", fusion(experts))
-    if len(q.batch_shape) != 2 or len(q.event_shape) != 1:
+    if len(q.event_shape) != 1 or (len(q.batch_shape) != 2 and q.batch_shape.numel() != 1):  # one serves all rows
         raise ValueError(
             f"the fusion returned batch {tuple(q.batch_shape)} and event {tuple(q.event_shape)}; for these rows it must"
             f" have batch ({experts.rows}, 1) and event (dim,): keep the axis of repeats, and add .to_event(1)"

@@ -167,9 +167,9 @@ def test_a_posterior_that_has_collapsed_is_named_and_one_that_has_not_is_no_warn
 
 def few_draws(vae, x, method):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rungs, "WARMUP", 10)
-        patched.setattr(rungs, "FEWEST", 5)
-        return mm.posterior_draws(vae, x, num_draws=40, method=method, progress=False).latents["z"].mean(0)
+        patched.setattr(rungs, "FEWEST", 50)
+        patched.setattr(rungs, "APART", (1,))
+        return mm.posterior_draws(vae, x, num_draws=400, method=method, progress=False).latents["z"].mean(0)
 
 
 IN_A_MODELS_PRECISION = {

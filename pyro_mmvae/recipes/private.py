@@ -109,7 +109,7 @@ def mmvm(modalities: Modalities, prior: nn.Module | None = None) -> Ready:
 
     Limits: each code is in the mixture, so that to lie apart costs log M nats at most, and little draws the codes
     together: names of digits from pictures stay at chance (10 %) after 100 epochs. The authors' code has the looser
-    1/|S| sum_n KL(q_m || q_n) for the KL to the mixture, which names 74 % there: give `prior`.
+    1/|S| sum_n KL(q_m || q_n) for the KL to the mixture, which names 87 % there: give `prior`.
 
     Args:
         modalities: their encoders give the codes, all of one size.
