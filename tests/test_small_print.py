@@ -223,3 +223,25 @@ def test_a_value_off_the_support_of_a_column_names_the_column():
     line = r"^modality 'table' has the value -2 in column 1 in row 3, off the support of its likelihood LogNormal \("
     with pytest.raises(ValueError, match=line):
         vae.posterior({"table": table})
+
+
+LAST_LINES = {
+    "verdict": lambda vae, x: mm.certify(vae, x, rows=40, num_particles=20, progress=False),
+    "share of draws with the right label": lambda vae, x: mm.coherence(
+        vae, x, torch.arange(ROWS) % 2, {"b": lambda b: (b[:, 0] > 0).long()}
+    ),
+    "model ": lambda vae, x: mm.compare({"one": vae}, x, num_particles=9),
+    "nats a row": lambda vae, x: mm.gaps(vae, x, num_draws=9, steps=2),
+    "2 epochs in": lambda vae, x: mm.fit(vae, x, epochs=2, progress=False),
+    "method ": lambda vae, x: mm.posterior_draws(vae, x, method="guide", progress=False),
+    "left out ": lambda vae, x: mm.leave_one_out(vae, x),
+    "KL to the prior": lambda vae, x: mm.usage(vae, x),
+    "<= log p(x_S) <=": lambda vae, x: mm.sandwich(vae, given=["a"], rows=2, chains=2, temperatures=3),
+}
+
+
+@pytest.mark.parametrize("heading", LAST_LINES)
+def test_the_last_line_of_a_cell_shows_what_print_shows(heading):
+    x = two()
+    found = LAST_LINES[heading](guessed(x), x)
+    assert heading in repr(found) == str(found)

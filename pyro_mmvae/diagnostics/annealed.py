@@ -78,7 +78,7 @@ def annealed_log_likelihood(
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sandwich:
     """log p(x_S) of simulated rows between two bounds, each a bound in expectation, in nats.
 
@@ -110,7 +110,7 @@ class Sandwich:
         gap = self.upper - self.lower
         return float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         width, se = self.width
         return (
             f"{float(self.lower.mean()):.3f} <= log p(x_S) <= {float(self.upper.mean()):.3f} nats a row,"

@@ -63,7 +63,7 @@ class SubsetCertificate(NamedTuple):
     good_khat: float
 
 
-@dataclass
+@dataclass(repr=False)
 class Certificate:
     """One `SubsetCertificate` a subset; `print` shows a table, `mm.plot_certificate` a picture.
 
@@ -89,7 +89,7 @@ class Certificate:
     num_particles: int
     gap_rows: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join([*self._calibration(), "", *self._data()])
 
     def _calibration(self) -> list[str]:

@@ -54,7 +54,7 @@ class Compared(NamedTuple):
         return " *" if self.looks else " +" if self.fewer else ""
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """The models, the best first; `print` shows a table, `mm.plot_compare` a picture.
 
@@ -90,7 +90,7 @@ class Comparison:
         rows = [row._replace(difference=pairs[row.name][0], se=pairs[row.name][1]) for row in self.rows]
         return replace(self, rows=rows, reference=reference)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         cut = titles([[row.name] for row in self.rows], 30)
         names = {row.name: name + row.mark for row, name in zip(self.rows, cut)}
         width = max(5, *map(len, names.values()))

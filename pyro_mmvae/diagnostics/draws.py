@@ -11,7 +11,7 @@ from torch import Tensor
 Method = Literal["auto", "guide", "refined", "psis", "hmc", "nuts"]
 
 
-@dataclass
+@dataclass(repr=False)
 class PosteriorDraws:
     """Draws from p(z | x_S), and for every row which method they are from and what vouches for them.
 
@@ -44,7 +44,7 @@ class PosteriorDraws:
         """khat, ess, rhat and certified."""
         return self.khat, self.ess, self.rhat, self.certified
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [
             f"{'method':8} {'rows':>6} {'certified':>10} {'worst k-hat':>12} {'least ess':>10} {'worst r-hat':>12}"
         ]

@@ -21,7 +21,7 @@ from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Gaps:
     """ELBO = log p(x_S) - approximation gap - amortisation gap, for every row, in nats.
 
@@ -59,7 +59,7 @@ class Gaps:
     khat: Tensor
     num_draws: int
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = ["nats a row, +- Monte-Carlo standard error of the mean"]
         lines.append(f"  log p(x_S)         {float(self.log_likelihood.mean()):9.3f}")
         for name in ("approximation", "amortisation"):

@@ -57,7 +57,7 @@ class LeftOut(NamedTuple):
     certified: float = math.nan
 
 
-@dataclass
+@dataclass(repr=False)
 class PredictiveCheck:
     """One `LeftOut` a modality; `print` shows a table.
 
@@ -77,7 +77,7 @@ class PredictiveCheck:
     rows: list[LeftOut]
     method: Method = "guide"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         width = max([10, *(len(row.name) for row in self.rows)])
         lines = [f"{'left out':{width}}  {'rows':>6} {'entries':>8}  {'bias':>6}  spread  50 %  90 %       p"]
         for r in self.rows:

@@ -23,7 +23,7 @@ from pyro_mmvae.weights import NUMBERS_AT_ONCE, opened
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Usage:
     """The KL term of the ELBO, taken apart; all in nats, means over rows.
 
@@ -55,7 +55,7 @@ class Usage:
     spread: Tensor
     active: Tensor
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return (
             f"KL to the prior {self.kl:.2f} +- {self.kl_se:.2f} nats a row = {self.information:.2f} of information"
             f" + {self.marginal:.2f} from the prior to all codes together; {int(self.active.sum())} of"

@@ -30,7 +30,7 @@ ACROSS = 90
 JUDGES = "{'image': mm.Judge(images, labels)}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Coherence:
     """Conditional coherence: how often a modality drawn from others shows their label.
 
@@ -65,7 +65,7 @@ class Coherence:
             found.setdefault(len(given), []).append(share)
         return {size: sum(shares) / len(shares) for size, shares in sorted(found.items())}
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         names = dict(zip(self.counts, titles(list(self.counts)[:MOST])))
         width = max(5, *map(len, names.values()))
         lines = [f"{'given':{width}}  {'rows':>6}  {'+-':>5}  share of draws with the right label"]

@@ -55,7 +55,7 @@ class Pace(NamedTuple):
         return self.schedule(done / self.epochs), rise * self.beta(done / self.epochs)
 
 
-@dataclass
+@dataclass(repr=False)
 class History:
     """What `fit` saw, one entry an epoch; `mm.plot_history` draws it.
 
@@ -81,7 +81,7 @@ class History:
     seconds: list[float] = field(default_factory=list)
     best_epoch: int | None = None
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if not self.loss:
             return "no epoch"
         words = f"{len(self.loss)} epoch{'s' * (len(self.loss) > 1)} in {self.seconds[-1]:.1f} s: {self.summary()}"
