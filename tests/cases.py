@@ -305,7 +305,7 @@ RECIPES = {
     "mmvm of pairs": lambda: R.mmvm(of_tables(), mm.Pooled(mm.StandardNormal(DIM), 1 / 3)),
     "cvae": lambda: R.cvae(for_target(), DIM, "a", joint_net(), SIZES),
     "mhvae": lambda: R.mhvae(for_ladder(), [DIM, DIM], SIZES, hidden=6),
-    "nexus": lambda: R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0),
+    "nexus": lambda: R.nexus(of_tables(), DIM, dict.fromkeys(NAMES, PRIVATE), 6, 5, dropout=0.0, weights={"b": 3.0}),
     "jnf": lambda: R.jnf(of_tables(), DIM, joint_net(), SIZES)[:2],
     "shared_representation": lambda: R.shared_representation(of_tables(), DIM),
     "alignment": lambda: R.alignment(of_tables(), DIM),

@@ -285,7 +285,7 @@ def mhvae(p):
 
 
 def nexus(p):
-    """Bottom: a VAE each. Top: averaged messages of detached codes, -log N(code; top decoder(z), 1) + KL."""
+    """Bottom: a VAE each. Top: averaged messages of detached codes, -gamma log N(code; top decoder(z), 1) + KL."""
     bottom, top = p.vae.bottom, p.vae.top
     w_prior = Normal(torch.zeros(PRIVATE), torch.ones(PRIVATE))
     total, codes = torch.zeros(ROWS), {}
@@ -300,7 +300,7 @@ def nexus(p):
     z = q.rsample()
     for name in NAMES:
         code = Normal(top.modalities[name].decoder.net(z), 1.0)
-        total = total - p.a[name] * code.log_prob(codes[name]).sum(-1)
+        total = total - {"b": 3.0}.get(name, 1.0) * p.a[name] * code.log_prob(codes[name]).sum(-1)
     return (total + p.kl(q, N)).sum()
 
 

@@ -103,6 +103,7 @@ def nexus(
     message: int = 32,
     dropout: float = 0.2,
     beta: float = 1.0,
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[TwoLevels, TwoLevelLoss]:
     """Nexus: a VAE for each modality, and one above them whose data are their codes; the levels do not share gradients.
 
@@ -110,15 +111,20 @@ def nexus(
     with probability `dropout` for a batch; the top still explains all codes. Messages of the given modalities are
     averaged. Its schedules (KL weights that rise over 20 epochs) are `mm.fit(warmup=...)`.
 
+    Limits: the levels learn nothing from each other. The code of a modality of few nats, such as a label, collapses at
+    weights of one, and then nothing can be carried to or from it: on written and spoken digits the picture names 10 %
+    after 60 epochs, and 77 % with `Modality(weight=20)` of the label and 10 here.
+
     Args:
         dim: of the top code z.
         private: name -> size of the code that the modality's encoder gives and its decoder takes.
         hidden, message: sizes of the top's networks.
         dropout: probability.
         beta: weight of the top's KL.
+        weights: gamma_m, name -> weight of that modality's code among the data of the top; 1 for a name that it lacks.
 
     Raises:
-        ValueError: a modality without a size in `private`, or a name in it that is no modality.
+        ValueError: a modality without a size in `private`, or a name in it or in `weights` that is no modality.
 
     Reference:
         Vasco, Yin, Melo and Paiva, 2022, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-
@@ -136,7 +142,11 @@ def nexus(
             raise ValueError(f"modality {name!r} has no size; add it to private")
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
-    codes = {name: Modality(NormalLikelihood(mlp(dim, hidden, private[name])), nn.Identity()) for name in own}
+    gamma = {**dict.fromkeys(own, 1.0), **(weights or {})}
+    if names := gamma.keys() - own.keys():
+        raise ValueError(f"weights has {min(names)!r}, which is no modality; there is {', '.join(own)}: drop it")
+    heads = {name: NormalLikelihood(mlp(dim, hidden, private[name])) for name in own}
+    codes = {name: Modality(head, nn.Identity(), weight=gamma[name]) for name, head in heads.items()}
     messages = {name: mlp(private[name], hidden, message) for name in own}
     head = nn.Sequential(nn.ReLU(), NormalHead(message, dim))
     top = MultimodalVAE(codes, StandardNormal(dim), DeepSets(messages, head, average=True))
