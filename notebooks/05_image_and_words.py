@@ -182,8 +182,8 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Not good at all: over-confident for every subset, and k-hat good for no row. A picture has 3,072 numbers, which this
-# likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal lacks up to six nats
-# of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose tens or hundreds more.
-# Rank by these predictions, as above; do not take the log-likelihoods for more than loose lower bounds, and do not
-# read the codes with error bars.
+# Not good at all: over-confident for every subset, and k-hat good for 1 % of the rows at most. A picture has 3,072
+# numbers, which this likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal
+# lacks up to six nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose
+# tens or hundreds more. Rank by these predictions, as above; do not take the log-likelihoods for more than loose lower
+# bounds, and do not read the codes with error bars.

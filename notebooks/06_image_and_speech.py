@@ -144,7 +144,7 @@ ax = mm.plot_certificate(certificate)
 # Why? MoPoE draws the code from one of several products of experts, and whichever it is, that one is asked to explain
 # all that is there. A listener who is trained by pictures that she cannot see learns to bet on one typical picture, and
 # not to say how many would do. Hence also the line for `label`: ten equally likely names have log p of -2.3, and here
-# -7.2 is reported, with a good k-hat for 3 % of the rows. That is what a low k-hat is for: the number is a lower bound,
+# -7.2 is reported, with a good k-hat for 1 % of the rows. That is what a low k-hat is for: the number is a lower bound,
 # and a loose one.
 #
 # So use this model to name and to draw, and do not take its spread for uncertainty. `02_guides` shows fusions that are
