@@ -69,6 +69,15 @@ def test_chains_that_agree_but_for_want_of_draws_go_on(monkeypatch):
     repaired(found, truth, x)
 
 
+def test_chains_do_not_go_on_where_the_time_would_be_up_first(monkeypatch):
+    truth, seen = LinearGaussian({"a": 4}, dim=4, orthogonal=False), []
+    monkeypatch.setattr(walk, "LONGEST", 0.25)
+    monkeypatch.setattr(rungs, "GROWTH", 1e9)
+    monkeypatch.setattr(rungs, "mixing", lambda y: seen.append(mixing(y)) or seen[-1])
+    found = mm.posterior_draws(truth.vae(), truth.simulate(2), method="hmc", progress=False)
+    assert len(seen) == 1 and torch.equal(found.rhat, seen[0][0]) and not found.certified.any()
+
+
 def test_posteriors_of_many_coordinates_are_certified():
     """Where ten times as much is seen of some directions as of others: covariances and climbs have to settle."""
     truth = LinearGaussian({"a": 40, "b": 10}, dim=40, orthogonal=False)

@@ -25,7 +25,8 @@ Walk = Callable[[Path, Tensor, int, int, float], "Tensor | None"]
 CHAINS, WARMUP, FEWEST = 8, 100, 250
 TOGETHER = 16  # rows in one run of NUTS
 MIXED, USABLE = 1.01, 1.1  # R-hat of chains that are certified, and of chains that beat a normal
-APART = 1, 4, 16
+GROWTH = 4
+APART = 1, GROWTH, GROWTH**2
 """Transitions between the draws of HMC: more where R-hat is large for want of draws alone, as of many coordinates one
 always is. Of 16 half chains it is sqrt(1 + 16 / ESS) where all is well."""
 
@@ -62,9 +63,13 @@ class Ladder:
             self._refined(rows, target, q, columns)
             if self.method in ("auto", "hmc"):
                 say("walking, hmc")
-                some, ends = self.needing("hmc"), None
+                some, ends, spent = self.needing("hmc"), None, 0.0
                 for apart in APART:
+                    start = time.monotonic()
+                    if start + GROWTH * spent > self.budget.deadline:  # chains that were cut off would be lost
+                        break
                     some, ends = self._walked("hmc", partial(hmc, apart=apart), some, rows, q, columns, ends)
+                    spent = time.monotonic() - start
             if self.method in ("auto", "nuts"):
                 say("walking, nuts")
                 for some in self.needing("nuts")[: self.budget.nuts_rows].split(TOGETHER):
