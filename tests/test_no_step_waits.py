@@ -65,7 +65,6 @@ def train(monkeypatch):
 
     def without_numbers(vae, x, mask, loss):
         """As `fit` does on a GPU: the data are looked at once, masks stay on the CPU too, rows are taken by number."""
-        mm.fit(vae, x, mask, loss=loss, epochs=1, batch_size=7, progress=False)  # which looks at data and programs
         for module in ("data", "objectives.objective", "training.step"):
             monkeypatch.setattr(f"pyro_mmvae.{module}.on_gpu", lambda device: device is not None)
         monkeypatch.setattr(torch, "autocast", lambda kind, **how: autocast("cpu", **how))  # it knows no meta
@@ -79,10 +78,9 @@ def train(monkeypatch):
         run = Run(vae, direct(loss), mm.Adam(parameters), parameters, 1.0, [], [vae], None, None, Shares((), 0))
         run.advance = lambda: None  # torch has no fused optimiser for meta
         with pyro.validation_enabled(False):
-            for index in ([3, 1, 0, 5, 6], [2, 2, 7, 19]):
-                batch = there.take(torch.tensor(index))
-                batch.checked = vae
-                run.step(batch, 1.0, 0.5)
+            batch = there.take(torch.tensor([3, 1, 0, 5, 6]))
+            batch.checked = vae
+            run.step(batch, 1.0, 0.5)
 
     return lambda device, *args: without_numbers(*args) if device == "meta" else on_gpu(*args)
 
