@@ -16,7 +16,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.programs import library_of, silent
 from pyro_mmvae.sites import rows_first, value_of
-from pyro_mmvae.told import Latents, Shown, told
+from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import nesting, rows_at_once
 
@@ -101,42 +101,49 @@ def _explain(
     depth, wanted = nesting(vae, batch), complete(vae, batch, only)
     found: dict[str, Tensor] = {}
     lacking: dict[str, NoMean] = {}
-    ours = library_of(vae) is not None  # in a model of ours nothing hangs on what is drawn of x
-    model = vae.model if ours and read is _mean_of else poutine.uncondition(vae.model)
-
-    def explained(rows: Tensor) -> dict[str, Tensor]:
-        seen, full = batch.take(rows).only(given), wanted.take(rows)
-        full = full.after(seen)
-        with pyro.plate("draws", num_draws, dim=-1 - depth):
-            guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
-            shown = model if ours else Shown(seen, depth)(vae.model)
-            knowing = told(latents or {}, rows, depth, but=full)(poutine.replay(shown, guide))
-            trace = poutine.trace(knowing).get_trace(full, full.mask)
-        sites = {n: trace.nodes[n] for n in full if n in trace.nodes and (only is None or n in only)}
-        values = {}
-        for name, site in sites.items():
-            try:
-                values[name] = _with_axes_of(batch, read(site, num_draws, full.rows), site)
-            except NoMean as error:
-                if only is not None:
-                    raise
-                lacking[name] = error
-        return values
-
     with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
         for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
-            for name, value in explained(rows).items():
+            seen, full = batch.take(rows).only(given), wanted.take(rows)
+            knowing = told(latents or {}, rows, depth, but=full)
+            for name, site in _sites(vae, seen, full.after(seen), num_draws, depth, knowing, read is _mean_of).items():
+                if only is not None and name not in only:
+                    continue
+                try:
+                    value = _with_axes_of(batch, read(site, num_draws, len(rows)), site)
+                except NoMean as error:
+                    lacking[name] = error
+                    continue
                 if name not in found:  # at once for all rows: pieces of it would lie scattered among what is freed
                     found[name] = value.new_empty(len(value), batch.rows, *value.shape[2:])
                 found[name][:, rows] = value
-    found = {name: value for name, value in found.items() if name not in lacking}  # that had one in some rows
-    for error in lacking.values():
-        if not found:
-            raise error
-        warn(f"{error}; it is left out here")
+    found = _without(found, lacking, asked=only is not None)
     for name, value in found.items():
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
     return found
+
+
+def _sites(
+    vae: Any, seen: Batch, full: Batch, num_draws: int, depth: int, knowing: Told, means: bool
+) -> dict[str, Any]:
+    """The likelihood sites of the modalities, z from a guide that was shown `seen`; for their means, or for draws."""
+    if library_of(vae) is None:
+        model = Shown(seen, depth)(vae.model)
+    else:  # in which nothing hangs on what is drawn of x
+        model = vae.model if means else poutine.uncondition(vae.model)
+    with pyro.plate("draws", num_draws, dim=-1 - depth):
+        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+        trace = poutine.trace(knowing(poutine.replay(model, guide))).get_trace(full, full.mask)
+    return {name: trace.nodes[name] for name in full if name in trace.nodes}
+
+
+def _without(found: dict[str, Tensor], lacking: dict[str, NoMean], asked: bool) -> dict[str, Tensor]:
+    """Those that have a mean in every row, with a warning of the others; an error if these were asked for, or all."""
+    left = {name: value for name, value in found.items() if name not in lacking}
+    for error in lacking.values():
+        if asked or not left:
+            raise error
+        warn(f"{error}; it is left out here")
+    return left
 
 
 def _with_axes_of(batch: Batch, value: Tensor, site: Any) -> Tensor:
