@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -75,12 +74,11 @@ def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
 def _nesting(vae: Any) -> int:
     """How many axes the model's plates take when it runs without data; raises ValueError if it cannot."""
     try:
-        inspect.signature(vae.model).bind()
-    except TypeError as error:
+        with silent(), undisturbed(devices(vae, {})):
+            trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
+    except (TypeError, LookupError, AttributeError) as error:  # which x = None gives in a program that looks at it
         raise ValueError(
             f"the model cannot be drawn from without data ({error}); give x and mask defaults, as in"
             " def model(x=None, mask=None), and let it draw one row then"
-        ) from None
-    with silent(), undisturbed(devices(vae, {})):
-        trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
+        ) from error
     return max((-frame.dim for frame in plates_of(trace)), default=0)

@@ -85,7 +85,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
         head: of the encoders, see `mm.encoder`.
 
     Raises:
-        ValueError: bad input, or sizes that are no whole numbers.
+        ValueError: bad input, an array of which nothing is observed, or sizes that are no whole numbers.
 
     Example:
         >>> import torch
@@ -96,6 +96,8 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     dim, hidden = whole("dim", dim), whole("hidden", hidden)
     batch = Batch.of(x).detached()
     for name in batch:
+        if batch.lacks(name):
+            raise ValueError(f"modality {name!r} has no observed entry to guess from; say what it is by mm.Modality")
         _doubt(name, batch[name])
     return {name: _guess(name, batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 

@@ -170,3 +170,9 @@ def test_a_likelihood_of_one_zero_inflated_count_a_row():
     found = mm.log_likelihood(vae, x, num_particles=9).value
     torch.testing.assert_close(found, torch.cat([rates.log(), torch.zeros(1)]))
     torch.testing.assert_close(mm.predict(vae, x)["visits"], torch.full((4,), 1.8))
+
+
+def test_nothing_is_guessed_from_nothing():
+    x = {"a": torch.randn(20, 2), "b": torch.full((20, 3), torch.nan)}
+    with pytest.raises(ValueError, match=r"modality 'b' has no observed entry to guess from; say what it is"):
+        mm.guess_modalities(x, dim=2)

@@ -144,6 +144,12 @@ def test_a_model_that_needs_data_is_told_so():
     with pytest.raises(ValueError, match=r"cannot be drawn from without data .*'x'.*; give x and mask defaults"):
         mm.generate(mm.Pair(mixing, mixing), 3)
 
+    def looking(x=None, mask=None):
+        mixing(x)
+
+    with pytest.raises(ValueError, match=r"cannot be drawn from without data .*NoneType.*; give x and mask defaults"):
+        mm.certify(mm.Pair(looking, programs("left").guide), data(), progress=False)
+
 
 @pytest.mark.parametrize("loss", [mm.Objective(), mm.Objective(bound=mm.objectives.iwae, num_particles=3)])
 def test_factors_count_and_what_is_derived_is_no_modality(loss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
+from pyro_mmvae.programs import Program
 from pyro_mmvae.sites import auxiliary, counts, per_row, row_axis
 from pyro_mmvae.view import EVERYTHING, View
 
@@ -35,8 +37,9 @@ class Objective(Loss):
     A term of your own, such as a contrastive one, goes into `differentiable_loss` of a subclass, as a sum over rows. In
     `mm.fit` its x is checked and free of NaN, and `warmup` and `beta` weigh sites of the programs alone.
 
-    Limits: the programs must take a view as third argument unless all passes are `joint`; sites outside the plate
-    "data" do not enter a bound, and a `pyro.factor` out there is refused.
+    A program that takes no view as third argument finds missing what it is not to look at, or to explain.
+
+    Limits: sites outside the plate "data" do not enter a bound, and a `pyro.factor` out there is refused.
 
     Example:
         >>> import torch, pyro, pyro_mmvae as mm
@@ -92,13 +95,15 @@ class Objective(Loss):
 
     def _traces(self, model: Any, guide: Any, batch: Batch, view: View) -> tuple[Trace, Trace, Any]:
         """Guide and model of one view, and the share of its stratum: (row, 1), one number, or None for the whole."""
-        args = (batch, batch.mask) if view == EVERYTHING else (batch, batch.mask, view)
+        viewed = view != EVERYTHING and not _viewless(view, guide=guide, model=model)
+        seen = batch if viewed else batch.only(view.given)
         with pyro.plate("draws", self.num_particles, dim=-1 - self.max_plate_nesting):
-            q = poutine.trace(guide).get_trace(*args)
+            q = poutine.trace(guide).get_trace(seen, seen.mask, *[view] * viewed)
             share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
-            rows = _that_count(batch, view, share)
-            args = args if rows is None else (batch, batch.mask, view._replace(rows=rows))
-            p = poutine.trace(poutine.replay(model, q)).get_trace(*args)
+            rows = _that_count(batch, view, share) if viewed else None
+            told = batch if viewed else batch.only(view.targets).after(seen)
+            view = view if rows is None else view._replace(rows=rows)
+            p = poutine.trace(poutine.replay(model, q)).get_trace(told, told.mask, *[view] * viewed)
         return q, p, share
 
     def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: _Doubled) -> Tensor:
@@ -135,6 +140,26 @@ def _listed(passes: Any) -> Sequence[Views | Pass]:
             )
     found: Sequence[Views | Pass] = passes
     return found
+
+
+def _viewless(view: View, **programs: Any) -> bool:
+    """Whether one of the two takes no view: then what it is not to look at is missing from its data.
+
+    Raises:
+        ValueError: the view says more than that.
+    """
+    for name, program in programs.items():
+        try:
+            if not isinstance(program, Program):  # which takes one, and whose signature takes long to look up
+                inspect.signature(program).bind(None, None, view)
+        except TypeError:
+            if view._replace(given=None, targets=None) != EVERYTHING:
+                raise ValueError(
+                    f"the {name} takes no view, which passes over private codes or strata need; let it take one, as in"
+                    f" def {name}(x=None, mask=None, view=mm.EVERYTHING), or take passes such as joint and unimodal"
+                ) from None
+            return True
+    return False
 
 
 def _that_count(batch: Batch, view: View, share: Tensor | None) -> Tensor | None:
