@@ -34,11 +34,24 @@ def test_information_and_marginal_are_those_of_the_model():
     truth = LinearGaussian()
     x = truth.simulate(1500)
     exact = -0.5 * float(moments(truth, {k: v[:1] for k, v in x.items()})[1].log().sum())
-    found = mm.usage(truth.vae(), x)
+    found = mm.usage(truth.vae(), x, rows=1500)
     assert found.information == pytest.approx(exact, abs=0.06) and found.information < math.log(1500)
     assert abs(found.marginal) < 0.06
     assert found.kl == pytest.approx(found.information + found.marginal, abs=1e-9)
     assert "2 of 2 dimensions active" in str(found)
+
+
+def test_some_rows_stand_for_many_among_all():
+    """What a tenth of the rows say is what all say, within its error, and the rows' number still bounds it."""
+    truth = LinearGaussian()
+    x = truth.simulate(800)
+    every, some = mm.usage(truth.vae(), x, rows=800), mm.usage(truth.vae(), x, rows=80)
+    torch.testing.assert_close(every.spread, some.spread)
+    assert some.kl_se == pytest.approx(every.kl_se * 10**0.5, rel=0.2)
+    for name in ("kl", "information", "marginal"):
+        assert getattr(some, name) == pytest.approx(getattr(every, name), abs=4 * some.kl_se)
+    assert some.kl == pytest.approx(some.information + some.marginal, abs=1e-9)
+    assert some.kl == pytest.approx(float(some.kl_of.sum()), abs=1e-9)
 
 
 def test_a_blind_dimension_is_not_active():
