@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -16,7 +16,9 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, plain_support
 from pyro_mmvae.programs import silent
 from pyro_mmvae.sites import around, besides, per_row, row_axis, value_of
-from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of, traces_of
+
+PROBES = 16  # draws that tell whether a density hangs on a site
 
 
 class Coordinates(NamedTuple):
@@ -42,8 +44,9 @@ class Target:
     """log p(x_S, z) of every row as a function of its codes z in real coordinates, (draw, row, size).
 
     The codes are all latent sites inside the plate "data" of the model, one after the other, each mapped to the reals
-    by the transform of its support, whose volume counts. Sites outside the plate are drawn from the guide, and the
-    target is conditional on them: see `shared`.
+    by the transform of its support, whose volume counts. A modality that x lacks, and the model then draws, is none
+    unless something hangs on it. Sites outside the plate are drawn from the guide, and the target is conditional on
+    them: see `shared`.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair`.
@@ -58,15 +61,33 @@ class Target:
         self.vae, self.batch = vae, batch
         self.depth = nesting(vae, batch) if depth is None else depth
         with torch.no_grad():
-            trace = draw(vae, batch, 1, depth=self.depth).model
+            guide, trace = traces_of(vae, batch, batch, 1, self.depth)
         latent = [name for name in trace.stochastic_nodes if not site_is_subsample(trace.nodes[name])]
         local = [name for name in latent if row_axis(trace.nodes[name]) is not None]
         self.outside = [name for name in latent if name not in local]
+        self.idle = self._idle(local, [name for name in local if name not in guide])
+        local = [name for name in local if name not in self.idle]
         self.sites: dict[str, Coordinates] = {}
         self.size = 0
         for name in local:
             self.sites[name] = _coordinates(name, trace.nodes[name], self.size, self.depth)
             self.size = self.sites[name].columns.stop
+
+    @torch.no_grad()
+    def _idle(self, local: Sequence[str], doubtful: Sequence[str]) -> set[str]:
+        """Of the doubtful sites those on whose value no other site's density hangs; the rest need not know of them."""
+        if not doubtful:
+            return set()
+        first = self._trace(self.shared(PROBES), PROBES).nodes
+        values = {name: first[name]["value"] for name in [*local, *self.outside]}
+        idle = set()
+        for name in doubtful:
+            again = self._trace({k: v for k, v in values.items() if k != name}, PROBES).nodes
+            rest = [k for k, site in first.items() if k != name and row_axis(site) is not None]
+            pairs = [[per_row(nodes[k], PROBES, self.batch.rows) for nodes in (first, again)] for k in rest]
+            if all(torch.equal(*pair) for pair in pairs):
+                idle.add(name)
+        return idle
 
     def take(self, index: Tensor) -> tuple[Target, Tensor]:
         """The target of some rows, and which coordinates are theirs: private codes that none of them has are not."""
@@ -127,8 +148,8 @@ class Target:
         """log p(x_S, z), (draw, row), in nats; -inf where it is not a number."""
         values, total = self._values(z)
         placed = {name: value.movedim(1, 1 + self.sites[name].left) for name, value in values.items()}
-        for site in self._trace({**shared, **placed}, len(z)).nodes.values():
-            if row_axis(site) is not None:
+        for name, site in self._trace({**shared, **placed}, len(z)).nodes.items():
+            if row_axis(site) is not None and name not in self.idle:
                 total = total + per_row(site, len(z), self.batch.rows)
         return torch.where(total.isnan(), -torch.inf, total)
 
