@@ -16,7 +16,7 @@ from pyro_mmvae.checks import check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import predictive_draws
+from pyro_mmvae.predictive import predictive
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import draw_in_parts, opened
@@ -75,7 +75,7 @@ def to_arviz(
     _check_names(vae, batch, names, features)
     handlers = None if latents is None else partial(told, latents)
     codes, log_weights, log_likelihood = draw_in_parts(vae, batch, num_draws, given=given, told=handlers)
-    predicted = predictive_draws(vae, batch, num_draws=num_draws, given=given, latents=codes, only=list(batch))
+    predicted = predictive(vae, batch, num_draws=num_draws, given=given, latents=codes, only=list(batch))
     by_modality = "posterior_predictive", "log_likelihood", "observed_data", "constant_data"
     groups = {
         **_latents(codes, log_weights if latents is None else None),

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import predictive_draws, predictive_means
+from pyro_mmvae.predictive import mean_of, predictive
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.told import Latents, asked
 from pyro_mmvae.weights import known, opened
@@ -60,7 +60,7 @@ def impute(
     """
     batch = opened(vae, x, mask)
     num_draws, latents = asked(vae, batch, num_draws, 1, given, latents)
-    drawn = predictive_draws(vae, batch, num_draws=num_draws, given=given, latents=latents)
+    drawn = predictive(vae, batch, num_draws=num_draws, given=given, latents=latents)
     found = {}
     for name, value in drawn.items():
         if name in batch:
@@ -101,7 +101,8 @@ def predict(
     """
     batch = opened(vae, x, mask)
     num_draws, latents = asked(vae, batch, num_draws, 30, given, latents)
-    return predictive_means(vae, batch, num_draws=num_draws, given=given, latents=latents)
+    found = predictive(vae, batch, read=mean_of, num_draws=num_draws, given=given, latents=latents)
+    return {name: value.squeeze(0) for name, value in found.items()}
 
 
 @tool
@@ -144,7 +145,7 @@ def translate(
         )
     seen = batch.only([name for name in batch if name != to])
     num_draws, latents = asked(vae, seen, num_draws, 1, None, latents)
-    drawn = predictive_draws(vae, seen, num_draws=num_draws, latents=latents, only=[to])
+    drawn = predictive(vae, seen, num_draws=num_draws, latents=latents, only=[to])
     if to not in drawn:
         raise ValueError(f"modality {to!r} is only looked at, the model has no decoder of it; give another to draw")
     return drawn[to]

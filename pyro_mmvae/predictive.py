@@ -21,39 +21,11 @@ from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import nesting, rows_at_once
 
 
-@torch.no_grad()
-def predictive_draws(
-    vae: Any,
-    batch: Batch,
-    *,
-    num_draws: int,
-    given: Collection[str] | None = None,
-    latents: Latents | None = None,
-    only: Collection[str] | None = None,
-) -> dict[str, Tensor]:
-    """Draws from p(x_m | x_S) of every entry, observed ones as well; name -> (draw, row, *event)."""
-    return _explain(vae, batch, num_draws, given, latents, value_of, only)
-
-
-@torch.no_grad()
-def predictive_means(
-    vae: Any,
-    batch: Batch,
-    *,
-    num_draws: int,
-    given: Collection[str] | None = None,
-    latents: Latents | None = None,
-    only: Collection[str] | None = None,
-) -> dict[str, Tensor]:
-    """What `predict` gives; a modality of `only` must know a mean."""
-    return {k: v.squeeze(0) for k, v in _explain(vae, batch, num_draws, given, latents, _mean_of, only).items()}
-
-
 class NoMean(ValueError):
     """A likelihood knows no mean."""
 
 
-def _mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
+def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     """The mean over the draws, (1, row, *event)."""
     p: Distribution = site["fn"]
     if isinstance(p, MaskedDistribution):  # as programs of the user's may have it
@@ -88,16 +60,26 @@ def _is_fine(base: Distribution) -> bool:
     return bool(tensors) and all(bool(value.isfinite().all()) for value in tensors)
 
 
-def _explain(
+@torch.no_grad()
+def predictive(
     vae: Any,
     batch: Batch,
+    *,
     num_draws: int,
-    given: Collection[str] | None,
-    latents: Latents | None,
-    read: Callable[[Any, int, int], Tensor],
+    given: Collection[str] | None = None,
+    latents: Latents | None = None,
     only: Collection[str] | None = None,
+    read: Callable[[Any, int, int], Tensor] = value_of,
 ) -> dict[str, Tensor]:
-    """What `read` makes of the likelihood site of each modality, z known or drawn from the guide, in chunks of rows."""
+    """p(x_m | x_S) of every entry, observed ones as well, z known or drawn from the guide, in chunks of rows.
+
+    Args:
+        only: the modalities that are asked; a mean that one of them lacks is an error, that of another is left out.
+        read: what is asked of a likelihood site: `value_of`, for draws, or `mean_of`.
+
+    Returns:
+        name -> (draw, row, *event), or (1, row, *event) for means.
+    """
     depth, wanted = nesting(vae, batch), complete(vae, batch, only)
     found: dict[str, Tensor] = {}
     lacking: dict[str, NoMean] = {}
@@ -105,7 +87,7 @@ def _explain(
         for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
             seen, full = batch.take(rows).only(given), wanted.take(rows)
             knowing = told(latents or {}, rows, depth, but=full)
-            for name, site in _sites(vae, seen, full.after(seen), num_draws, depth, knowing, read is _mean_of).items():
+            for name, site in _sites(vae, seen, full.after(seen), num_draws, depth, knowing, read is mean_of).items():
                 if only is not None and name not in only:
                     continue
                 try:

@@ -17,7 +17,7 @@ from pyro_mmvae.diagnostics.draws import Method
 from pyro_mmvae.diagnostics.escalation import posterior_draws
 from pyro_mmvae.diagnostics.ranks import rank, two_sided
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import predictive_draws
+from pyro_mmvae.predictive import predictive
 from pyro_mmvae.weights import devices, opened, parts
 
 FEWEST = 20
@@ -165,7 +165,7 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
     for part in parts(batch, num_draws):
         rows, at = slice(at, at + part.rows), at + part.rows
         latents = None if codes is None else {site: value[:, rows] for site, value in codes.latents.items()}
-        drawn = predictive_draws(vae, part, num_draws=num_draws, given=others, latents=latents, only=[name]).get(name)
+        drawn = predictive(vae, part, num_draws=num_draws, given=others, latents=latents, only=[name]).get(name)
         if drawn is None:
             return None
         mask = with_axes(part.mask[name], part[name].dim())

@@ -20,7 +20,7 @@ from pyro_mmvae.diagnostics.patterns import MOST, rows_with, titles
 from pyro_mmvae.generation import generate
 from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import at_rest, tool
-from pyro_mmvae.predictive import predictive_draws
+from pyro_mmvae.predictive import predictive
 from pyro_mmvae.view import subsets_of
 from pyro_mmvae.weights import known, opened
 
@@ -147,7 +147,7 @@ def coherence(
             if method != "guide":
                 codes = posterior_draws(vae, rows.only(given), method=method, num_draws=1, progress=False)
                 latents, certified[given] = codes.latents, float(codes.certified.double().mean())
-            drawn = predictive_draws(vae, rows, num_draws=1, given=given, latents=latents, only=targets)
+            drawn = predictive(vae, rows, num_draws=1, given=given, latents=latents, only=targets)
             for name in targets:
                 said = _said(name, classifiers[name], drawn[name][0])
                 share[given, name] = float((said == right[there]).double().mean())

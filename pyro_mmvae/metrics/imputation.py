@@ -16,7 +16,7 @@ from pyro_mmvae.checks import check_index, check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import predictive_means
+from pyro_mmvae.predictive import mean_of, predictive
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.sites import per_row
 from pyro_mmvae.told import Latents, asked, told
@@ -131,11 +131,11 @@ def _guesses(
     labels = {}
     for rows in torch.arange(seen.rows, device="cpu").split(rows_at_once(seen, 1)):
         part, codes = seen.take(rows), {site: value[:, rows] for site, value in latents.items()}
-        means = predictive_means(vae, part, num_draws=num_draws, latents=codes or None, only=names)
+        means = predictive(vae, part, read=mean_of, num_draws=num_draws, latents=codes or None, only=names)
         for name in names:
             if name not in means:
                 raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
-            mean = means[name]
+            mean = means[name].squeeze(0)
             if mean.dim() > part[name].dim():
                 labels[name], mean = mean.shape[-1], mean.argmax(-1)
             found[name].append(mean)
