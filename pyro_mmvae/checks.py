@@ -66,6 +66,13 @@ def check_members(what: str, names: Collection[str], modalities: Collection[str]
             raise ValueError(f"{what} names {name!r}, which is no modality; there is {', '.join(modalities)}: mend it")
 
 
+def check_made_for(names: Collection[str], known: Collection[str], what: str) -> None:
+    """Refuses a modality that a part of the model was not made for: it has no `what`."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"modality {name!r} has no {what}")
+
+
 def kind_of(value: object) -> str:
     """What something is, in words."""
     if isinstance(value, type):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.arviz_adapter import Variable, build
-from pyro_mmvae.checks import check_named, kind_of, seen_rows
+from pyro_mmvae.checks import check_members, check_named, kind_of, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
@@ -101,10 +101,8 @@ def _check_names(vae: Any, batch: Batch, row_names: list[Any], feature_names: Ma
     for name in {"draw", "chain", "row"}.intersection(batch):
         raise ValueError(f"modality {name!r} has the name of an axis in ArviZ; build the model with another name")
     _fits("row_names", row_names, batch.rows)
-    known = getattr(vae, "modalities", batch)
+    check_members("feature_names", feature_names, getattr(vae, "modalities", batch))
     for name, labels in feature_names.items():
-        if name not in known:
-            raise ValueError(f"feature_names has the name {name!r}, which is no modality; there is {', '.join(known)}")
         if name in batch:
             _fits(f"feature_names[{name!r}]", labels, batch[name].shape[1:].numel())
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import as_tensor
+from pyro_mmvae.checks import check_members
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
@@ -46,10 +47,8 @@ def from_mudata(data: Any, slots: Mapping[str, str] | None = None) -> tuple[dict
     slots = slots or {}
     if not isinstance(slots, Mapping):
         raise ValueError(f"slots is {slots!r}; give a dictionary, such as {{'rna': 'X'}}")
-    for name in slots if hasattr(data, "mod") else ():
-        if name not in data.mod:
-            raise ValueError(f"slots names {name!r}, which is no modality of this data: it has {', '.join(data.mod)}")
     if hasattr(data, "mod"):
+        check_members("slots", slots, data.mod)
         found = {name: _aligned(name, part, slots.get(name, "X"), data.obs_names) for name, part in data.mod.items()}
     elif hasattr(data, "obs_names"):
         found = {name: _aligned(name, data, slot, data.obs_names) for name, slot in (slots or {"X": "X"}).items()}

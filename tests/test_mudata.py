@@ -135,7 +135,7 @@ def test_what_cannot_be_read_is_refused_in_one_line(arrays):
     refused("two cells have one name", mm.from_mudata, data)
     with mudata.set_options(pull_on_update=False):
         multi = mudata.MuData({"rna": part(RNA, arrays["counts"][RNA])})
-    refused("slots names 'dna'.* it has rna", mm.from_mudata, multi, {"dna": "X"})
+    refused("slots names 'dna'.* there is rna", mm.from_mudata, multi, {"dna": "X"})
     multi.mod["rna"] = part(range(12), arrays["counts"])
     refused("has the cell 'cell4', which the MuData lacks; call its .update", mm.from_mudata, multi)
     bad = part(range(12), -arrays["counts"] - 1)

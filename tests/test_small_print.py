@@ -57,15 +57,15 @@ REFUSED = {
         m, 2, "tpyo", joint(), {"a": 3, "b": 2}
     ),
     "modality 'b' has no size; add it to private": lambda m: mm.recipes.nexus(m, 2, {"a": 2}),
-    "sizes has 'tpyo', which is no modality; there is a, b: drop it": lambda m: mm.recipes.jmvae(
+    "sizes names 'tpyo', which is no modality; there is a, b: mend it": lambda m: mm.recipes.jmvae(
         m, 2, joint(), {"a": 3, "b": 2, "tpyo": 4}
     ),
-    "sizes has 'c', which is no": lambda m: mm.recipes.cvae(m, 2, "a", joint(), {"a": 3, "b": 2, "c": 4}),
-    "sizes has 'd', which is no": lambda m: mm.recipes.mhvae(m, [2, 2], {"a": 3, "b": 2, "d": 4}),
-    "sizes has 'e', which is no": lambda m: mm.recipes.jnf(m, 2, joint(), {"a": 3, "b": 2, "e": 4}),
-    "sizes has 'f', which is no": lambda m: mm.recipes.telbo(m, 2, joint(), {"a": 3, "b": 2, "f": 4}),
-    "sizes has 'g', which is no": lambda m: mm.recipes.feature_fusion(m, 2, joint(), {"a": 3, "b": 2, "g": 4}),
-    "private has 'h', which is no": lambda m: mm.recipes.nexus(m, 2, {"a": 2, "b": 2, "h": 2}),
+    "sizes names 'c', which is no": lambda m: mm.recipes.cvae(m, 2, "a", joint(), {"a": 3, "b": 2, "c": 4}),
+    "sizes names 'd', which is no": lambda m: mm.recipes.mhvae(m, [2, 2], {"a": 3, "b": 2, "d": 4}),
+    "sizes names 'e', which is no": lambda m: mm.recipes.jnf(m, 2, joint(), {"a": 3, "b": 2, "e": 4}),
+    "sizes names 'f', which is no": lambda m: mm.recipes.telbo(m, 2, joint(), {"a": 3, "b": 2, "f": 4}),
+    "sizes names 'g', which is no": lambda m: mm.recipes.feature_fusion(m, 2, joint(), {"a": 3, "b": 2, "g": 4}),
+    "private names 'h', which is no": lambda m: mm.recipes.nexus(m, 2, {"a": 2, "b": 2, "h": 2}),
     "modality 'b' has no size; add it to sizes": lambda m: mm.recipes.jmvae(m, 2, joint(), {"a": 3}),
     r"sizes\['a'\] is 3.5; give a whole number": lambda m: mm.recipes.jmvae(m, 2, joint(), {"a": 3.5, "b": 2}),
     r"sizes is a list; give a dictionary": lambda m: mm.recipes.jmvae(m, 2, joint(), [3, 2]),
@@ -170,7 +170,7 @@ ASKED = {
     "rows is 0; give a whole number from 1": lambda vae, x: mm.sandwich(vae, given=["a"], rows=0),
     "chains is 0; give": lambda vae, x: mm.sandwich(vae, given=["a"], chains=0),
     "temperatures is 0; give": lambda vae, x: mm.sandwich(vae, given=["a"], temperatures=0),
-    "feature_names has the name 'tpyo', .* there is a, b": lambda vae, x: mm.to_arviz(
+    "feature_names names 'tpyo', .* there is a, b": lambda vae, x: mm.to_arviz(
         vae, x, num_draws=2, feature_names={"tpyo": ["u"]}
     ),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pyro.distributions as dist
 import torch
 from pyro.distributions import Distribution
@@ -51,11 +49,12 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
-def check_made_for(names: Collection[str], known: Collection[str], what: str) -> None:
-    """Raises ValueError for a modality that a fusion was not made for: it has no `what`."""
-    for name in names:
-        if name not in known:
-            raise ValueError(f"modality {name!r} has no {what}")
+class WithPriorExpert(Fusion):
+    """Abstract: a fusion in which the prior may stand as one of the experts."""
+
+    def __init__(self, prior_expert: bool = False):
+        super().__init__()
+        self.prior_expert = prior_expert
 
 
 def natural(experts: Experts) -> tuple[Tensor, Tensor, Stack]:

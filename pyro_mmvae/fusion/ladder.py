@@ -10,9 +10,10 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import check_made_for
 from pyro_mmvae.distributions import Chain, Normal, product
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion, check_made_for
+from pyro_mmvae.fusion.base import Fusion
 from pyro_mmvae.fusion.learned import features_beside
 from pyro_mmvae.networks import encoder
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from pyro_mmvae.accelerator import moved
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import check_members, distribution
+from pyro_mmvae.checks import check_made_for, check_members, distribution
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
-from pyro_mmvae.fusion.base import Fusion, check_made_for
+from pyro_mmvae.fusion.base import Fusion
 from pyro_mmvae.modality import ask, places
 from pyro_mmvae.sequences import attention_layer
 
@@ -191,8 +191,7 @@ def embedded(embed: nn.ModuleDict, experts: Experts, size: int | None = None) ->
     """
     found = []
     for name in experts:
-        if name not in embed:
-            raise ValueError(f"modality {name!r} has no network in the fusion; add it to embed")
+        check_made_for([name], embed.keys(), "network in the fusion; add it to embed")
         features = experts.features(name)
         value = ask("network in embed", name, embed[name], features)
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pyro_mmvae.distributions import Mixture, Normal
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion, prior_normal
+from pyro_mmvae.fusion.base import WithPriorExpert, prior_normal
 
 
-class WassersteinMean(Fusion):
+class WassersteinMean(WithPriorExpert):
     """Wasserstein barycentre of diagonal normals: locations and scales are averaged over the given experts.
 
     Args:
@@ -30,10 +30,6 @@ class WassersteinMean(Fusion):
         True
     """
 
-    def __init__(self, prior_expert: bool = False):
-        super().__init__()
-        self.prior_expert = prior_expert
-
     def fuse(self, experts: Experts) -> Distribution:
         loc, scale, given = side_by_side(experts, self.prior_expert)
         seen = given.unsqueeze(-1).to(loc)
@@ -42,7 +38,7 @@ class WassersteinMean(Fusion):
         return Normal((seen * loc).sum(0) / count, scale).to_event(1)
 
 
-class HoelderMixture(Fusion):
+class HoelderMixture(WithPriorExpert):
     """Hoelder pooling with exponent one half: q(z | x_S) ~ (sum_m sqrt q_m(z | x_m))^2, exactly.
 
     The square is a mixture of the experts and of the normalised geometric means of all pairs of them, which weigh
@@ -64,15 +60,11 @@ class HoelderMixture(Fusion):
         torch.Size([3, 5, 1])
     """
 
-    def __init__(self, prior_expert: bool = False):
-        super().__init__()
-        self.prior_expert = prior_expert
-
     def fuse(self, experts: Experts) -> Distribution:
         return hoelder(*side_by_side(experts, self.prior_expert))
 
 
-class Hellinger(Fusion):
+class Hellinger(WithPriorExpert):
     """The diagonal normal with the mean and the variances of `HoelderMixture`.
 
     The moments are those of the pool of the whole vectors z, pairs weighing by the Bhattacharyya coefficient over all
@@ -91,10 +83,6 @@ class Hellinger(Fusion):
         >>> vae.posterior(x).event_shape
         torch.Size([2])
     """
-
-    def __init__(self, prior_expert: bool = False):
-        super().__init__()
-        self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
         pool = hoelder(*side_by_side(experts, self.prior_expert))

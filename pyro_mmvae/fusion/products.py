@@ -8,9 +8,19 @@ import torch
 from pyro.distributions import Distribution
 from torch import nn
 
+from pyro_mmvae.checks import check_made_for
 from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, product, stacked
 from pyro_mmvae.experts import Experts, not_normal
-from pyro_mmvae.fusion.base import Fusion, check_made_for, even, filled, natural, prior_normal, product_of, with_prior
+from pyro_mmvae.fusion.base import (
+    Fusion,
+    WithPriorExpert,
+    even,
+    filled,
+    natural,
+    prior_normal,
+    product_of,
+    with_prior,
+)
 
 
 class PoE(Fusion):
@@ -107,7 +117,7 @@ class GeneralizedPoE(Fusion):
         return product(filled((weights * precision).sum(0), given), (weights * shift).sum(0))
 
 
-class GeometricMean(Fusion):
+class GeometricMean(WithPriorExpert):
     """Normalised geometric mean of the experts: precisions and precision-weighted means are averaged.
 
     As a prior it is mmJSD's, `DynamicPrior(GeometricMean(prior_expert=True), otherwise=...)`.
@@ -127,17 +137,13 @@ class GeometricMean(Fusion):
         torch.Size([2])
     """
 
-    def __init__(self, prior_expert: bool = False):
-        super().__init__()
-        self.prior_expert = prior_expert
-
     def fuse(self, experts: Experts) -> Distribution:
         precision, shift, stack = product_of(experts, self.prior_expert)
         count = stack.given.sum(0).clamp(min=1).unsqueeze(-1) + int(self.prior_expert)
         return product(precision / count, shift / count)
 
 
-class MoE(Fusion):
+class MoE(WithPriorExpert):
     """Mixture of experts: q(z | x_S) = 1/|S| sum_m q_m(z | x_m), each draw from an expert of its own.
 
     Args:
@@ -154,10 +160,6 @@ class MoE(Fusion):
         >>> vae.fusion(vae.experts(x)).components.batch_shape
         torch.Size([2, 5, 1])
     """
-
-    def __init__(self, prior_expert: bool = False):
-        super().__init__()
-        self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
         _, parts, given = (list(column) for column in zip(*experts.apart()))

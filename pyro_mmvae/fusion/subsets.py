@@ -10,9 +10,10 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.arrays import whole
+from pyro_mmvae.checks import check_made_for
 from pyro_mmvae.distributions import Mixture, Normal, ProductMixture, indicator, members_of, pick_subsets, product
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fusion.base import Fusion, check_made_for, even, natural, prior_normal, times_prior
+from pyro_mmvae.fusion.base import Fusion, even, natural, prior_normal, times_prior
 from pyro_mmvae.stack import Stack
 
 COMPONENTS = 63  # all subsets of six modalities

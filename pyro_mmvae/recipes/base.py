@@ -8,7 +8,7 @@ from pyro.distributions import Distribution
 from pyro.infer import Trace_ELBO
 
 from pyro_mmvae.arrays import whole
-from pyro_mmvae.checks import check_named
+from pyro_mmvae.checks import check_made_for, check_members, check_named
 from pyro_mmvae.distributions import by_component
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
@@ -28,13 +28,11 @@ def check_sizes(sizes: Mapping[str, int], modalities: Modalities, what: str = "s
     """
     check_named("modalities", modalities, "{'image': mm.Modality(decoder, encoder)}")
     check_named(what, sizes, "{'image': 128, 'sound': 40}")
+    check_members(what, sizes, modalities)
     for name in sizes:
-        if name not in modalities:
-            raise ValueError(f"{what} has {name!r}, which is no modality; there is {', '.join(modalities)}: drop it")
         whole(f"{what}[{name!r}]", sizes[name])
-    for name, modality in modalities.items():
-        if name not in sizes and modality.encoder is not None:
-            raise ValueError(f"modality {name!r} has no size; add it to {what}")
+    looked = [name for name, modality in modalities.items() if modality.encoder is not None]
+    check_made_for(looked, sizes, f"size; add it to {what}")
 
 
 class ByComponent(Fusion):

@@ -8,6 +8,7 @@ from pyro.distributions import Distribution
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+from pyro_mmvae.checks import check_made_for, check_members
 from pyro_mmvae.fusion import Conditioned, DeepSets, JointEncoder, Ladder, LadderPoE, LooksAt, WhereGiven
 from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.levels import TwoLevelLoss, TwoLevels
@@ -137,14 +138,11 @@ def nexus(
         >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(private, modalities, "private")
-    for name in modalities:
-        if name not in private:
-            raise ValueError(f"modality {name!r} has no size; add it to private")
+    check_made_for(modalities, private, "size; add it to private")
     own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
     gamma = {**dict.fromkeys(own, 1.0), **(weights or {})}
-    if names := gamma.keys() - own.keys():
-        raise ValueError(f"weights has {min(names)!r}, which is no modality; there is {', '.join(own)}: drop it")
+    check_members("weights", gamma, own)
     heads = {name: NormalLikelihood(mlp(dim, hidden, private[name])) for name in own}
     codes = {name: Modality(head, nn.Identity(), weight=gamma[name]) for name, head in heads.items()}
     messages = {name: mlp(private[name], hidden, message) for name in own}
