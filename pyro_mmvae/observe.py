@@ -36,11 +36,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     if seen.rows is not None:
         latent = latent.index_select(-3, seen.rows)
     p = decode(name, modality, latent)
-    if p.event_shape != seen.x.shape[2:]:
-        raise ValueError(
-            f"modality {name!r} has entries of shape {tuple(seen.x.shape[2:])}, its decoder gives"
-            f" {tuple(p.event_shape)}; reshape the data, or mend the decoder's last layer"
-        )
+    _check_event(name, seen.x.shape[2:], p)
     if repeats > 1:
         p = p.expand((*p.batch_shape[:-1], repeats))
     counts = isinstance(p, Categorical)  # not every other log_prob takes integers
@@ -83,21 +79,20 @@ def _masked(name: str, p: Distribution, mask: Tensor) -> Distribution:
 def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:
     """Raises ValueError if a modality's entries do not fit its likelihood p (batch (1, 1)) in shape or support."""
     x, mask = batch[name], batch.mask[name]
-    _check_shape(name, x, p, repeated)
+    if repeated and (x.dim() < 2 or x.shape[1] == 0):
+        raise ValueError(f"modality {name!r} is empty: no repeats; give at least one, NaN where there is none")
     if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
         x, mask = x.unsqueeze(1), mask.unsqueeze(1)
+    _check_event(name, x.shape[2:], p)
     _check_support(name, x, mask, p)
 
 
-def _check_shape(name: str, x: Tensor, p: Distribution, repeated: bool) -> None:
-    event = x.shape[2 if repeated else 1 :]
-    if event != p.event_shape or x.dim() < (2 if repeated else 1):
+def _check_event(name: str, event: torch.Size, p: Distribution) -> None:
+    if event != p.event_shape:
         raise ValueError(
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
             " reshape the data, or mend the decoder's last layer"
         )
-    if repeated and x.shape[1] == 0:
-        raise ValueError(f"modality {name!r} is empty: no repeats; give at least one, NaN where there is none")
 
 
 def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
