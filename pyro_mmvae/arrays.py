@@ -37,12 +37,17 @@ def as_mask(name: str, value: Tensor, mask: Any) -> Tensor:
     mask = tensor_of(f"the mask of {name!r}", mask)
     if mask.dtype != torch.bool:
         raise ValueError(f"the mask of {name!r} is of dtype {mask.dtype}; give bool, True where observed")
-    if mask.dim() == 0 or mask.shape != value.shape[: mask.dim()]:
-        raise ValueError(
-            f"the mask of {name!r} has shape {tuple(mask.shape)} for values {tuple(value.shape)};"
-            f" give ({len(value)},) for whole rows or {tuple(value.shape)} for single entries"
-        )
+    check_mask_shape(name, tuple(mask.shape), tuple(value.shape))
     return mask.to(value.device)
+
+
+def check_mask_shape(name: str, mask: tuple[int, ...], values: tuple[int, ...]) -> None:
+    """Raises ValueError if the shape of the values does not begin with that of their mask."""
+    if not mask or mask != values[: len(mask)]:
+        raise ValueError(
+            f"the mask of {name!r} has shape {mask} for values {values}; give ({values[0]},) for whole rows or"
+            f" {values} for single entries"
+        )
 
 
 def tensor_of(what: str, value: Any) -> Tensor:

@@ -113,15 +113,15 @@ def check_index(x: Mapping[str, Any], mask: Mapping[str, Any], of: str = "mask")
             )
 
 
-def common_rows(tensors: Mapping[str, Tensor]) -> int:
-    """How many rows all of them have."""
-    first, *others = tensors
-    rows = len(tensors[first])
+def common_rows(sizes: Mapping[str, int]) -> int:
+    """How many rows all of them have, by name how many each has."""
+    first, *others = sizes
+    rows = sizes[first]
     for name in others:
-        if len(tensors[name]) != rows:
+        if sizes[name] != rows:
             raise ValueError(
-                f"modality {name!r} has {len(tensors[name])} rows where {first!r} has {rows};"
-                " give every modality all rows, NaN where it is missing"
+                f"modality {name!r} has {sizes[name]} rows where {first!r} has {rows};"
+                " give every modality all rows, NaN or a mask where it is missing"
             )
     if rows == 0:
         raise ValueError(f"modality {first!r} is empty: no rows; give at least one")

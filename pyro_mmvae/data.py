@@ -96,7 +96,7 @@ class Batch(Mapping[str, Tensor]):
         check_mapping("mask", masks)
         check_index(x, masks)
         tensors = {name: as_tensor(name, value) for name, value in x.items()}
-        rows = common_rows(tensors)
+        rows = common_rows({name: len(value) for name, value in tensors.items()})
         for name in masks:
             if name not in tensors:
                 raise ValueError(f"mask names {name!r}, which x does not have (it has {', '.join(tensors)}); drop it")

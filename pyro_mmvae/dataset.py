@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.checks import BadRow, check_index
-from pyro_mmvae.data import Arrays, Batch, as_tensor
+from pyro_mmvae.arrays import as_tensor, check_mask_shape
+from pyro_mmvae.checks import BadRow, check_index, common_rows
+from pyro_mmvae.data import Arrays, Batch
 
 Rows = tuple[dict[str, Tensor], dict[str, Tensor]]
 GAP = 2**14
@@ -168,30 +169,16 @@ def _numbers(index: Any, size: int) -> np.ndarray:
 def _common_rows(arrays: Mapping[str, Any]) -> int:
     if not arrays:
         raise ValueError("no modality: arrays is empty; give at least one, such as {'image': numpy.load(path, 'r')}")
-    first, sizes = next(iter(arrays)), {}
     for name, array in arrays.items():
         if not all(hasattr(array, attribute) for attribute in ("shape", "dtype", "__getitem__")):
             raise ValueError(
                 f"modality {name!r} is a {type(array).__name__}; give an array with shape, dtype and access by row"
                 " numbers, such as numpy.load(path, mmap_mode='r')"
             )
-        sizes[name] = array.shape[0] if len(array.shape) else 0
-        if sizes[name] != sizes[first]:
-            raise ValueError(
-                f"modality {name!r} has {sizes[name]} rows where {first!r} has {sizes[first]};"
-                " give every modality all rows, NaN or a mask where it is missing"
-            )
-    if not sizes[first]:
-        raise ValueError(f"modality {first!r} is empty: no rows; give at least one")
-    return sizes[first]
+    return common_rows({name: array.shape[0] if len(array.shape) else 0 for name, array in arrays.items()})
 
 
 def _check_mask(name: str, mask: Any, arrays: Mapping[str, Any]) -> None:
     if name not in arrays:
         raise ValueError(f"masks names {name!r}, which arrays does not have (it has {', '.join(arrays)}); drop it")
-    shape, mask_shape = tuple(arrays[name].shape), tuple(getattr(mask, "shape", ()))
-    if not mask_shape or mask_shape != shape[: len(mask_shape)]:
-        raise ValueError(
-            f"the mask of {name!r} has shape {mask_shape} for values {shape};"
-            f" give ({shape[0]},) for whole rows or {shape} for single entries"
-        )
+    check_mask_shape(name, tuple(getattr(mask, "shape", ())), tuple(arrays[name].shape))
