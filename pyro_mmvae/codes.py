@@ -53,7 +53,7 @@ def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, co
     if strata is None or isinstance(strata, int):
         sizes = [1] * (count if strata is None else strata)
     else:
-        sizes = [_repeats(experts, name) for name in strata]
+        sizes = [experts.given[name].shape[1] if name in experts else 0 for name in strata]
         sizes = sizes if sum(sizes) <= count else [min(size, 1) for size in sizes]
     if count > sum(sizes):
         raise ValueError(
@@ -61,10 +61,6 @@ def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, co
             " one that it would leave out: give a loss without strata, such as mm.Objective()"
         )
     return (sum(sizes[:place]), sizes[place]) if place < len(sizes) and sizes[place] else (count, 1)
-
-
-def _repeats(experts: Experts, name: str) -> int:
-    return experts.given[name].shape[1] if name in experts else 0
 
 
 def own_of(experts: Experts, view: View) -> Experts:

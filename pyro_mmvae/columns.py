@@ -184,9 +184,7 @@ class CategoryColumn:
     def outputs(self) -> int:
         return self.levels
 
-    @property
-    def width(self) -> int:
-        return self.levels
+    width = outputs
 
     def start(self) -> Tensor:
         return torch.zeros(0)

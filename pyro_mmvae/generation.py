@@ -16,7 +16,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import FAILURES, library_of, silent
-from pyro_mmvae.sites import is_derived, plates_of, row_axis, value_of
+from pyro_mmvae.sites import drawn_in, plates_of
 from pyro_mmvae.weights import devices
 
 
@@ -50,8 +50,7 @@ def joint_draws(vae: Any, num_draws: int) -> tuple[dict[str, Tensor], dict[str, 
         depth = _nesting(vae)
         with pyro.plate("draws", num_draws, dim=-1 - depth):
             trace = poutine.trace(poutine.uncondition(vae.model)).get_trace()
-    sites = {k: site for k, site in trace.nodes.items() if row_axis(site) is not None and not is_derived(site)}
-    drawn = {name: value_of(site, num_draws, 1).squeeze(1) for name, site in sites.items()}
+    drawn = {name: value.squeeze(1) for name, value in drawn_in(trace, num_draws, 1).items()}
     modalities = _modalities(vae, drawn)
     data = {name: value for name, value in drawn.items() if name in modalities}
     return {name: value for name, value in drawn.items() if name not in data}, data

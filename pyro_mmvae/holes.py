@@ -56,9 +56,7 @@ def hide(
     """
     if not isinstance(share, (Real, Tensor)) or not 0 <= share <= 1:
         raise ValueError(f"share is {shown(share)}; give the share of (row, modality) pairs to hide, from 0 to 1")
-    batch = Batch.of(x, mask)
-    if not batch:
-        raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
+    batch = Batch.of({} if x is None else x, mask)  # which for None would be a row of nothing
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     seen = torch.stack([seen_rows(m).cpu() for m in batch.mask.values()], 1)
     order = torch.rand(seen.shape, generator=generator)

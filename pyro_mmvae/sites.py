@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -91,6 +92,12 @@ def value_of(site: Any, num_draws: int, rows: int) -> Tensor:
     return rows_first(site, site["value"], len(site["fn"].event_shape), num_draws, rows)
 
 
+def drawn_in(trace: Trace, num_draws: int, rows: int) -> dict[str, Tensor]:
+    """What was drawn at each site inside of the plate "data", name -> (draw, row, *plates, *event)."""
+    sites = {name: s for name, s in trace.nodes.items() if row_axis(s) is not None and not is_derived(s)}
+    return {name: value_of(site, num_draws, rows) for name, site in sites.items()}
+
+
 def rows_first(site: Any, value: Tensor, events: int, num_draws: int, rows: int) -> Tensor:
     """A tensor that has the batch axes of a site and `events` more as (draw, row, *plates, *event): the plates besides
     "data", on whichever side of it they are, stand behind the rows; one entry of each takes no axis."""
@@ -120,6 +127,12 @@ def around(batch: Sequence[int], axis: int, depth: int) -> tuple[Sequence[int], 
 def besides(left: Sequence[int], right: Sequence[int]) -> list[int]:
     """The axes that plates on the left and on the right of the rows keep."""
     return [size for size in left if size > 1] + ([] if all(size == 1 for size in right) else list(right))
+
+
+def traced(vae: Any, batch: Any) -> tuple[Trace, Trace]:
+    """The traces of guide and model on a batch, the model with the codes of the guide."""
+    guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
+    return guide, poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
 
 
 def plates_of(*traces: Trace) -> list[Any]:

@@ -20,7 +20,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import auxiliary, outside_codes, per_row, plates_of, refuse_mixed, row_axis, value_of
+from pyro_mmvae.sites import auxiliary, outside_codes, per_row, plates_of, refuse_mixed, row_axis, traced, value_of
 
 Handler = Callable[[Any], Any]
 NUMBERS_AT_ONCE = 2**22
@@ -76,17 +76,12 @@ def nesting(vae: Any, batch: Batch) -> int:
     one site is of all of them."""
     few = batch.few()
     check_guide(vae, few)
-
-    def run(batch: Batch) -> tuple[Trace, Trace]:
-        guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-        return guide, poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
-
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
-        guide, model = run(few)
+        guide, model = traced(vae, few)
         if outside_codes(model.nodes):
             more = torch.arange(few.rows + 1, device="cpu") % few.rows
             with suppress(RuntimeError, LookupError):  # of programs that are made for so many rows
-                refuse_mixed(model.nodes, run(few.take(more))[1].nodes)
+                refuse_mixed(model.nodes, traced(vae, few.take(more))[1].nodes)
     frames = plates_of(guide, model)
     if not any(frame.name == "data" for frame in frames):
         raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")

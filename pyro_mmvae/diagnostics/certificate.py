@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from pyro_mmvae.diagnostics.patterns import titles
+from pyro_mmvae.diagnostics.ranks import shown_p
 
 LEVEL = 0.01
 """The probability with which a correct guide is refused for one subset."""
@@ -98,7 +99,7 @@ class Certificate:
         head = f"{'given':{width}}  {'verdict':{word}}  {'SBC':>5} {'p':>6}  {'TARP':>5} {'p':>6}  spread  50 % 90 %"
         lines = []
         for given, r in zip(names, self.rows):
-            ranks = f"{r.sbc:5.3f} {_p(r.sbc_p)}  {r.tarp:5.3f} {_p(r.tarp_p)}  {r.dispersion:6.2f}"
+            ranks = f"{r.sbc:5.3f} {shown_p(r.sbc_p)}  {r.tarp:5.3f} {shown_p(r.tarp_p)}  {r.dispersion:6.2f}"
             covered = f"{r.coverage50:4.0%} {r.coverage90:4.0%}"
             lines.append(f"{given}  {r.verdict:{word}}  {ranks}  {covered}  {r.because}".rstrip())
         return [
@@ -162,13 +163,3 @@ class Certificate:
         return xarray.Dataset(
             columns, {"subset": [" + ".join(row.given) or "nothing" for row in self.rows]}, attributes
         )
-
-
-def _p(value: float) -> str:
-    """A p-value in six characters.
-
-    Example:
-        >>> _p(0.0421), _p(1e-9)
-        (' 0.042', '<0.001')
-    """
-    return "<0.001" if value < 0.001 else f"{value:6.3f}"

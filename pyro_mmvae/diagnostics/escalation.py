@@ -9,10 +9,11 @@ from collections.abc import Collection
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pyro_mmvae.arrays import positive, shown, whole
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.draws import Method, PosteriorDraws
 from pyro_mmvae.diagnostics.refine import PARTICLES
 from pyro_mmvae.diagnostics.rungs import Budget, Ladder
@@ -109,3 +110,11 @@ def posterior_draws(
     columns = (torch.cat(column) for column in zip(*(one.diagnostics() for one in found)))
     latents = joined([(len(one.method), one.latents) for one in found])
     return PosteriorDraws(latents, [m for one in found for m in one.method], *columns)
+
+
+def codes_by(method: Method, vae: Any, batch: Batch, num_draws: int) -> tuple[dict[str, Tensor] | None, float]:
+    """Codes of all rows by a method, and the share of the rows that it certifies; None and NaN of the guide's own."""
+    if method == "guide":
+        return None, math.nan
+    found = posterior_draws(vae, batch, method=method, num_draws=num_draws, progress=False)
+    return found.latents, float(found.certified.double().mean())

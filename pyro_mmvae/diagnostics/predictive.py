@@ -14,8 +14,8 @@ from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.draws import Method
-from pyro_mmvae.diagnostics.escalation import posterior_draws
-from pyro_mmvae.diagnostics.ranks import rank, two_sided
+from pyro_mmvae.diagnostics.escalation import codes_by
+from pyro_mmvae.diagnostics.ranks import rank, shown_p, two_sided
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import predictive
 from pyro_mmvae.weights import devices, opened, parts
@@ -81,10 +81,9 @@ class PredictiveCheck:
         width = max([10, *(len(row.name) for row in self.rows)])
         lines = [f"{'left out':{width}}  {'rows':>6} {'entries':>8}  {'bias':>6}  spread  50 %  90 %       p"]
         for r in self.rows:
-            p = "<0.001" if r.p < 0.001 else f"{r.p:6.3f}"
             covered = f"{r.coverage50:4.0%}  {r.coverage90:4.0%}"
             numbers = f"{r.rows:6d} {r.entries:8d}  {r.bias:6.3f}  {r.dispersion:6.2f}"
-            lines.append(f"{r.name:{width}}  {numbers}  {covered}  {p}")
+            lines.append(f"{r.name:{width}}  {numbers}  {covered}  {shown_p(r.p)}")
         least = min((row.certified for row in self.rows), default=math.nan)
         blame = [
             "of the model, or of its guide: mm.leave_one_out(..., method='refined') asks the model alone.",
@@ -159,19 +158,16 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
     None of a modality that the model does not explain.
     """
     others, columns, at = [other for other in batch if other != name], [], 0
-    codes = None
-    if method != "guide":
-        codes = posterior_draws(vae, batch.only(others), method=method, num_draws=num_draws, progress=False)
+    codes, share = codes_by(method, vae, batch.only(others), num_draws)
     for part in parts(batch, num_draws):
         rows, at = slice(at, at + part.rows), at + part.rows
-        latents = None if codes is None else {site: value[:, rows] for site, value in codes.latents.items()}
+        latents = None if codes is None else {site: value[:, rows] for site, value in codes.items()}
         drawn = predictive(vae, part, num_draws=num_draws, given=others, latents=latents, only=[name]).get(name)
         if drawn is None:
             return None
         mask = with_axes(part.mask[name], part[name].dim())
         position = rank(drawn.reshape(num_draws, *part[name].shape), part[name])
         columns.append(torch.where(mask, position.double(), torch.nan).reshape(part.rows, -1))
-    share = math.nan if codes is None else float(codes.certified.double().mean())
     return torch.cat(columns).cpu(), share
 
 

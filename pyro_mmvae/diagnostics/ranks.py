@@ -135,6 +135,16 @@ def two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
+def shown_p(value: float) -> str:
+    """A p-value in six characters.
+
+    Example:
+        >>> shown_p(0.0421), shown_p(1e-9)
+        (' 0.042', '<0.001')
+    """
+    return "<0.001" if value < 0.001 else f"{value:6.3f}"
+
+
 def variance(values: Tensor) -> Tensor:
     """Over rows (row, ...); NaN of a single one, without the warning that torch gives.
 

@@ -22,7 +22,7 @@ from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.predictive import complete
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import as_drawn, is_derived, per_row, row_axis, value_of
+from pyro_mmvae.sites import as_drawn, drawn_in, per_row, row_axis, value_of
 from pyro_mmvae.weights import devices, nesting
 
 
@@ -81,8 +81,7 @@ def simulate(vae: Any, rows: int, like: Batch | None = None, looked: Sequence[st
     full = complete(vae, given).after(given)
     with silent(), pyro.validation_enabled(False), pyro.plate("draws", 1, dim=-1 - nesting(vae, like)):
         trace = poutine.trace(poutine.uncondition(vae.model)).get_trace(full, full.mask)
-    sites = {k: site for k, site in trace.nodes.items() if row_axis(site) is not None and not is_derived(site)}
-    drawn = {name: value_of(site, 1, rows)[0] for name, site in sites.items()}
+    drawn = {name: value[0] for name, value in drawn_in(trace, 1, rows).items()}
     x = {name: value for name, value in drawn.items() if name in full}
     truth = {name: value for name, value in drawn.items() if name not in full}
     return _with_likelihoods(vae, truth, x, rows, like, {name: (given[name], given.mask[name]) for name in looked})

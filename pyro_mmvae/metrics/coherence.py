@@ -15,7 +15,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.draws import Method
-from pyro_mmvae.diagnostics.escalation import posterior_draws
+from pyro_mmvae.diagnostics.escalation import codes_by
 from pyro_mmvae.diagnostics.patterns import MOST, rows_with, titles
 from pyro_mmvae.generation import generate
 from pyro_mmvae.metrics.given import whole_labels
@@ -143,10 +143,10 @@ def coherence(
         there = rows_with(batch, given)
         targets = [name for name in classifiers if name not in given]
         if len(there) and targets:
-            rows, latents = batch.take(there), None
-            if method != "guide":
-                codes = posterior_draws(vae, rows.only(given), method=method, num_draws=1, progress=False)
-                latents, certified[given] = codes.latents, float(codes.certified.double().mean())
+            rows = batch.take(there)
+            latents, sure = codes_by(method, vae, rows.only(given), 1)
+            if latents is not None:
+                certified[given] = sure
             drawn = predictive(vae, rows, num_draws=1, given=given, latents=latents, only=targets)
             for name in targets:
                 said = _said(name, classifiers[name], drawn[name][0])

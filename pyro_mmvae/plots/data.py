@@ -33,9 +33,7 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
         >>> [text.get_text() for text in ax.get_yticklabels()]
         ['75%', '25%']
     """
-    batch = Batch.of(x, mask)
-    if not batch:
-        raise ValueError("no modality: x is empty; give at least one tensor, such as x = {'image': images}")
+    batch = Batch.of({} if x is None else x, mask)  # which for None would be a row of nothing
     seen = torch.stack([seen_rows(m) for m in batch.mask.values()], 1)
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import FAILURES
-from pyro_mmvae.sites import row_axis
+from pyro_mmvae.sites import row_axis, traced
 from pyro_mmvae.warn import warn
 
 DROWNS = 300.0
@@ -47,13 +46,10 @@ def pulls(model: Any, batch: Batch) -> dict[str, float]:
     scored = poutine.trace(poutine.replay(model, drawn)).get_trace(batch, batch.mask)
     scored.compute_log_prob(lambda name, site: site["is_observed"] and name in batch)
     sums = {name: scored.nodes[name]["log_prob_sum"] for name in scored.observation_nodes if name in batch}
-    slopes = {name: _slopes(value, codes) for name, value in sums.items() if value.requires_grad}
+    sums = {name: value for name, value in sums.items() if value.requires_grad}
+    slopes = {k: torch.autograd.grad(v, codes, retain_graph=True, allow_unused=True) for k, v in sums.items()}
     shared = [i for i in range(len(codes)) if sum(found[i] is not None for found in slopes.values()) > 1]
     return {name: sum(_size(found[i]) for i in shared) for name, found in slopes.items()}
-
-
-def _slopes(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
 
 
 def _size(slope: Tensor | None) -> float:
@@ -86,7 +82,7 @@ def warn_of_drowning(model: Any, batch: Batch) -> None:
 
 
 @torch.no_grad()
-def warn_of_collapse(model: Any, guide: Any, batch: Batch) -> None:
+def warn_of_collapse(vae: Any, batch: Batch) -> None:
     """Warns if the guide says of every row what the prior says of none.
 
     Reference:
@@ -95,8 +91,7 @@ def warn_of_collapse(model: Any, guide: Any, batch: Batch) -> None:
     """
     kl, codes = 0.0, set[str]()
     for _ in range(DRAWS):  # one at a time, as in training: not every program takes several
-        q = poutine.trace(guide).get_trace(batch, batch.mask)
-        p = poutine.trace(poutine.replay(model, q)).get_trace(batch, batch.mask)
+        q, p = traced(vae, batch)
         codes = {name for name in p.stochastic_nodes if name in q and row_axis(p.nodes[name]) is not None}
         for trace, sign in ((q, 1), (p, -1)):
             trace.compute_log_prob(lambda name, _: name in codes)  # noqa: B023

@@ -71,7 +71,7 @@ class Loop:
         self.course.take_best()
         if self.last is not None and self.pace.total >= LONG:
             with self.run.aside():
-                warn_of_collapse(self.run.model, self.run.guide, self.last)
+                warn_of_collapse(self.run, self.last)
 
     def _epochs(self, stop_if_told: Callable[[], None]) -> None:
         course, epochs = self.course, self.pace.epochs

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
-from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine.util import site_is_subsample
 from torch import nn
@@ -16,7 +15,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, refuse_mixed, row_axis
+from pyro_mmvae.sites import check_axes, refuse_mixed, row_axis, traced
 
 
 class Shares:
@@ -82,7 +81,6 @@ def _alike(site: Any, again: Any) -> bool:
 
 def _samples(vae: Any, batch: Batch) -> dict[str, Any]:
     """The sample sites of guide and model."""
-    guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
-    model = poutine.trace(poutine.replay(vae.model, guide)).get_trace(batch, batch.mask)
+    guide, model = traced(vae, batch)
     sites = {**guide.nodes, **model.nodes}
     return {name: s for name, s in sites.items() if s["type"] == "sample" and not site_is_subsample(s)}

@@ -21,6 +21,7 @@ from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
+from pyro_mmvae.sites import traced
 from pyro_mmvae.training.compiled import Compiled
 from pyro_mmvae.training.shares import Shares
 from pyro_mmvae.weights import check_guide
@@ -153,8 +154,7 @@ class Run:
         """Which site of the programs has a log-probability that is not finite."""
         with torch.no_grad(), silent():
             try:
-                guide = poutine.trace(self.guide).get_trace(batch, batch.mask)
-                model = poutine.trace(poutine.replay(self.model, guide)).get_trace(batch, batch.mask)
+                guide, model = traced(self, batch)
                 for name, site in [*model.nodes.items(), *guide.iter_stochastic_nodes()]:
                     if site["type"] == "sample" and not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
                         return f"modality {name!r}" if name in batch else f"the site {name!r}"
