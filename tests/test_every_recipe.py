@@ -24,19 +24,32 @@ def rows_of_which_some_are_empty():
     return x, mask
 
 
-def one_modality_that_nobody_has():
-    return {name: torch.randn(ROWS, SIZES[name]) for name in (A, C)}, None
-
-
-def entries_that_are_nan():
-    x = {name: torch.randn(ROWS, size) for name, size in SIZES.items()}
+def entries_that_are_nan(names=NAMES):
+    x = {name: torch.randn(ROWS, SIZES[name]) for name in names}
     for value in x.values():
         value[torch.rand(value.shape) < 0.3] = torch.nan
         value[0] = torch.nan
     return x, None
 
 
-DATA = [rows_of_which_some_are_empty, one_modality_that_nobody_has, entries_that_are_nan]
+def one_modality_that_nobody_has():
+    """And NaN among the entries of the others."""
+    return entries_that_are_nan((A, C))
+
+
+def rows_with_all_kinds_of_holes():
+    """Rows without anything, rows without some of the modalities, and single entries that are hidden of one."""
+    x, mask = rows_of_which_some_are_empty()
+    mask[B] = mask[B].unsqueeze(1) & (torch.rand(x[B].shape) > 0.3)
+    return x, mask
+
+
+DATA = [rows_with_all_kinds_of_holes, one_modality_that_nobody_has]
+
+
+def few(part):
+    """The first rows alone, as each takes a column of a picture: two without anything, and a whole one."""
+    return part and {name: value[:3] for name, value in part.items()}
 
 
 def axes():
@@ -65,8 +78,8 @@ QUESTIONS = {
     "gaps": lambda vae, loss, x, mask: mm.gaps(vae, x, mask, num_draws=9, steps=2).elbo,
     "ArviZ": lambda vae, loss, x, mask: mm.to_arviz(vae, x, mask, num_draws=5)["sample_stats"]["log_weight"].values,
     "plots": lambda vae, loss, x, mask: [
-        len(mm.plot_reconstructions(vae, x, mask, ax=axes()).figure.axes),
-        len(mm.plot_cross_modal(vae, {k: torch.zeros(2, SIZES[k]) for k in x}, axes()).figure.axes),
+        len(mm.plot_reconstructions(vae, few(x), few(mask), ax=axes()).figure.axes),
+        len(mm.plot_cross_modal(vae, {k: torch.zeros(1, SIZES[k]) for k in x}, axes()).figure.axes),
     ],
     "plot of codes": lambda vae, loss, x, mask: [len(mm.plot_latent(vae, x, mask, ax=axes()).lines)],
 }
