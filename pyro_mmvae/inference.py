@@ -40,7 +40,8 @@ def impute(
         num_draws: draws a row; 1 by default, or as many as `latents` have. Fewer than those are taken evenly.
         given: what the guide may look at; None = all that is observed.
         latents: draws of the codes of these rows in place of the guide's, site -> (draw, row, *event), such as
-            `mm.posterior_draws(vae, x, mask).latents` or `mm.importance(vae, x, mask).resample(100)`.
+            `mm.posterior_draws(vae, x, mask).latents` or `mm.importance(vae, x, mask).resample(100)`. Conditions
+            (`mm.Conditioned`) are those of x all the same: give others to ask what had been under them.
 
     Returns:
         name -> (draw, row, *event), for every modality of the model; (draw, row, repeat, *event) of a repeated one that

@@ -19,6 +19,7 @@ from pyro_mmvae.arrays import shown, tensor_of, whole, with_axes
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named, refuse_outside
 from pyro_mmvae.data import Batch
+from pyro_mmvae.distributions import Beside
 from pyro_mmvae.programs import silent
 from pyro_mmvae.sites import as_drawn, auxiliary, row_axis, value_of
 from pyro_mmvae.weights import devices, known
@@ -31,6 +32,7 @@ class Told(Messenger):
     """Gives the latent sites of a model the values that are known, inside a plate of the draws.
 
     Where a value is NaN, as private codes are whose modality nobody has seen, the site is drawn from its distribution.
+    Conditions beside a code are data: they are those that the model is given here.
 
     Args:
         latents: site -> (draw, row, *event).
@@ -55,7 +57,8 @@ class Told(Messenger):
             axis, fn = row_axis(msg), msg["fn"]
             assert axis is not None
             value = as_drawn(self.latents[msg["name"]], fn.batch_shape, axis, self.depth, fn.event_shape)
-            msg["value"] = _filled(value, fn)
+            value = _filled(value, fn)
+            msg["value"] = fn.beside(value) if isinstance(fn, Beside) else value
 
 
 def _filled(value: Tensor, fn: Distribution) -> Tensor:

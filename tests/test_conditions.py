@@ -186,3 +186,16 @@ def test_a_conditioned_product_is_the_product_with_the_condition_beside(prior):
         torch.testing.assert_close(found.mean[:, :2], wanted.mean)
         torch.testing.assert_close(found.variance[:, :2], wanted.variance)
         assert (found.mean[:, 2] == torch.where(mask["c"], X["c"][:, 0], 0)).all()
+
+
+def test_codes_of_rows_under_one_condition_tell_what_had_been_under_another():
+    vae = exact_cvae()
+    z = torch.randn(50, 6, 1)
+    latents = {"z": torch.cat([z, X["c"].expand(50, -1, -1), torch.ones(50, 6, 1)], -1)}
+    other = {**X, "c": X["c"] + 2}
+    as_it_was, had_been = (mm.predict(vae, x, latents=latents)["x"] for x in (X, other))
+    torch.testing.assert_close(as_it_was, WEIGHT * z.mean(0) + SHIFT * X["c"])
+    torch.testing.assert_close(had_been, as_it_was + 2 * SHIFT)
+    drawn = mm.translate(vae, other, to="x", latents=latents)
+    apart = drawn - WEIGHT * z - SHIFT * other["c"]  # the noise alone
+    assert apart.mean().abs() < 4.5 * NOISE / 300**0.5

@@ -156,6 +156,10 @@ class Beside(Frozen):
     def log_prob(self, value: Tensor) -> Tensor:
         return self.base.log_prob(value[..., : self.base.event_shape[0]])
 
+    def beside(self, value: Tensor) -> Tensor:
+        """The z of values [z, c], and this one's own c."""
+        return self._with(value[..., : self.base.event_shape[0]])
+
     def _with(self, value: Tensor) -> Tensor:
         return Append(self.fixed)(value)
 

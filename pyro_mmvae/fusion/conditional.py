@@ -20,7 +20,8 @@ class Conditioned(nn.Module):
     """[z, c] in place of z: c holds the features of the modalities that are conditioned on, and which are there.
 
     Wraps a prior and a fusion alike; both carry the same c, so that it cancels from the bound, and decoders take
-    dim + sum(sizes) + len(sizes) numbers. Without data all conditions count as missing.
+    dim + sum(sizes) + len(sizes) numbers. Without data all conditions count as missing. What the same rows would be
+    under other conditions: `mm.predict(vae, {**x, "label": other}, latents=mm.posterior_draws(vae, x).latents)`.
 
     Args:
         part: the prior or the fusion of z.
