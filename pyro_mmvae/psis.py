@@ -47,8 +47,9 @@ class Smoothed(NamedTuple):
         """These where the condition (row,) holds, the other's elsewhere."""
         return Smoothed(*(torch.where(condition, *pair) for pair in zip(self, other)))
 
-    def misses(self, other: Smoothed) -> Tensor:
-        """(row,), whether the other has found more of p(x) beyond doubt: then there is a mode that this one lacks.
+    def misses(self, other: Smoothed, errors: float = 3.0) -> Tensor:
+        """(row,), whether the other has found more of p(x), by so many standard errors: then there is a mode that this
+        one lacks.
 
         Weights alone cannot tell: a proposal that fits one of two modes has equal ones. A few huge weights of the other
         do not tell either: one draw of a proposal that is too narrow can raise its mean by nats; smoothing hides that
@@ -56,13 +57,13 @@ class Smoothed(NamedTuple):
         """
         variance = 1 / self.ess + 1 / other.raw_ess - 1 / len(self.log_weights) - 1 / len(other.log_weights)
         further = other.log_mean - self.log_mean
-        doubt = torch.where(other.raw_ess >= MANY, 0.01 + 3 * variance.clamp(min=0).sqrt(), 7.0)
+        doubt = torch.where(other.raw_ess >= MANY, 0.01 + errors * variance.clamp(min=0).sqrt(), 7.0)
         return further > doubt
 
-    def beats(self, other: Smoothed) -> Tensor:
+    def beats(self, other: Smoothed, errors: float = 3.0) -> Tensor:
         """(row,), the better proposal: one that misses nothing, then a good k-hat, then the larger ESS."""
         better = torch.where(self.good == other.good, self.ess > other.ess, self.good)
-        return (better | other.misses(self)) & ~self.misses(other)
+        return (better | other.misses(self, errors)) & ~self.misses(other, errors)
 
 
 def resampled(log_weights: Tensor, num_draws: int) -> Tensor:

@@ -20,6 +20,10 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
+SURE = 4.5
+"""Standard errors by which a proposal must find more of p(x_S) than a better one to be believed all the same: of three,
+which are enough to look further, one row in a thousand would get a value half a nat too high."""
+
 
 @dataclass(frozen=True, repr=False)
 class Gaps:
@@ -144,7 +148,7 @@ def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple
     chosen, best_so_far = proposals[0], smooth(proposals[0])
     for weights in proposals[1:]:
         smoothed = smooth(weights)
-        better = smoothed.beats(best_so_far)
+        better = smoothed.beats(best_so_far, SURE)
         chosen = torch.where(better, weights, chosen)
         best_so_far = smoothed.where(better, best_so_far)
     value, best, elbo = best_so_far.log_mean, refined.mean(0), guide.mean(0)
