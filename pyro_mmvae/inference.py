@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import mean_of, predictive
+from pyro_mmvae.predictive import lacking, mean_of, predictive
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.told import Latents, asked
 from pyro_mmvae.weights import known, opened
@@ -44,8 +44,9 @@ def impute(
             (`mm.Conditioned`) are those of x all the same: give others to ask what had been under them.
 
     Returns:
-        name -> (draw, row, *event), for every modality of the model; (draw, row, repeat, *event) of a repeated one that
-        x has, one entry a row of one that it lacks.
+        name -> (draw, row, *event), for every modality of the model (of a `Pair` one that x has, or that the model
+        draws where x lacks it); (draw, row, repeat, *event) of a repeated one that x has, one entry a row of one that
+        it lacks.
 
     Raises:
         ValueError: bad input, a name that is no modality, latents of other rows, of too few draws or beside `given`, or
@@ -128,7 +129,7 @@ def translate(
 
     Raises:
         ValueError: bad input, `to` is no modality of the model, one that it only looks at, or, of a `Pair`, one that x
-            lacks, or a row with draws that are not finite.
+            lacks and the model does not draw by itself, or a row with draws that are not finite.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -139,10 +140,10 @@ def translate(
     """
     known(vae, [to])
     batch = opened(vae, x, mask)
-    if to not in batch and library_of(vae) is None:
+    if to not in batch and library_of(vae) is None and to not in lacking(vae, batch):
         raise ValueError(
-            f"x lacks {to!r}, and programs of the user's do not say what its entries look like; give an array of it in"
-            " x, of any values"
+            f"x lacks {to!r}, and programs of the user's do not say what its entries look like; write"
+            f" obs=x.get({to!r}), or give an array of it in x, of any values"
         )
     seen = batch.only([name for name in batch if name != to])
     num_draws, latents = asked(vae, seen, num_draws, 1, None, latents)

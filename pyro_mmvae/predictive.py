@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -11,14 +12,15 @@ from pyro import poutine
 from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution, VonMises
 from torch import Tensor
 
+from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
-from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import rows_first, value_of
+from pyro_mmvae.programs import FAILURES, library_of, silent
+from pyro_mmvae.sites import row_axis, rows_first, value_of
 from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
-from pyro_mmvae.weights import nesting, rows_at_once
+from pyro_mmvae.weights import devices, nesting, rows_at_once, traces_of
 
 
 class NoMean(ValueError):
@@ -82,7 +84,7 @@ def predictive(
     """
     depth, wanted = nesting(vae, batch), complete(vae, batch, only)
     found: dict[str, Tensor] = {}
-    lacking: dict[str, NoMean] = {}
+    unknown: dict[str, NoMean] = {}
     with silent(), pyro.validation_enabled(True):  # what a network says of odd rows may be NaN
         for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
             seen, full = batch.take(rows).only(given), wanted.take(rows)
@@ -93,12 +95,12 @@ def predictive(
                 try:
                     value = _with_axes_of(batch, read(site, num_draws, len(rows)), site)
                 except NoMean as error:
-                    lacking[name] = error
+                    unknown[name] = error
                     continue
                 if name not in found:  # at once for all rows: pieces of it would lie scattered among what is freed
                     found[name] = value.new_empty(len(value), batch.rows, *value.shape[2:])
                 found[name][:, rows] = value
-    found = _without(found, lacking, asked=only is not None)
+    found = _without(found, unknown, asked=only is not None)
     for name, value in found.items():
         refuse(batch, value.isfinite().transpose(0, 1).reshape(batch.rows, -1).all(1), f"what is drawn of {name!r}")
     return found
@@ -118,10 +120,10 @@ def _sites(
     return {name: trace.nodes[name] for name in full if name in trace.nodes}
 
 
-def _without(found: dict[str, Tensor], lacking: dict[str, NoMean], asked: bool) -> dict[str, Tensor]:
+def _without(found: dict[str, Tensor], unknown: dict[str, NoMean], asked: bool) -> dict[str, Tensor]:
     """Those that have a mean in every row, with a warning of the others; an error if these were asked for, or all."""
-    left = {name: value for name, value in found.items() if name not in lacking}
-    for error in lacking.values():
+    left = {name: value for name, value in found.items() if name not in unknown}
+    for error in unknown.values():
         if asked or not left:
             raise error
         warn(f"{error}; it is left out here")
@@ -139,6 +141,8 @@ def complete(vae: Any, batch: Batch, only: Collection[str] | None = None) -> Bat
     """A batch of the same rows in which everything counts as observed, so that the model can be made to draw it."""
     ours = library_of(vae)
     x = {name: batch[name] for name in batch if ours is None or only is None or name in only}  # others may need all
+    if ours is None:
+        x.update(lacking(vae, batch))
     likelihoods = {} if ours is None else ours.likelihoods(batch)
     for name, p in likelihoods.items():
         if name not in x and (only is None or name in only):
@@ -148,3 +152,21 @@ def complete(vae: Any, batch: Batch, only: Collection[str] | None = None) -> Bat
     whole = Batch(x, mask, batch.rows, frozenset(x))
     whole.numbers = {name: numbers_of(p) for name, p in likelihoods.items()}
     return whole
+
+
+def lacking(vae: Any, batch: Batch) -> dict[str, Tensor]:
+    """Entries, of any values, of the modalities that x lacks and programs of the user's draw for want of them: what the
+    guide has no site of, and the model observes once it is there."""
+    few = batch.few()
+    with suppress(*FAILURES), undisturbed(devices(vae, batch)):
+        guide, model = traces_of(vae, few, few, 1, nesting(vae, few))
+        drawn = [name for name in model.stochastic_nodes if row_axis(model.nodes[name]) and name not in guide]
+        values = {name: value_of(model.nodes[name], 1, few.rows)[0] for name in drawn if name not in batch}
+        if values:
+            every = {
+                name: torch.ones(few.rows, dtype=torch.bool, device=value.device) for name, value in values.items()
+            }
+            more = Batch({**few, **values}, {**few.mask, **every}, few.rows, few.complete | values.keys())
+            seen = traces_of(vae, few, more, 1, nesting(vae, few))[1].observation_nodes
+            return {name: v[:1].expand(batch.rows, *v.shape[1:]) for name, v in values.items() if name in seen}
+    return {}

@@ -59,3 +59,33 @@ def test_what_something_hangs_on_is_a_code():
     assert torch.allclose(found.log_likelihood, dist.Normal(0.0, 17.04**0.5).log_prob(x["a"]), atol=1e-4)
     with pytest.raises(ValueError, match="the site 'b' is discrete; only continuous codes can be refined"):
         mm.gaps(mm.Pair(program(LACKING["discrete"], hanging=True), guide), x)
+
+
+def test_what_x_lacks_is_predicted_imputed_and_translated():
+    """E[b | a] = 3 E[z | a] = 3 a / 2, Var(b | a) = 9 / 2 + 0.04; and the codes of others are taken for it."""
+    x, pair = {"a": torch.randn(ROWS)}, mm.Pair(program(LACKING["continuous"]), guide)
+    rows = 1.5 * x["a"]
+    for ask in (mm.impute, lambda *args, **options: {"b": mm.translate(*args, to="b", **options)}):
+        drawn = ask(pair, x, num_draws=20_000)["b"]
+        assert ((drawn.mean(0) - rows).abs() < 5 * (4.54 / 20_000) ** 0.5).all()
+        assert torch.allclose(drawn.var(0), torch.tensor(4.54), rtol=0.06)
+    assert torch.allclose(mm.predict(pair, x, num_draws=20_000)["b"], rows, atol=5 * (4.5 / 20_000) ** 0.5)
+    known = mm.predict(pair, x, latents={"z": torch.arange(ROWS, dtype=rows.dtype)[None]})
+    assert torch.allclose(known["b"], 3 * torch.arange(ROWS, dtype=rows.dtype))
+
+
+def test_what_the_model_never_observes_is_no_modality():
+    """The private code w, of which this guide knows nothing, is drawn from its prior and predicted by no one."""
+
+    def model(x=None, mask=None):
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            w = pyro.sample("w", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+            pyro.sample("b", dist.Normal(w.unsqueeze(-1) + torch.zeros(3), 1.0).to_event(1), obs=x.get("b"))
+
+    x = {"a": torch.randn(ROWS)}
+    found = mm.predict(mm.Pair(model, guide), x)
+    assert {name: tuple(value.shape) for name, value in found.items()} == {"a": (ROWS,), "b": (ROWS, 3)}
+    with pytest.raises(ValueError, match="x lacks 'w', and programs of the user's do not say"):
+        mm.translate(mm.Pair(model, guide), x, to="w")

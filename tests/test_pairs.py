@@ -380,7 +380,9 @@ def test_categories_that_a_program_hides_itself_have_probabilities():
 
 def test_a_program_is_not_asked_for_what_it_cannot_know_of():
     pair = hiding(lambda z: dist.Normal(z, 1e-6))
-    with pytest.raises(ValueError, match=r"x lacks 'b', and programs of the user's do not say .*; give an array of it"):
+    with pytest.raises(
+        ValueError, match=r"x lacks 'b', and programs of the user's do not say .*; write obs=x.get\('b'\), or give"
+    ):
         mm.translate(pair, {"a": torch.zeros(5)}, to="b")
     found = mm.translate(pair, {"a": torch.zeros(5), "b": torch.zeros(5)}, to="b", num_draws=3)
     torch.testing.assert_close(found, torch.full((3, 5), 2.0), rtol=0, atol=1e-4)
