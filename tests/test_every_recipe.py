@@ -52,6 +52,12 @@ def few(part):
     return part and {name: value[:3] for name, value in part.items()}
 
 
+def having(x, *names):
+    """The rows that have something of each name."""
+    whole = torch.stack([~x[name].isnan().all(1) for name in names]).all(0)
+    return {name: value[whole] for name, value in x.items()}
+
+
 def axes():
     return Figure().subplots()
 
@@ -70,7 +76,7 @@ QUESTIONS = {
     "importance": lambda vae, loss, x, mask: mm.importance(vae, x, mask, num_draws=9).mean(),
     "posterior": lambda vae, loss, x, mask: vae.posterior(x, mask).sample(),
     "usage": lambda vae, loss, x, mask: mm.usage(vae, x, mask, num_draws=3).kl,
-    "retrieval": lambda vae, loss, x, mask: mm.latent_similarity(vae, x, query=[A], target=[C]),
+    "retrieval": lambda vae, loss, x, mask: mm.latent_similarity(vae, having(x, A, C), query=[A], target=[C]),
     "conditional": lambda vae, loss, x, mask: (
         mm.conditional_log_likelihood(vae, x, mask, given=[C], targets=[A], num_particles=9).value
     ),

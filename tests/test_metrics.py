@@ -80,6 +80,9 @@ def test_a_judge_learns_a_ring_and_a_line_does_not():
     judge = mm.Judge(x[:400], labels[:400])
     assert (judge(x[400:]) == labels[400:]).double().mean() > 0.93
     assert judge.features(x).shape == (600, 64) and judge.classes.tolist() == [3, 4]
+    assert torch.equal(judge(x.numpy()), judge(x)) and torch.equal(judge(x[:3].tolist()), judge(x[:3]))
+    with pytest.raises(ValueError, match=r"^x has NaN in row 1; leave such rows out, or mend them$"):
+        judge(torch.where(torch.arange(600).reshape(-1, 1, 1) == 1, torch.nan, x))
     share, score = mm.linear_probe(x[:400].flatten(1), labels[:400], x[400:].flatten(1), labels[400:])
     assert share < 0.65 and score == pytest.approx(-math.log(2), abs=0.03)
     with pytest.raises(ValueError, match="one whole number a row"):
@@ -124,6 +127,22 @@ def test_partners_are_found_in_the_codes_and_by_likelihood():
     blind = truth.vae(fusion=lambda experts: experts.prior)
     chance = mm.retrieval(mm.predictive_similarity(blind, x, query=["a"], target="b"))
     assert chance.recall[10] == pytest.approx(10 / 60, abs=0.2)
+
+
+def test_rows_with_nothing_to_ask_by_are_no_queries():
+    """Their codes would be the prior's, and recall a share of the rows that have something."""
+    truth = twins(0.05)
+    x, vae = truth.simulate(30), truth.vae()
+    x["a"] = torch.where(torch.arange(30).unsqueeze(1) == 7, torch.nan, x["a"])
+    for ask in (
+        lambda: mm.latent_similarity(vae, x, query=["a"], target=["b"]),
+        lambda: mm.latent_similarity(vae, x, query=["b"], target=["a"]),
+        lambda: mm.predictive_similarity(vae, x, query=["a"], target="b"),
+    ):
+        with pytest.raises(ValueError, match=r"^row 7 has nothing of a; give rows that have some of it$"):
+            ask()
+    both = mm.latent_similarity(vae, x, query=["a", "b"], target=["b"])
+    assert mm.retrieval(both).recall[5] > 0.9
 
 
 def test_predictive_similarity_is_pointwise_mutual_information():

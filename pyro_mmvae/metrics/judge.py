@@ -64,16 +64,16 @@ class Judge(nn.Module):
         self.to(flat.device)
         self._fit(x, torch.searchsorted(self.classes, labels.to(flat.device)), ridge, steps)
 
-    def features(self, x: Tensor) -> Tensor:
+    def features(self, x: Any) -> Tensor:
         """What the last hidden layer says, (row, feature)."""
-        flat = x.unsqueeze(1).flatten(1).to(self.loc.dtype)
+        flat = finite("x", x, 0).unsqueeze(1).flatten(1).to(self.loc)
         return self.body((flat - self.loc) / self.scale)
 
-    def log_probabilities(self, x: Tensor) -> Tensor:
+    def log_probabilities(self, x: Any) -> Tensor:
         """(row, class), in nats; the classes are `judge.classes`."""
         return self.head(self.features(x)).log_softmax(-1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Labels, (row,)."""
         return self.classes[self.log_probabilities(x).argmax(-1)]
 

@@ -12,8 +12,8 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyro_mmvae.arrays import tensor_of, whole, with_axes
-from pyro_mmvae.checks import check_collection, seen_rows
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.checks import check_collection, first_row, seen_rows
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import feasible, masked, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
@@ -79,7 +79,8 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         query, target: names.
 
     Raises:
-        ValueError: bad input, or one row alone, which is like no other.
+        ValueError: bad input, a row that has nothing of the query or of the target, or one row alone, which is like no
+            other.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -90,9 +91,12 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         torch.Size([20, 20])
     """
     vae, sides = with_posterior(vae), []
+    batch = opened(vae, x)
     for given in (query, target):
         check_collection(given)
-        mean, _ = moments_of(vae.posterior(x, given=list(given)))
+        known(vae, given)
+        _refuse_blank(batch, given)
+        mean, _ = moments_of(vae.posterior(batch, given=list(given)))
         if len(mean) < 2:
             raise ValueError(f"x has {len(mean)} row, and similarities are relative to other rows; give more of them")
         mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
@@ -115,7 +119,8 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         num_draws: K.
 
     Raises:
-        ValueError: a row lacks the target, or the model does not explain it.
+        ValueError: a row lacks the target or has nothing of the query, or the target is repeated, or the model does not
+            explain it.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -130,6 +135,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
     check_collection(query)
     known(vae, query)
     known(vae, [target])
+    _refuse_blank(batch, query)
     if target not in batch or not bool(seen_rows(batch.mask[target]).all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
     depth = nesting(vae, batch)
@@ -148,6 +154,14 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
             rows.append(torch.stack(found, -1).logsumexp(0) - math.log(num_draws))
     scores = torch.cat(rows)
     return scores - (scores.logsumexp(0) - math.log(len(scores)))
+
+
+def _refuse_blank(batch: Batch, names: Sequence[str]) -> None:
+    """Raises ValueError if a row has nothing to ask by: its code is the prior's, and its rank that of chance."""
+    seen = [seen_rows(batch.mask[name]) for name in names if name in batch]
+    blank = ~torch.stack(seen).any(0) if seen else torch.ones(batch.rows, dtype=torch.bool)
+    if names and bool(blank.any()):
+        raise ValueError(f"row {first_row(blank)} has nothing of {', '.join(names)}; give rows that have some of it")
 
 
 def _log_prob(p: Distribution, entry: Tensor, mask: Tensor) -> Tensor:
