@@ -1,0 +1,108 @@
+"""Programs of a user's with parts that are easily passed over, against quadrature, sums and closed forms."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import tensor
+
+import pyro_mmvae as mm
+
+ROWS = 4
+X = {
+    "a": tensor([-0.6, 0.1, 0.9, 1.4], dtype=torch.float64),
+    "b": tensor([0.8, -1.2, 0.3, -0.4], dtype=torch.float64),
+}
+
+
+def pair_of(code, likelihoods, proposal):
+    """Programs of one code a row, z.
+
+    Args:
+        code: () -> prior.
+        likelihoods: z -> name -> distribution.
+        proposal: () -> the distribution of z in the guide.
+    """
+
+    def model(x=None, mask=None):
+        batch = mm.Batch.of(x, mask)
+        with pyro.plate("data", batch.rows, dim=-1):
+            z = pyro.sample("z", code())
+            for name, p in likelihoods(z).items():
+                hidden = name not in batch
+                pyro.sample(name, p if hidden else p.mask(batch.mask[name]), obs=None if hidden else batch[name])
+
+    def guide(x=None, mask=None):
+        with pyro.plate("data", len(next(iter(x.values()))), dim=-1):
+            pyro.sample("z", proposal())
+
+    return mm.Pair(model, guide)
+
+
+def on_grid(code, likelihoods, low, high, points=4000):
+    """The grid (point, 1) and the logarithm of the joint on it, (point, row), by name of what is observed."""
+    z = torch.linspace(low, high, points + 1)[:-1, None] + (high - low) / points / 2
+    prior = code().log_prob(z) + math.log((high - low) / points)
+    return z, {name: prior + p.log_prob(X[name]) for name, p in likelihoods(z).items()}, prior
+
+
+def angle():
+    return dist.VonMises(tensor(0.3), tensor(0.5))
+
+
+def around(z):
+    return {"a": dist.Normal(z.cos(), 0.5), "b": dist.Normal(z.sin(), 0.8)}
+
+
+def test_an_angle_has_one_turn():
+    """Its density repeats along the line; with several turns of it the evidence would be as many times as large."""
+    torch.manual_seed(0)
+    pair = pair_of(angle, around, lambda: dist.VonMises(tensor(0.3), tensor(0.6)))
+    z, joint, prior = on_grid(angle, around, -math.pi, math.pi)
+    both = joint["a"] + joint["b"] - prior
+    exact, alone = both.logsumexp(0), joint["a"].logsumexp(0)
+    found = mm.gaps(pair, X, full_rank=True, num_draws=2000)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=0.1)
+    assert (found.approximation > -0.05).all()
+    annealed = mm.annealed_log_likelihood(pair, X, chains=16, temperatures=30)
+    assert ((annealed.value - exact).abs() < 4.5 * annealed.se).all()
+    told = mm.conditional_log_likelihood(pair, X, given=["a"], targets=["b"], num_particles=2000)
+    assert ((told.value - exact + alone).abs() < 4.5 * told.se).all()
+    drawn = mm.posterior_draws(pair, X, method="psis", num_draws=3000, progress=False).latents["z"]
+    share = both.softmax(0)
+    torch.testing.assert_close(drawn.sin().mean(0), (share * z.sin()).sum(0), rtol=0, atol=0.05)
+    assert drawn.abs().max() <= math.pi
+
+
+@pytest.mark.parametrize("low", [-1.0, tensor([-1.0], dtype=torch.float64)], ids=["number", "tensor"])
+def test_a_code_between_bounds_is_refined(low):
+    torch.manual_seed(0)
+
+    def near(z):
+        return {"a": dist.Normal(z, 0.7), "b": dist.Normal(2 * z, 1.5)}
+
+    pair = pair_of(lambda: dist.Uniform(low, 2.0 + 0 * low), near, lambda: dist.Uniform(-1.0, 2.0))
+    _, joint, prior = on_grid(lambda: dist.Uniform(-1.0, 2.0), near, -1.0, 2.0)
+    exact = (joint["a"] + joint["b"] - prior).logsumexp(0)
+    found = mm.gaps(pair, X, full_rank=True, num_draws=4000)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_bounds_that_hang_on_other_codes_are_refused(rows):
+    """One set of bounds would stand for all draws, and what lies outside of it be lost."""
+
+    def program(x, observes):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            u = pyro.sample("u", dist.LogNormal(torch.zeros(len(x["a"])), 0.5))
+            v = pyro.sample("v", dist.Uniform(torch.zeros_like(u), u))
+            if observes:
+                pyro.sample("a", dist.Normal(v, 0.5), obs=x["a"])
+
+    pair = mm.Pair(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False))
+    with pytest.raises(
+        ValueError, match="the site 'v' cannot be refined: its bounds hang on the row, or on other codes"
+    ):
+        mm.gaps(pair, {"a": X["a"][:rows]})
