@@ -141,6 +141,12 @@ def plates_of(*traces: Trace) -> list[Any]:
     return [frame for stack in stacks for frame in stack if frame.vectorized]
 
 
+def own_terms(guide: Trace) -> list[Any]:
+    """What the guide observes in the plate of the rows, such as the volume of a transform, a factor: of its density."""
+    seen = map(guide.nodes.get, guide.observation_nodes)
+    return [site for site in seen if row_axis(site) is not None and not site["infer"].get("_deterministic")]
+
+
 def auxiliary(guide: Trace, model: Trace) -> list[Any]:
     """The guide's sites of noise from which it makes its codes, as Pyro marks them; their densities belong to q."""
     sites = [guide.nodes[name] for name in guide.stochastic_nodes if name not in model.nodes]

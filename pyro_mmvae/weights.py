@@ -20,7 +20,17 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import auxiliary, outside_codes, per_row, plates_of, refuse_mixed, row_axis, traced, value_of
+from pyro_mmvae.sites import (
+    auxiliary,
+    outside_codes,
+    own_terms,
+    per_row,
+    plates_of,
+    refuse_mixed,
+    row_axis,
+    traced,
+    value_of,
+)
 
 Handler = Callable[[Any], Any]
 NUMBERS_AT_ONCE = 2**22
@@ -161,7 +171,7 @@ def draw(
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
         log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
-    for site in auxiliary(guide, model):
+    for site in [*auxiliary(guide, model), *own_terms(guide)]:
         log_weights = log_weights - per_row(site, num_draws, batch.rows)
     names = [n for t in (guide, model) for n in t.stochastic_nodes if row_axis(t.nodes[n])]
     latents = {name: value_of(model.nodes.get(name, guide.nodes.get(name)), num_draws, batch.rows) for name in names}

@@ -106,3 +106,28 @@ def test_bounds_that_hang_on_other_codes_are_refused(rows):
         ValueError, match="the site 'v' cannot be refined: its bounds hang on the row, or on other codes"
     ):
         mm.gaps(pair, {"a": X["a"][:rows]})
+
+
+@pytest.mark.parametrize("by", ["factor", "delta"])
+def test_the_volume_of_a_transform_belongs_to_the_guide(by):
+    """Noise becomes an exact draw of p(z | x); its density is that of the noise over the volume, a factor."""
+    scale = 0.5**0.5
+
+    def model(x, mask=None):
+        with pyro.plate("data", ROWS, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", ROWS, dim=-1):
+            noise = pyro.sample("noise", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            z = x["a"] / 2 + scale * noise
+            volume = torch.full_like(z, -math.log(scale))
+            pyro.sample("z", dist.Delta(z, log_density=volume if by == "delta" else 0.0))
+            if by == "factor":
+                pyro.factor("volume", volume, has_rsample=True)
+
+    pair, exact = mm.Pair(model, guide), dist.Normal(0.0, 2**0.5).log_prob(X["a"])
+    for found in (mm.log_likelihood(pair, {"a": X["a"]}, num_particles=9), mm.importance(pair, {"a": X["a"]})):
+        value = found.value if hasattr(found, "value") else found.raw.logsumexp(0) - math.log(1000)
+        torch.testing.assert_close(value, exact)
