@@ -131,3 +131,70 @@ def test_the_volume_of_a_transform_belongs_to_the_guide(by):
     for found in (mm.log_likelihood(pair, {"a": X["a"]}, num_particles=9), mm.importance(pair, {"a": X["a"]})):
         value = found.value if hasattr(found, "value") else found.raw.logsumexp(0) - math.log(1000)
         torch.testing.assert_close(value, exact)
+
+
+CODES = tensor([0.6, 0.4], dtype=torch.float64)
+MIDDLE = tensor([-1.0, 2.0], dtype=torch.float64)
+
+
+def clusters(logit, shift):
+    """c ~ Bernoulli(0.4), z ~ N(-1 or 2, 1), a ~ N(z, 1); the guide draws c by its odds, and z around c."""
+
+    def model(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(CODES[1]))
+            z = pyro.sample("z", dist.Normal(MIDDLE[c.long()], 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            c = pyro.sample("c", dist.Bernoulli(logits=logit.expand(len(x["a"]))))
+            pyro.sample("z", dist.Normal(shift + c, 0.8))
+
+    return model, guide
+
+
+def exact_loss(logit, shift, particles):
+    """By sums over c and Gauss-Hermite quadrature over z, (): of the ELBO, or of IWAE with two particles."""
+    odds = torch.stack([1 - logit.sigmoid(), logit.sigmoid()])
+    steps = torch.linspace(-7, 7, 141)
+    share = dist.Normal(0.0, 1.0).log_prob(steps).softmax(0)
+
+    def log_weight(c):
+        z = (shift + c + 0.8 * steps)[:, None]
+        joint = CODES[c].log() + dist.Normal(MIDDLE[c], 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(X["a"])
+        return joint - odds[c].log() - dist.Normal(shift + c, 0.8).log_prob(z)
+
+    if particles == 1:
+        return -sum(odds[c] * (share[:, None] * log_weight(c)).sum() for c in (0, 1))
+    total = torch.zeros(())
+    for c, d in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        both = torch.logaddexp(log_weight(c)[:, None], log_weight(d)[None]) - math.log(2)
+        total = total - odds[c] * odds[d] * (share[:, None, None] * share[None, :, None] * both).sum()
+    return total
+
+
+@pytest.mark.parametrize(
+    "bound, particles",
+    [(mm.objectives.elbo, 1), (mm.objectives.elbo, 3), (mm.objectives.stl, 1), (mm.objectives.iwae, 2)],
+    ids=["elbo", "elbo of three", "stl", "iwae"],
+)
+def test_draws_of_categories_have_the_gradient_of_their_odds(bound, particles):
+    torch.manual_seed(0)
+    parameters = tensor(0.3, requires_grad=True), tensor(0.2, requires_grad=True)
+    exact = exact_loss(*parameters, 2 if bound is mm.objectives.iwae else 1)
+    wanted = torch.stack(torch.autograd.grad(exact, parameters))
+    loss = mm.Objective(bound=bound, num_particles=particles, max_plate_nesting=1)
+    many, found, values = {"a": X["a"].repeat(400)}, [], []
+    for _ in range(30):
+        value = loss.differentiable_loss(*clusters(*parameters), many) / 400
+        values.append(value.detach())
+        found.append(torch.stack(torch.autograd.grad(value, parameters)))
+    for drawn, truth in ((torch.stack(found), wanted), (torch.stack(values), exact.detach())):
+        assert ((drawn.mean(0) - truth).abs() < 4.5 * drawn.std(0) / 30**0.5).all()
+
+
+def test_draws_without_a_gradient_have_none_to_double():
+    loss = mm.Objective(bound=mm.objectives.dreg, num_particles=2, max_plate_nesting=1)
+    with pytest.raises(ValueError, match=r"draws of 'c' carry no gradient, which objectives.dreg doubles; give .*iwae"):
+        loss.loss(*clusters(tensor(0.3), tensor(0.2)), {"a": X["a"]})

@@ -37,7 +37,8 @@ class Objective(Loss):
     A term of your own, such as a contrastive one, goes into `differentiable_loss` of a subclass, as a sum over rows. In
     `mm.fit` its x is checked and free of NaN, and `warmup` and `beta` weigh sites of the programs alone.
 
-    A program that takes no view as third argument finds missing what it is not to look at, or to explain.
+    Draws that carry no gradient, such as those of categories, have that of the score function, as in Pyro's losses. A
+    program that takes no view as third argument finds missing what it is not to look at, or to explain.
 
     Limits: sites outside the plate "data" do not enter a bound, and a `pyro.factor` out there is refused.
 
@@ -87,6 +88,7 @@ class Objective(Loss):
             doubled.weights = log_w.detach().softmax(0)
             surrogate = (doubled.weights * log_w).sum(0)
             value = surrogate + (value - surrogate).detach()
+        value = value + self._by_score(q, log_w.detach(), batch)
         if view.given is not None:  # a row with nothing to look at has no part in a pass that is about looking
             value = torch.where(_any_of(batch.mask, view.given, batch), value, 0)
         if isinstance(share, torch.Tensor):  # (row, 1); one number for all rows if there is no mixture
@@ -129,6 +131,26 @@ class Objective(Loss):
         for site in auxiliary(q, p) if beta else ():
             log_w = log_w - beta * weight(site)
         return log_w.expand(self.num_particles, batch.rows)
+
+    def _by_score(self, q: Trace, log_w: Tensor, batch: Batch) -> Tensor | float:
+        """Zero, with the gradient that draws without one, such as those of categories, have by their density.
+
+        What a draw is worth is the bound with it less that without it.
+        """
+        sites = [site for site in map(q.nodes.get, q.stochastic_nodes) if row_axis(site) and not site["fn"].has_rsample]
+        if not sites:
+            return 0.0
+        if self.bound.doubly:
+            raise ValueError(
+                f"draws of {sites[0]['name']!r} carry no gradient, which objectives.dreg doubles; give objectives.iwae"
+            )
+        score = torch.stack([per_row(site, self.num_particles, batch.rows) for site in sites]).sum(0)
+        worth = self.bound.value(log_w).expand_as(score)
+        if self.num_particles > 1:
+            others = [torch.cat([log_w[:k], log_w[k + 1 :]]) for k in range(self.num_particles)]
+            worth = worth - torch.stack([self.bound.value(rest) for rest in others])
+        surrogate = (worth * score).sum(0)
+        return surrogate - surrogate.detach()
 
 
 def _listed(passes: Any) -> Sequence[Views | Pass]:
