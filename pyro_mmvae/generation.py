@@ -9,6 +9,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from torch import Tensor
 
 from pyro_mmvae.arrays import whole
@@ -28,7 +29,8 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
         num_draws: how many.
 
     Returns:
-        name -> (draw, *event), one entry of every modality. Of a `Pair` these are the sites that its model observes.
+        name -> (draw, *event), one entry of every modality. Of a `Pair` these are the sites that its model observes;
+        a `pyro.factor` has no say in them.
 
     Raises:
         ValueError: num_draws is no number of draws, or the model's prior depends on data.
@@ -68,6 +70,30 @@ def _modalities(vae: Any, drawn: Mapping[str, Tensor]) -> Collection[str]:
         seen = poutine.trace(vae.model).get_trace(batch, batch.mask).observation_nodes
         return [name for name in likely if name in seen] or likely
     return likely
+
+
+def check_simulates(vae: Any, batch: Batch) -> None:
+    """Raises ValueError for programs of the user's that more is known of than the data, by a factor or an observation
+    of their own: then rows drawn from the prior, where nothing is known, are none of the model's.
+
+    Args:
+        batch: rows that were drawn from the model.
+    """
+    if library_of(vae) is not None:
+        return
+    with silent(), undisturbed(devices(vae, batch)), pyro.validation_enabled(False), torch.no_grad():
+        alone = poutine.trace(vae.model).get_trace()
+        known = [alone.nodes[name] for name in alone.observation_nodes]
+        known = [site for site in known if row_axis(site) and not site["infer"].get("_deterministic")]
+        nodes = poutine.trace(vae.model).get_trace(batch, batch.mask).nodes if known else {}
+    for site in known:
+        again, factor = nodes.get(site["name"], site)["value"], isinstance(site["fn"], Unit)
+        if factor or bool((again == site["value"]).all()):
+            raise ValueError(
+                f"the model {'has the factor' if factor else 'observes, whatever the data,'} {site['name']!r}, which"
+                " rows drawn from its prior know nothing of; ask mm.log_likelihood, mm.gaps or mm.posterior_draws,"
+                " which draw none"
+            )
 
 
 def _nesting(vae: Any) -> int:

@@ -198,3 +198,51 @@ def test_draws_without_a_gradient_have_none_to_double():
     loss = mm.Objective(bound=mm.objectives.dreg, num_particles=2, max_plate_nesting=1)
     with pytest.raises(ValueError, match=r"draws of 'c' carry no gradient, which objectives.dreg doubles; give .*iwae"):
         loss.loss(*clusters(tensor(0.3), tensor(0.2)), {"a": X["a"]})
+
+
+def told_of(what):
+    """z ~ N(0, 1) and a ~ N(z, 1), and besides an observation of z that no data are needed for."""
+
+    def model(x=None, mask=None):
+        rows = mm.Batch.of(x, mask).rows
+        with pyro.plate("data", rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(rows), 1.0))
+            if what == "factor":
+                pyro.factor("s", dist.Normal(z, 1.0).log_prob(tensor(1.0)))
+            elif what == "observation":
+                pyro.sample("s", dist.Normal(z, 1.0), obs=torch.ones(rows))
+            pyro.deterministic("twice", 2 * z)
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x and x["a"])
+
+    def guide(x=None, mask=None):
+        precision = 2.0 + (what != "nothing")
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal((x["a"] + precision - 2) / precision, precision**-0.5))
+
+    return mm.Pair(model, guide)
+
+
+@pytest.mark.parametrize("what", ["nothing", "factor", "observation"])
+def test_what_is_known_besides_the_data_counts_and_is_not_simulated(what):
+    """An exact guide of such a model would be called biased by rows from its prior."""
+    pair, x = told_of(what), {"a": X["a"]}
+    covariance = torch.ones(2, 2) + torch.eye(2)
+    both = torch.stack([X["a"], torch.ones(ROWS)], 1)
+    exact = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(both)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(X["a"]) if what == "nothing" else exact
+    torch.testing.assert_close(mm.log_likelihood(pair, x, num_particles=9).value, exact)
+    asks = [
+        lambda: mm.sbc(pair, ["a"], rows=9),
+        lambda: mm.sandwich(pair, given=["a"], rows=2, chains=2, temperatures=2),
+        lambda: mm.certify(pair, x, rows=9, gap_rows=0, progress=False),
+        lambda: mm.Sleep().loss(pair.model, pair.guide, x),
+    ]
+    for ask in asks:
+        if what == "nothing":
+            ask()
+        else:
+            says = {"factor": "has the factor", "observation": "observes, whatever the data,"}[what]
+            with pytest.raises(
+                ValueError, match=f"the model {says} 's', which rows drawn from its prior know nothing of"
+            ):
+                ask()

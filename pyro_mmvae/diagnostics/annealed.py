@@ -19,7 +19,7 @@ from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
 from pyro_mmvae.evidence import LogLikelihood, estimate
-from pyro_mmvae.generation import joint_draws
+from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import nesting, opened, parts
 
@@ -229,6 +229,7 @@ def _simulated(vae: Any, rows: int, given: Sequence[str]) -> tuple[dict[str, Ten
         if hasattr(vae, "modalities") and vae.modalities[name].repeated:
             data[name] = data[name].unsqueeze(1)
     mask = {name: torch.ones(rows, dtype=torch.bool, device=data[name].device) for name in given}
+    check_simulates(vae, Batch.of(data))
     return truth, Batch({name: data[name] for name in given}, mask, rows, frozenset(given))
 
 

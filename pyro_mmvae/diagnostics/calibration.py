@@ -91,7 +91,7 @@ def sbc(
         `Calibration`.
 
     Raises:
-        ValueError: bad input, or the model cannot be drawn from without data.
+        ValueError: bad input, or the model cannot be drawn from without data, or has a factor.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -19,10 +19,10 @@ from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.distributions import as_whole
-from pyro_mmvae.generation import joint_draws
+from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.predictive import complete
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import as_drawn, drawn_in, per_row, row_axis, value_of
+from pyro_mmvae.sites import as_drawn, drawn_in, own_terms, per_row, row_axis, value_of
 from pyro_mmvae.weights import devices, nesting
 
 
@@ -101,6 +101,7 @@ def _with_likelihoods(
         times = like[name].shape[1] if like is not None and name in like else 1
         x[name] = x[name].unsqueeze(1).expand(-1, times, *x[name].shape[1:])
     full = Batch(x, masks, rows, frozenset(x))
+    check_simulates(vae, full)
     if _repeated(vae, x):  # every repeat a draw of its own
         full = Batch({**x, **_drawn_again(vae, truth, full)}, masks, rows, frozenset(x))
     batch = full if like is None else _with_holes(full, like)
@@ -125,10 +126,11 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
         if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
             return None
         codes = [name for name in guide.observation_nodes if name in truth and name in model]
+        own = [site for site in own_terms(guide) if site["name"] not in truth]
         seen = [name for name in model.observation_nodes if name in codes or name not in truth]
         seen = [name for name in seen if row_axis(model.nodes[name]) is not None]
         try:
-            q = [per_row(guide.nodes[name], 1, rows)[0] for name in codes]
+            q = [per_row(site, 1, rows)[0] for site in [*map(guide.nodes.get, codes), *own]]
         except (NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
             return None
         p = [per_row(model.nodes[name], 1, rows)[0] for name in seen]
