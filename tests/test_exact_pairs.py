@@ -246,3 +246,15 @@ def test_what_is_known_besides_the_data_counts_and_is_not_simulated(what):
                 ValueError, match=f"the model {says} 's', which rows drawn from its prior know nothing of"
             ):
                 ask()
+
+
+def test_a_plate_that_weighs_a_batch_itself_is_refused_by_fit():
+    """What all rows share would count far too little beside rows that are scaled up."""
+
+    def program(x, mask=None):
+        pyro.sample("mu", dist.Normal(pyro.param("loc", tensor(0.0)), 1.0))
+        with pyro.plate("data", 100, subsample=torch.arange(len(x["a"]))):
+            pyro.sample("a", dist.Normal(0.0, 1.0), obs=x["a"])
+
+    with pytest.raises(ValueError, match="the plate 'data' has 100 rows and scales the loss of a batch up to them"):
+        mm.fit(mm.Pair(program, lambda x, mask=None: None), {"a": torch.zeros(100)}, batch_size=20, progress=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -53,7 +53,8 @@ def shared_sites(
         steps: how many batches the rows come in.
 
     Raises:
-        ValueError: programs that mix rows, which Pyro's validation, off in here, would tell of.
+        ValueError: programs that mix rows, which Pyro's validation, off in here, would tell of; or that weigh a batch
+            themselves.
     """
     more = torch.arange(batch.rows + 1, device="cpu") % batch.rows
     with torch.no_grad(), silent(), at_rest(modules):
@@ -61,6 +62,7 @@ def shared_sites(
             sites = again = _samples(vae, batch)
         with undisturbed(devices), suppress(*FAILURES):  # of programs that are made for so many rows
             again = _samples(vae, batch.take(more))  # with the same random numbers for what all rows share
+    _refuse_subsampled(sites)
     for site in again.values():
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
@@ -71,6 +73,17 @@ def shared_sites(
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape]
     return [name for name in outside if name in again and _alike(sites[name], again[name])]
+
+
+def _refuse_subsampled(sites: Mapping[str, Any]) -> None:
+    """Raises ValueError for a plate that scales the loss of a batch up to all rows: what all rows share, scaled down
+    here, would count far too little beside it."""
+    for frame in (frame for site in sites.values() for frame in site["cond_indep_stack"]):
+        if frame.name == "data" and frame.full_size not in (None, frame.size):
+            raise ValueError(
+                f"the plate 'data' has {frame.full_size} rows and scales the loss of a batch up to them; mm.fit weighs"
+                " batches itself: give the plate as many rows as the batch has, or train with Pyro's SVI"
+            )
 
 
 def _alike(site: Any, again: Any) -> bool:
