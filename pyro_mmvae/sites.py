@@ -26,12 +26,17 @@ def is_derived(site: Any) -> bool:
 
 
 def counts(site: Any) -> bool:
-    """Whether an observed site has a share in the bound of every row; raises ValueError for a factor without one."""
+    """Whether a site has a share in the bound of every row; raises ValueError for one that only all rows together have.
+
+    Subsamples and what is derived have none.
+    """
     inside = row_axis(site) is not None
-    if not inside and isinstance(site["fn"], Unit):
+    if not inside and not (site_is_subsample(site) or site["infer"].get("_deterministic")):
+        factor = isinstance(site["fn"], Unit)
         raise ValueError(
-            f"the factor {site['name']!r} stands outside of the plate 'data', and no row's bound would have it; put it"
-            " inside, a number for every row, or add the term to the loss, in a subclass of mm.Objective"
+            f"the {'factor' if factor else 'site'} {site['name']!r} stands outside of the plate 'data', and no row's"
+            f" bound would have it; put it inside, a number for every row, or"
+            f" {'add the term to the loss, in a subclass of mm.Objective' if factor else 'train with Trace_ELBO()'}"
         )
     return inside
 

@@ -258,3 +258,24 @@ def test_a_plate_that_weighs_a_batch_itself_is_refused_by_fit():
 
     with pytest.raises(ValueError, match="the plate 'data' has 100 rows and scales the loss of a batch up to them"):
         mm.fit(mm.Pair(program, lambda x, mask=None: None), {"a": torch.zeros(100)}, batch_size=20, progress=False)
+
+
+@pytest.mark.parametrize("bound", [mm.objectives.elbo, mm.objectives.iwae], ids=["elbo", "iwae"])
+@pytest.mark.parametrize("site", ["mu", "extra", "a"])
+def test_what_no_bound_of_a_row_has_is_refused_by_objectives(site, bound):
+    """A code of all rows, an observation of it, or a plate by another name: the loss would lack it without a word."""
+
+    def program(x, observes):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0)) if site == "mu" else tensor(0.0)
+        if site == "extra" and observes:
+            pyro.sample("extra", dist.Normal(0.0, 1.0), obs=tensor(1.0))
+        with pyro.plate("rows" if site == "a" else "data", ROWS):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.deterministic("twice", 2 * z)
+            if observes:
+                pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+        pyro.deterministic("none of a row", mu)
+
+    loss = mm.Objective(bound=bound, num_particles=2, max_plate_nesting=1)
+    with pytest.raises(ValueError, match=f"the site '{site}' stands outside of the plate 'data', and no row's bound"):
+        loss.loss(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False), {"a": X["a"]})

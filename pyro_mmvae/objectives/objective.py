@@ -40,7 +40,7 @@ class Objective(Loss):
     Draws that carry no gradient, such as those of categories, have that of the score function, as in Pyro's losses. A
     program that takes no view as third argument finds missing what it is not to look at, or to explain.
 
-    Limits: sites outside the plate "data" do not enter a bound, and a `pyro.factor` out there is refused.
+    Limits: sites outside the plate "data" are refused, as no row's bound has them.
 
     Example:
         >>> import torch, pyro, pyro_mmvae as mm
@@ -120,7 +120,7 @@ class Objective(Loss):
         zero = torch.zeros((), device=batch.device)
         seen, own = ([site for site in map(t.nodes.get, t.observation_nodes) if counts(site)] for t in (p, q))
         log_w = sum((weight(site) for site in seen), zero) - sum(weight(site) for site in own)
-        codes = [name for name in p.stochastic_nodes if name in q.nodes and row_axis(p.nodes[name]) is not None]
+        codes = [name for name in p.stochastic_nodes if name in q.nodes and counts(p.nodes[name])]
         for name in codes if beta else ():
             site = q.nodes[name]
             if self.bound.doubly and site["value"].requires_grad:
