@@ -125,11 +125,18 @@ def test_gradients_that_lie_otherwise_than_their_parameter(optimizer):
     same(both(vae, {"body": torch.randn(40, 3)}, optimizer=make))
 
 
-@pytest.mark.parametrize(("fusion", "holes"), [("PoE", False), ("PoE", True), ("MoE", False), ("MoPoE", False)])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_it_is_the_step(fusion, options, holes, monkeypatch):
-    calls = traced(monkeypatch)
-    same(both(three(fusion=fusion), *with_holes(three_rows(70), holes), **options, validation=three_rows(20)))
+# every option with holes, every kind of posterior without them, and both where an option has to do with the draws
+STEPS = [
+    *((option, "PoE", True) for option in OPTIONS),
+    *(("plain", fusion, False) for fusion in ("PoE", "MoE", "MoPoE")),
+]
+STEPS += [("importance weighted", fusion, False) for fusion in ("MoE", "MoPoE")] + [("warmup", "PoE", False)]
+
+
+@pytest.mark.parametrize(("option", "fusion", "holes"), STEPS)
+def test_it_is_the_step(option, fusion, holes, monkeypatch):
+    calls, data = traced(monkeypatch), with_holes(three_rows(70), holes)
+    same(both(three(fusion=fusion), *data, **OPTIONS[option], validation=three_rows(20)))
     assert len(calls) == 3 * 4  # and the last batch of an epoch, of six rows, as without
 
 
