@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import SineBivariateVonMises, SineSkewed, TransformedDistribution, VonMises
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to
-from torch.distributions.constraints import Constraint, independent, interval
 
 from pyro_mmvae.data import Batch
-from pyro_mmvae.distributions import LogPool, plain_support
+from pyro_mmvae.diagnostics.coordinates import Coordinates, bounds_of, coordinates, support_of
+from pyro_mmvae.distributions import LogPool
 from pyro_mmvae.programs import silent
-from pyro_mmvae.sites import around, besides, per_row, row_axis, value_of
+from pyro_mmvae.sites import per_row, row_axis, value_of
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of, traces_of
 
 PROBES = 16  # draws that tell whether a density hangs on a site
-ANGLES = VonMises, SineBivariateVonMises, SineSkewed
-WRAPPED = "base_dist", "component_distribution", "components"
-
-
-class Coordinates(NamedTuple):
-    """Where the codes of one site stand among the real coordinates of a row.
-
-    Attributes:
-        columns: of the coordinates.
-        transform: reals -> the support of the site.
-        real, inner: shape of one row's value in the reals and on the support, plates besides "data" first.
-        left: plates on the left of the rows.
-        shape: of one row's value as `mm.importance` gives it.
-    """
-
-    columns: slice
-    transform: Transform
-    real: torch.Size
-    inner: torch.Size
-    left: int
-    shape: list[int]
 
 
 class Target:
@@ -72,13 +48,13 @@ class Target:
         self.outside = [name for name in latent if name not in local]
         self.idle = self._idle(local, [name for name in local if name not in guide])
         local = [name for name in local if name not in self.idle]
-        if any(_bounds(_support(trace.nodes[name])) for name in local):  # two draws tell if they hang on other codes
+        if any(bounds_of(support_of(trace.nodes[name])) for name in local):
             with torch.no_grad():
-                trace = draw(vae, batch, 2, depth=self.depth).model
+                trace = draw(vae, batch, 2, depth=self.depth).model  # two draws tell if they hang on other codes
         self.sites: dict[str, Coordinates] = {}
         self.size = 0
         for name in local:
-            self.sites[name] = _coordinates(name, trace.nodes[name], self.size, self.depth)
+            self.sites[name] = coordinates(name, trace.nodes[name], self.size, self.depth)
             self.size = self.sites[name].columns.stop
 
     @torch.no_grad()
@@ -208,59 +184,3 @@ class Target:
             log_volume = site.transform.log_abs_det_jacobian(real, values[name])
             volume = volume + log_volume.reshape(*z.shape[:2], -1).sum(-1)
         return values, volume
-
-
-def _coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
-    support = _support(site)
-    if support.is_discrete:
-        raise ValueError(
-            f"the site {name!r} is discrete; only continuous codes can be refined, sum it out in the model"
-        )
-    axis, event = row_axis(site), site["fn"].event_shape
-    assert axis is not None
-    support = _with_bounds_of_all(name, support, len(event))
-    left, right = around(site["fn"].batch_shape, axis, depth)
-    try:
-        transform = biject_to(support)
-    except NotImplementedError:
-        kind = f"{type(site['fn']).__name__} has support {support}"
-        raise ValueError(f"the site {name!r} cannot be refined: its {kind}, which torch has no transform to") from None
-    real, inner = (torch.Size([*left, *right, *own]) for own in (transform.inverse_shape(event), event))
-    columns = slice(start, start + real.numel())
-    return Coordinates(columns, transform, real, inner, len(left), [*besides(left, right), *event])
-
-
-def _support(site: Any) -> Constraint:
-    """Where a site has its values; of angles the circle, cut open opposite to zero: along the line that torch names as
-    their support their densities go round and round, and have no integral."""
-    inner = site["fn"]
-    while not isinstance(inner, (*ANGLES, TransformedDistribution)) and any(hasattr(inner, name) for name in WRAPPED):
-        inner = next(getattr(inner, name) for name in WRAPPED if hasattr(inner, name))
-    if isinstance(inner, ANGLES):
-        return independent(interval(-math.pi, math.pi), len(site["fn"].event_shape))
-    return plain_support(site["fn"].support)
-
-
-def _bounds(support: Constraint) -> dict[str, Any]:
-    """The bounds of a support, if it has some and they are tensors, by name."""
-    while isinstance(support, independent):
-        support = support.base_constraint
-    bounds = {name: getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)}
-    return bounds if any(isinstance(bound, Tensor) for bound in bounds.values()) else {}
-
-
-def _with_bounds_of_all(name: str, support: Constraint, events: int) -> Constraint:
-    """The support with one set of bounds, of an event; raises ValueError if not all draws and rows have the same."""
-    if isinstance(support, independent):
-        inner = _with_bounds_of_all(name, support.base_constraint, events)
-        return independent(inner, support.reinterpreted_batch_ndims)
-    found = {}
-    for bound, value in _bounds(support).items():
-        value = torch.as_tensor(value)
-        found[bound] = value[(0,) * (value.dim() - events)]
-        if not bool((value == found[bound]).all()):
-            raise ValueError(
-                f"the site {name!r} cannot be refined: its bounds hang on the row, or on other codes; let the model"
-                f" draw where it stands between them, dist.Uniform(0.0, 1.0), and compute {name!r} from that"
-            )
-    return type(support)(**found) if found else support
