@@ -1,9 +1,11 @@
-"""A modality that x lacks and a model of the user's then draws, `obs=x.get(name)`, is no code of its posterior."""
+"""What is missing and a model of the user's then draws, by `obs=x.get(name)` or `obs_mask`, is no code of its posterior
+and has no share in its loss."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, config_enumerate
 
 import pyro_mmvae as mm
 
@@ -89,3 +91,107 @@ def test_what_the_model_never_observes_is_no_modality():
     assert {name: tuple(value.shape) for name, value in found.items()} == {"a": (ROWS,), "b": (ROWS, 3)}
     with pytest.raises(ValueError, match="x lacks 'w', and programs of the user's do not say"):
         mm.translate(mm.Pair(model, guide), x, to="w")
+
+
+def measured(how):
+    """a, b = z + noise of a learnt scale, each missing in some rows; a guide with parameters of its own."""
+    scale = torch.nn.Parameter(torch.ones(2))
+
+    def model(x, mask):
+        pyro.param("scale", scale)
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            for k, name in enumerate("ab"):
+                p = dist.Normal(z, scale[k].exp())
+                if how == "obs_mask":
+                    pyro.sample(name, p, obs=x[name], obs_mask=mask[name])
+                else:
+                    pyro.sample(name, p.mask(mask[name]), obs=x[name])
+
+    def guide(x, mask):
+        gain = pyro.param("gain", torch.zeros(2))
+        with pyro.plate("data", len(x["a"])):
+            pyro.sample("z", dist.Normal(sum(g * mask[k] * x[k] for g, k in zip(gain, "ab")), 0.7))
+
+    return mm.Pair(model, guide), scale
+
+
+def test_missing_values_as_pyro_has_them():
+    """With `obs_mask` a model has the sites b_observed and b_unobserved, and says of b what one with a mask says."""
+    x = {"a": torch.randn(20), "b": torch.randn(20)}
+    x["a"][:5], x["b"][5:12] = torch.nan, torch.nan
+    mask = {name: ~value.isnan() for name, value in x.items()}
+    count, total = sum(m.to(x["a"].dtype) for m in mask.values()), sum(v.nan_to_num() for v in x.values())
+
+    def exact(x, mask):
+        seen = sum(m.to(total.dtype) for m in mask.values())
+        with pyro.plate("data", len(seen)):
+            loc = sum(torch.where(mask[name], x[name], 0) for name in mask) / (1 + seen)
+            pyro.sample("z", dist.Normal(loc, (1 + seen).rsqrt()))
+
+    found = []
+    for how in ("mask", "obs_mask"):
+        pair, scale = measured(how)
+        scale.data.zero_()  # of the logarithm
+        pair = mm.Pair(pair.model, exact)
+        parts = mm.gaps(pair, x, num_draws=50)
+        assert float(parts.approximation.abs().max()) < 1e-6 and float(parts.amortisation.abs().max()) < 1e-6
+        annealed = mm.annealed_log_likelihood(pair, x, chains=4, temperatures=20).value
+        found.append(torch.stack([mm.log_likelihood(pair, x, num_particles=10).value, parts.log_likelihood, annealed]))
+        drawn = mm.impute(pair, x, num_draws=20_000)["b"]
+        assert torch.equal(drawn[0, mask["b"]], x["b"][mask["b"]])
+        apart = drawn.mean(0) - total / (1 + count)
+        assert (apart[~mask["b"]].abs() < 5 * (1.5 / 20_000) ** 0.5).all()
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(found[0][0], found[0][1])
+
+
+LOSSES = {
+    "none": None,
+    "trace": Trace_ELBO(),
+    "graph": TraceGraph_ELBO(),
+    "objective": mm.Objective(max_plate_nesting=1),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_what_is_missing_has_no_share_in_the_loss(loss):
+    """Pyro's losses would add log p(b | z) at a draw of b: minus the entropy, which narrow likelihoods make small."""
+    x = {"a": torch.randn(20), "b": torch.randn(20)}
+    x["a"][:5], x["b"][5:12] = torch.nan, torch.nan
+    found = []
+    for how in ("mask", "obs_mask"):
+        pyro.clear_param_store()
+        pair, scale = measured(how)
+        history = mm.fit(pair, x, loss=loss, validation=x, epochs=1, lr=0.1, progress=False)
+        losses = torch.tensor([*history.loss, *history.validation])
+        found.append(torch.cat([losses, scale.detach(), pyro.param("gain").detach()]))
+    torch.testing.assert_close(*found)
+    assert float((found[0][2:4] - 1).abs().min()) > 0.05  # the step was one
+
+
+def test_what_is_summed_out_keeps_its_share():
+    """A class of which the guide knows nothing, enumerated in the model, is counted with its density."""
+
+    @config_enumerate
+    def model(x, mask=None):
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.1, 0.9])))
+            pyro.sample("a", dist.Normal(z + 4.0 * c, 1.0), obs=x["a"])
+
+    def still(x, mask=None):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", len(x["a"])):
+            pyro.sample("z", dist.Delta(loc.expand(len(x["a"]))))
+
+    pyro.clear_param_store()
+    x = {"a": torch.randn(20)}
+    loss = TraceEnum_ELBO(max_plate_nesting=1)
+    found = mm.fit(mm.Pair(model, still), x, loss=loss, epochs=1, lr=1e-9, progress=False).loss[0] * 20
+    likelihood = (
+        torch.stack([dist.Normal(4.0 * c, 1.0).log_prob(x["a"]) for c in (0, 1)])
+        + torch.tensor([0.1, 0.9]).log()[:, None]
+    )
+    exact = likelihood.logsumexp(0).sum() + 20 * dist.Normal(0.0, 1.0).log_prob(torch.zeros(()))
+    assert found == pytest.approx(-float(exact), rel=1e-6)

@@ -31,7 +31,7 @@ from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
 from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
-from pyro_mmvae.training.shares import Shares, shared_sites
+from pyro_mmvae.training.shares import Shares, special_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
 from pyro_mmvae.weights import opened
@@ -163,8 +163,8 @@ def fit(
             settings |= checksums(getattr(data, "data", None), held_out)
         rows = getattr(data, "batch_size", None)
         course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
-        shared = shared_sites(vae, first, devices, modules, data.steps)
-        shares = Shares(shared, data.rows or data.steps * first.rows)
+        shared, left = special_sites(vae, first, devices, modules, data.steps)
+        shares = Shares(shared, data.rows or data.steps * first.rows, left)
         run = Run(vae, loss, optim, list(parameters.values()), clip, devices, modules, compile, rows, shares)
         pace = Pace(schedule, epochs, warmup, beta, data.steps)
         keeper = Checkpoint(checkpoint, every, if_unwritable, settings)

@@ -1,4 +1,5 @@
-"""What all rows share, such as the weights of a Bayesian network: a batch counts it by the rows that are there."""
+"""What a site counts in the loss of a batch: what all rows share, such as the weights of a Bayesian network, by the
+rows that are there; what the guide leaves to the model not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import Unit
+from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
@@ -21,16 +23,21 @@ from pyro_mmvae.sites import check_axes, refuse_mixed, row_axis, traced
 class Shares:
     """The weight of what all rows share in the loss of a batch, so that in an epoch it counts once.
 
+    Codes that the guide has no site of are drawn from the model itself, as from a proposal: the densities of the two
+    cancel in a bound. Pyro's losses count that of the model, which is no bound, and teaches likelihoods of missing
+    values (`obs_mask`, `obs=x.get(name)`) to be too narrow.
+
     Args:
-        sites: their names.
+        sites: the names of what all rows share.
         rows: of an epoch; 0 if that is not known.
+        left: the sites that the guide leaves to the model.
 
     Raises:
-        ValueError: there are such sites, and no number of rows.
+        ValueError: there are sites that all rows share, and no number of rows.
     """
 
-    def __init__(self, sites: Collection[str], rows: int):
-        self.sites, self.rows = sites, rows
+    def __init__(self, sites: Collection[str], rows: int, left: Collection[str] = ()):
+        self.sites, self.rows, self.left = sites, rows, left
         if sites and not rows:
             raise ValueError(
                 f"all rows share the sites {', '.join(sites)}, and an iterable of batches without a length does not"
@@ -39,15 +46,16 @@ class Shares:
 
     def of(self, batch: Batch) -> AbstractContextManager[Any]:
         """A handler for the loss of a batch."""
-        if not self.sites:
+        if not (self.sites or self.left):
             return nullcontext()
-        return scaled(dict.fromkeys(self.sites, batch.rows / self.rows))
+        return scaled(dict.fromkeys(self.left, 0.0) | dict.fromkeys(self.sites, batch.rows / max(1, self.rows)))
 
 
-def shared_sites(
+def special_sites(
     vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module], steps: int = 1
-) -> list[str]:
-    """The sites outside the plate "data" that are the same when there is one row more: not a factor of the rows' own.
+) -> tuple[list[str], list[str]]:
+    """The sites outside the plate "data" that are the same when there is one row more: not a factor of the rows' own;
+    and the codes that the guide leaves to the model.
 
     Args:
         steps: how many batches the rows come in.
@@ -59,9 +67,10 @@ def shared_sites(
     more = torch.arange(batch.rows + 1, device="cpu") % batch.rows
     with torch.no_grad(), silent(), at_rest(modules):
         with undisturbed(devices):
-            sites = again = _samples(vae, batch)
+            guide, model = traced(vae, batch)
+        sites = again = _samples(guide, model)
         with undisturbed(devices), suppress(*FAILURES):  # of programs that are made for so many rows
-            again = _samples(vae, batch.take(more))  # with the same random numbers for what all rows share
+            again = _samples(*traced(vae, batch.take(more)))  # with the same random numbers for what all rows share
     _refuse_subsampled(sites)
     for site in again.values():
         if row_axis(site) is not None:
@@ -70,9 +79,11 @@ def shared_sites(
     if steps > 1:
         refuse_mixed(sites, again)
     outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
+    left = [name for name in model.stochastic_nodes if name not in guide and row_axis(model.nodes[name]) is not None]
+    left = [name for name in left if not model.nodes[name]["infer"].get("enumerate")]  # which is summed out, not drawn
     if again is sites:
-        return [name for name, shape in outside.items() if batch.rows not in shape]
-    return [name for name in outside if name in again and _alike(sites[name], again[name])]
+        return [name for name, shape in outside.items() if batch.rows not in shape], left
+    return [name for name in outside if name in again and _alike(sites[name], again[name])], left
 
 
 def _refuse_subsampled(sites: Mapping[str, Any]) -> None:
@@ -92,8 +103,7 @@ def _alike(site: Any, again: Any) -> bool:
     return bool(site["value"].shape == again["value"].shape)
 
 
-def _samples(vae: Any, batch: Batch) -> dict[str, Any]:
-    """The sample sites of guide and model."""
-    guide, model = traced(vae, batch)
+def _samples(guide: Trace, model: Trace) -> dict[str, Any]:
+    """The sample sites of both."""
     sites = {**guide.nodes, **model.nodes}
     return {name: s for name, s in sites.items() if s["type"] == "sample" and not site_is_subsample(s)}
