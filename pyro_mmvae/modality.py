@@ -84,7 +84,10 @@ def check_modalities(
         if not isinstance(modality, Modality):
             raise ValueError(f"modality {name!r} is a {type(modality).__name__}; give mm.Modality(decoder, encoder)")
         if name in ("z", "data") or "." in name:
-            raise ValueError(f"modality {name!r}: this name is taken by a site of the programs; choose another")
+            why = (
+                "a dot sets codes apart, as in 'a.w'" if "." in name else "this name is taken by a site of the programs"
+            )
+            raise ValueError(f"modality {name!r}: {why}; choose another")
         if hasattr(nn.ModuleDict(), name):
             raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
         if modality.private is not None and name not in private:
