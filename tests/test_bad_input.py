@@ -385,6 +385,11 @@ def test_a_table_of_pandas_names_the_column_that_is_no_numbers():
         mm.fit(three(), table, progress=False)
 
 
+def test_captions_of_different_numbers_are_to_be_padded():
+    with pytest.raises(ValueError, match=r"^modality 'caption' has rows of different lengths, .* pad them with NaN"):
+        mm.from_nan({"caption": [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]})
+
+
 def test_codes_of_pandas_with_missing_ones_are_doubted():
     codes = pd.Series(["f", None, "m"] * 5, dtype="category").cat.codes
     with pytest.warns(

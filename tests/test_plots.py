@@ -188,6 +188,14 @@ def test_a_code_that_lies_on_a_line_is_drawn_in_a_square(across):
     assert data.width / size.width == pytest.approx(data.height / size.height)
 
 
+@pytest.mark.parametrize("labels", [[2.0, torch.nan, 1.0, torch.nan], ["v", None, "u", None]])
+def test_rows_without_a_label_are_grey_below_the_others(labels):
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(4)
+    *named, other = mm.plot_latent(vae, x, labels=labels).lines
+    assert [line.get_color() for line in named] == ["C0", "C1"] and other.get_color() == "0.8"
+    assert len(other.get_xdata()) == 2 and other.get_zorder() < min(line.get_zorder() for line in named)
+
+
 def test_no_two_groups_look_alike():
     vae, x = LinearGaussian().vae(), LinearGaussian().simulate(24)
     lines = mm.plot_latent(vae, x, labels=range(24)).lines

@@ -19,6 +19,8 @@ MOST = 30
 """The most patterns that are drawn."""
 LETTERS = 12
 """Of a name that stands level below its column, and the most such columns; others stand upright."""
+UNKNOWN = ("nan", "None", "<NA>")
+"""What labels are as text where there is none."""
 
 
 def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> Any:
@@ -54,10 +56,10 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
 
 @tool
 def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = None, ax: Any = None) -> Any:
-    """Posterior means in the plane of their two leading principal axes (or of z itself if it has two).
+    """Posterior means less their mean, in the plane of their two leading principal axes (or of z, if it has two).
 
     Args:
-        labels: (row,) whole numbers or names, for the colours.
+        labels: (row,) whole numbers or names, for the colours; rows without one (NaN, None) are grey.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -77,9 +79,10 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
         raise ValueError(f"labels have shape {groups.shape} for {len(plane)} rows; give one a row")
     if groups.dtype == object or groups.dtype.kind == "f":  # None and NaN are labels as well
         groups = np.array([f"{group:g}" if isinstance(group, float) else f"{group}" for group in groups.tolist()])
-    for number, group in enumerate(np.unique(groups)):
+    for number, group in enumerate(sorted(np.unique(groups), key=lambda group: group in UNKNOWN)):
         chosen, marker = plane[groups == group], MARKERS[number // 10 % len(MARKERS)]
-        ax.plot(chosen[:, 0], chosen[:, 1], marker, color=f"C{number % 10}", markersize=3, alpha=0.6, label=f"{group}")
+        style: dict[str, Any] = {"color": f"C{number % 10}"} if group not in UNKNOWN else {"color": "0.8", "zorder": 1}
+        ax.plot(chosen[:, 0], chosen[:, 1], marker, markersize=3, alpha=0.6, label=f"{group}", **style)
     if labels is not None:
         ax.legend(frameon=False, fontsize=8, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set(xlabel="first axis of the posterior means", ylabel="second axis")
