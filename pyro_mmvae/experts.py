@@ -138,8 +138,6 @@ class Experts(Mapping[str, Distribution]):
         """q of one modality, batch (row, 1), and the prior where that was not seen."""
         if name not in self:
             return prior.expand((self.rows, 1))
-        if self.modalities[name].repeated:
-            raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
         if self.seen[name].whole:
             return self[name]
         return otherwise(self.given[name], self[name], prior)

@@ -33,7 +33,7 @@ class Modality(nn.Module):
             that is only looked at.
         encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
             generated.
-        private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own.
+        private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own; not if repeated.
         trunk: x -> h, what encoder and private have in common. A `SeesHoles` trunk is told which single entries were
             observed; to any other, and to an encoder without a trunk, a hidden one is a zero.
         weight: multiplies the log-likelihood in the loss, and nowhere else.
@@ -84,14 +84,13 @@ def check_modalities(
         if not isinstance(modality, Modality):
             raise ValueError(f"modality {name!r} is a {type(modality).__name__}; give mm.Modality(decoder, encoder)")
         if name in ("z", "data") or "." in name:
-            why = (
-                "a dot sets codes apart, as in 'a.w'" if "." in name else "this name is taken by a site of the programs"
-            )
-            raise ValueError(f"modality {name!r}: {why}; choose another")
+            raise ValueError(f"modality {name!r}: 'z', 'data' and dots belong to the sites of programs; choose another")
         if hasattr(nn.ModuleDict(), name):
             raise ValueError(f"modality {name!r}: this name is taken by torch's modules; choose another")
         if modality.private is not None and name not in private:
             raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
+        if modality.private is not None and modality.repeated:
+            raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
         if alone and modality.private is None and modality.decoder is not None:
             raise ValueError(f"modality {name!r} has no code at all; give a prior and a fusion of z, or private=...")
     for what, names in (("private_prior", private), ("auxiliary_prior", auxiliary)):

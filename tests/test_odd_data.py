@@ -90,7 +90,9 @@ def test_names_that_are_none_are_refused(ask):
 @pytest.mark.parametrize("name", ["training", "", 5, "Sepal.Length"])
 def test_names_that_no_module_can_have_are_refused(name):
     part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 1)), mm.encoder(1, 8, dim=2))
-    with pytest.raises(ValueError, match=r"is taken by torch's modules|name it by a string|a dot sets codes apart"):
+    with pytest.raises(
+        ValueError, match=r"is taken by torch's modules|name it by a string|'z', 'data' and dots belong to"
+    ):
         mm.MultimodalVAE({name: part}, mm.StandardNormal(2), mm.PoE())
 
 

@@ -129,6 +129,12 @@ WRONG = {
     "modality 'a' is None; give": lambda: mm.VampPrior(2, {"a": part()}, mm.PoE(), {"a": None}),
     "fusion is the class PoE; give an object": lambda: mm.MultimodalVAE({"a": part()}, mm.StandardNormal(2), mm.PoE),
     "modality 'a' has no code at all; give": lambda: mm.MultimodalVAE({"a": part()}, None, None),
+    "modality 'a' is repeated and has a private code, which is not supported": lambda: mm.MultimodalVAE(
+        {"a": mm.Modality(part().decoder, torch.nn.Identity(), private=torch.nn.Identity(), repeated=True)},
+        mm.StandardNormal(2),
+        mm.PoE(),
+        private_prior={"a": mm.StandardNormal(1)},
+    ),
 }
 
 
