@@ -84,6 +84,9 @@ def test_which_subsets():
     cut = titles([long, long[:11], long[1:]])  # the first and the last would read the same
     assert len(set(cut)) == 3 and max(map(len, cut)) < 12 * 15
     assert titles([long[:1], long[:1]], 22) == [title(long[:1], 22)] * 2
+    lacks_one, omics = ["rna", "cnv", "mutation", "mirna"], ["rna", "cnv", "protein", "mutation", "mirna"]
+    assert titles([omics, ["cnv"]], 22) == ["rna + cnv + ... (5)", "cnv"]
+    assert titles([omics, lacks_one], 22) == [" + ".join(omics), " + ".join(lacks_one)]
 
 
 def test_a_modality_without_likelihood_cannot_be_simulated():

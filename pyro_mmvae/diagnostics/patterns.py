@@ -121,17 +121,22 @@ def title(given: Sequence[str], width: int = 28) -> str:
 
 
 def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
-    """The names of subsets: cut to a width, unless two of them would read the same; then long names lose their middle.
+    """The names of subsets: cut to a width, unless two of them would read the same, or one would not say which of all
+    the names it has; then long names lose their middle.
 
     Example:
         >>> titles([["front camera, left", "radar"], ["front camera, left", "lidar"]], 22)
         ['fron...left + radar', 'fron...left + lidar']
+        >>> titles([["age", "sex", "dose"], ["age", "sex", "dose", "pulse"]], 14)
+        ['age + sex + dose', 'age + sex + dose + pulse']
     """
-    cut = [title(given, width) for given in subsets]
-    if len(set(cut)) == len(set(map(tuple, subsets))):
+    cut, names = [title(given, width) for given in subsets], {name for given in subsets for name in given}
+    pairs = [(given, text) for given, text in zip(subsets, cut) if len(given) > 1]
+    told = all(set(given) == names or text == " + ".join(given) for given, text in pairs)
+    if told and len(set(cut)) == len(set(map(tuple, subsets))):
         return cut
     most = max(map(len, subsets))
-    short = _shortened({name for given in subsets for name in given}, max(4, (width // most - 6) // 2))
+    short = _shortened(names, max(4, (width // most - 6) // 2))
     return [" + ".join(short[name] for name in given) or "nothing" for given in subsets]
 
 
