@@ -194,10 +194,61 @@ def test_draws_of_categories_have_the_gradient_of_their_odds(bound, particles):
         assert ((drawn.mean(0) - truth).abs() < 4.5 * drawn.std(0) / 30**0.5).all()
 
 
-def test_draws_without_a_gradient_have_none_to_double():
+def halves(scale, how):
+    """z ~ N(0, 1), a ~ N(z, 1), and guides of z ~ N(a / 3, scale), or of something that z hangs on."""
+
+    def program(x, observes):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            if observes or how == "hang on other draws":
+                y = pyro.sample("y", dist.Normal(0.0, 1.0 if observes else scale))
+            base = dist.Normal(torch.zeros_like(x["a"]), 1.0)
+            if observes:
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                return pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+            if how == "carry no gradient":
+                return pyro.sample("z", dist.Normal(x["a"] / 3, scale).has_rsample_(False))
+            if how == "hang on other draws":
+                return pyro.sample("z", dist.Normal(x["a"] / 3 + y, 0.5))
+            if how == "pass through transforms that learn":
+                affine = dist.transforms.AffineTransform(x["a"] / 3, scale)
+                return pyro.sample("z", dist.TransformedDistribution(base, [affine]))
+            z = x["a"] / 3 + scale * pyro.sample("noise", base, infer={"is_auxiliary": True})
+            return pyro.sample("z", dist.Delta(z, log_density=-scale.log().expand(z.shape)))
+
+    return lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False)
+
+
+HOWS = [
+    "carry no gradient",
+    "hang on other draws",
+    "pass through transforms that learn",
+    "have no density of their own",
+]
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_dreg_refuses_guides_whose_gradient_it_would_get_wrong(how):
+    """Through a learnt transform it had the wrong sign, and for codes of two levels it was off by a third."""
     loss = mm.Objective(bound=mm.objectives.dreg, num_particles=2, max_plate_nesting=1)
-    with pytest.raises(ValueError, match=r"draws of 'c' carry no gradient, which objectives.dreg doubles; give .*iwae"):
-        loss.loss(*clusters(tensor(0.3), tensor(0.2)), {"a": X["a"]})
+    with pytest.raises(
+        ValueError, match=f"draws of 'z' {how}, and so the gradient of .*dreg would be wrong; give .*iwae"
+    ):
+        loss.differentiable_loss(*halves(tensor(0.8, requires_grad=True), how), {"a": X["a"]})
+
+
+@pytest.mark.parametrize("how", ["pass through transforms that learn", "have no density of their own"])
+def test_stl_has_the_gradient_of_the_elbo_however_a_draw_is_written(how):
+    torch.manual_seed(0)
+    scale, a = tensor(0.8, requires_grad=True), X["a"]
+    second = (a / 3) ** 2 + scale**2
+    exact = (0.5 * (second + (a * 2 / 3) ** 2 + scale**2) - scale.log()).sum()
+    (wanted,) = torch.autograd.grad(exact, scale)
+    loss, found = mm.Objective(bound=mm.objectives.stl, max_plate_nesting=1), []
+    for _ in range(30):
+        value = loss.differentiable_loss(*halves(scale, how), {"a": a.repeat(400)}) / 400
+        found.append(torch.autograd.grad(value, scale)[0])
+    drawn = torch.stack(found)
+    assert (drawn.mean() - wanted).abs() < 4.5 * drawn.std() / 30**0.5
 
 
 def told_of(what):

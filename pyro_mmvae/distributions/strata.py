@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from pyro.distributions import Distribution, Independent, TransformedDistribution
+from pyro.distributions import Delta, Distribution, Independent, TransformedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -148,7 +148,14 @@ def detached(q: Distribution) -> Distribution:
         return part
     if isinstance(q, ProductSurrogate):
         return q.scoring(mapped(q.last, _stop))
-    return mapped(q, _stop)
+    return q if _is_made_of_noise(q) else mapped(q, _stop)
+
+
+def _is_made_of_noise(q: Distribution) -> bool:
+    """Whether all that a density says is the volume of a transform: the gradient of that is the only one it has."""
+    while isinstance(q, Independent):
+        q = q.base_dist
+    return isinstance(q, Delta)
 
 
 def _stop(value: Tensor, event_dims: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -18,6 +18,7 @@ from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import detached
 from pyro_mmvae.objectives.bounds import Bound, elbo
+from pyro_mmvae.objectives.doubled import Doubled, check_doubles
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
 from pyro_mmvae.programs import Program
@@ -81,7 +82,7 @@ class Objective(Loss):
     def _bound(self, model: Any, guide: Any, batch: Batch, view: View, beta: float) -> Tensor:
         """The sum over rows of one view's bound, each row by the share that its stratum has."""
         q, p, share = self._traces(model, guide, batch, view)
-        doubled = _Doubled(self.num_particles, batch.rows)
+        doubled = Doubled(self.num_particles, batch.rows)
         log_w = self._log_weights(q, p, batch, beta, doubled)
         value = self.bound.value(log_w)
         if self.bound.doubly:
@@ -108,7 +109,7 @@ class Objective(Loss):
             p = poutine.trace(poutine.replay(model, q)).get_trace(told, told.mask, *[view] * viewed)
         return q, p, share
 
-    def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: _Doubled) -> Tensor:
+    def _log_weights(self, q: Trace, p: Trace, batch: Batch, beta: float, doubled: Doubled) -> Tensor:
         """log p(x | codes) + beta (log p(codes) - log q(codes)), (particle, row), with the bound's gradient.
 
         Factors count as in Pyro's losses: those of the model for the bound, those of the guide against it.
@@ -121,6 +122,8 @@ class Objective(Loss):
         seen, own = ([site for site in map(t.nodes.get, t.observation_nodes) if counts(site)] for t in (p, q))
         log_w = sum((weight(site) for site in seen), zero) - sum(weight(site) for site in own)
         codes = [name for name in p.stochastic_nodes if name in q.nodes and counts(p.nodes[name])]
+        if self.bound.doubly:
+            check_doubles([q.nodes[name] for name in codes])
         for name in codes if beta else ():
             site = q.nodes[name]
             if self.bound.doubly and site["value"].requires_grad:
@@ -140,10 +143,6 @@ class Objective(Loss):
         sites = [site for site in map(q.nodes.get, q.stochastic_nodes) if row_axis(site) and not site["fn"].has_rsample]
         if not sites:
             return 0.0
-        if self.bound.doubly:
-            raise ValueError(
-                f"draws of {sites[0]['name']!r} carry no gradient, which objectives.dreg doubles; give objectives.iwae"
-            )
         score = torch.stack([per_row(site, self.num_particles, batch.rows) for site in sites]).sum(0)
         worth = self.bound.value(log_w).expand_as(score)
         if self.num_particles > 1:
@@ -201,22 +200,3 @@ def _any_of(masks: Mapping[str, Tensor], names: Collection[str], batch: Batch) -
     """The rows of a batch that have one of the named modalities, bool (row,)."""
     seen = [seen_rows(masks[name]) for name in names if name in masks]
     return torch.stack(seen).any(0) if seen else torch.zeros(batch.rows, dtype=torch.bool, device=batch.device)
-
-
-class _Doubled:
-    """Multiplies the gradient of a draw by its normalised weight, known only after the forward pass."""
-
-    weights: Tensor
-
-    def __init__(self, particles: int, rows: int):
-        self.shape = (particles, rows)
-
-    def hook(self, axis: int | None, events: int) -> Callable[[Tensor], Tensor]:
-        assert axis is not None
-        right = -axis - 1 + events
-
-        def multiply(gradient: Tensor) -> Tensor:
-            middle = [1] * (gradient.dim() - 2 - right)
-            return gradient * self.weights.reshape(self.shape[0], *middle, self.shape[1], *[1] * right)
-
-        return multiply
