@@ -14,11 +14,8 @@ import pyro_mmvae as mm
 def main(how, *settings):
     x = {"a": torch.randn(4, 2)}
     vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-    ways = {
-        "fit": lambda: mm.fit(vae, x, epochs=1, progress=False),
-        "log_likelihood": lambda: mm.log_likelihood(vae, x),
-    }
-    ways.get(how, lambda: None)()
+    if how == "fit":
+        mm.fit(vae, x, epochs=1, progress=False)
     assert [name for name in os.environ if name.endswith("CACHE_CAPACITY")] == list(settings)
     convolution = torch.nn.Conv2d(3, 16, 3)
     for time in ("first time", "second time"):

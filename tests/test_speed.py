@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pyro_mmvae as mm
 from pyro_mmvae.direct import DirectELBO, direct
 from pyro_mmvae.distributions import Normal, indicator
+from pyro_mmvae.memory import keep_at_hand, keep_kernels
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
 
@@ -252,9 +253,7 @@ def output_of(worker, *arguments, **variables):
     "how, variables, kept",
     [
         ("fit", {}, True),
-        ("log_likelihood", {}, True),
         ("nothing", {}, False),
-        ("fit", {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1"}, False),
         ("fit", {"DNNL_PRIMITIVE_CACHE_CAPACITY": "1"}, False),
     ],
 )
@@ -264,6 +263,20 @@ def test_compiled_kernels_are_kept_for_more_sizes_than_onednn_would_keep(how, va
     first, again = said.split("first time")[1].split("second time")
     assert first.count("create:cache_miss") > 1024
     assert (again.count("create:cache_miss") == 0) is kept
+
+
+@pytest.mark.parametrize("ask", [mm.log_likelihood, lambda vae, x: mm.fit(vae, x, epochs=1, progress=False)])
+def test_who_starts_with_what_is_kept(ask):
+    keep_at_hand.cache_clear()
+    ask(three(), three_rows(4))
+    assert keep_at_hand.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("prefix", ["ONEDNN", "DNNL"])
+def test_a_setting_of_the_users_stays(prefix, monkeypatch):
+    monkeypatch.setenv(f"{prefix}_PRIMITIVE_CACHE_CAPACITY", "1")
+    keep_kernels()
+    assert {k: v for k, v in os.environ.items() if "CACHE_CAPACITY" in k} == {f"{prefix}_PRIMITIVE_CACHE_CAPACITY": "1"}
 
 
 def left_over(step):
