@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened
@@ -103,6 +103,5 @@ def log_likelihood(
 def estimate(log_weights: Tensor) -> LogLikelihood:
     """The logarithm of the mean of weights, given by their logarithms (draw, row)."""
     smoothed = smooth(log_weights)
-    terms = (log_weights - smoothed.log_mean).exp()
-    spread = terms.std(0) if len(terms) > 1 else torch.full_like(terms[0], math.nan)
-    return LogLikelihood(smoothed.log_mean, spread / math.sqrt(len(terms)), smoothed.khat)
+    se = standard_error((log_weights - smoothed.log_mean).exp())
+    return LogLikelihood(smoothed.log_mean, se, smoothed.khat)

@@ -18,6 +18,7 @@ from pyro_mmvae.diagnostics.climbs import covering
 from pyro_mmvae.diagnostics.refine import moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import LONGEST, Path, State, transition, tuned
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.modes import tool
@@ -108,7 +109,7 @@ class Sandwich:
     def width(self) -> tuple[float, float]:
         """Mean of upper - lower, nats a row, and its standard error over rows."""
         gap = self.upper - self.lower
-        return float(gap.mean()), float(gap.std()) / math.sqrt(len(gap))
+        return float(gap.mean()), float(standard_error(gap))
 
     def __repr__(self) -> str:
         width, se = self.width
@@ -168,7 +169,8 @@ def sandwich(
         forward = way.forward()
         back = way.back(target.coordinates({name: truth[name][index].unsqueeze(0) for name in target.sites}))
         lower, upper = forward.logsumexp(0) - math.log(chains), math.log(chains) - (-back).logsumexp(0)
-        found.append((lower, _se(forward - lower), upper, _se(upper - back)))
+        lower_se, upper_se = (standard_error(logs.exp()) for logs in (forward - lower, upper - back))
+        found.append((lower, lower_se, upper, upper_se))
     lower, lower_se, upper, upper_se = (torch.cat(column) for column in zip(*found))
     return Sandwich(lower, lower_se, upper, upper_se, dict(batch), batch.mask)
 
@@ -231,8 +233,3 @@ def _simulated(vae: Any, rows: int, given: Sequence[str]) -> tuple[dict[str, Ten
     mask = {name: torch.ones(rows, dtype=torch.bool, device=data[name].device) for name in given}
     check_simulates(vae, Batch.of(data))
     return truth, Batch({name: data[name] for name in given}, mask, rows, frozenset(given))
-
-
-def _se(logs: Tensor) -> Tensor:
-    """Standard error of the logarithm of a mean, from the logarithms of the terms over their mean."""
-    return logs.exp().std(0) / math.sqrt(len(logs))

@@ -20,6 +20,7 @@ from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets, rows_with
 from pyro_mmvae.diagnostics.ranks import Check
 from pyro_mmvae.diagnostics.simulated import conditions, having, simulate
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.warn import warn
@@ -189,10 +190,9 @@ def _on_data(
         columns.append((smoothed.log_mean, raw.mean(0), smoothed.khat))
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))
     refuse(data, value.isfinite(), "log p(x)")
-    se = float(value.std()) / math.sqrt(len(index)) if len(index) > 1 else math.nan
     split = _gaps(vae, batch.take(index[:gap_rows]), given, num_particles) if gap_rows else (math.nan, math.nan)
     good = float((khat < khat_limit(num_particles)).double().mean())
-    return len(index), float(value.mean()), se, float((value - elbo).mean()), *split, good
+    return len(index), float(value.mean()), float(standard_error(value)), float((value - elbo).mean()), *split, good
 
 
 def _gaps(vae: Any, data: Batch, given: tuple[str, ...], num_draws: int) -> tuple[float, float]:

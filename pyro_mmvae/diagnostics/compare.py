@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import like
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.modes import at_rest
@@ -177,7 +177,7 @@ def compare(
 def _paired(value: Tensor, reference: Tensor) -> tuple[float, float]:
     """The mean difference over rows (row,) and its standard error; NaN for a single row."""
     pairs = value - reference
-    return float(pairs.mean()), float(pairs.std()) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+    return float(pairs.mean()), float(standard_error(pairs))
 
 
 def _estimate(vae: Any, x: Arrays, mask: Arrays | None, num_particles: int, refined: bool) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments, normal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import of_prior
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
@@ -80,8 +80,8 @@ def conditional_log_likelihood(
         bottom = small.log_weights(z[..., shared], _mixture([marginal(q, shared) for q in normals]))
         above, below = smooth(top), smooth(bottom)
         terms = (top - above.log_mean).exp() - (bottom - below.log_mean).exp()
-        se = terms.std(0) / math.sqrt(num_particles)
-        found.append(LogLikelihood(above.log_mean - below.log_mean, se, torch.maximum(above.khat, below.khat)))
+        worse = torch.maximum(above.khat, below.khat)
+        found.append(LogLikelihood(above.log_mean - below.log_mean, standard_error(terms), worse))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
 
 

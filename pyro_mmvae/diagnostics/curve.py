@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.data import Arrays
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import chunks, draw, nesting, opened
 
@@ -93,7 +94,5 @@ def _bound(log_weights: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
     parts = log_weights[: groups * num_particles].unflatten(0, (groups, num_particles))
     bounds = parts.logsumexp(1) - math.log(num_particles)
     if groups > 1:
-        return bounds.mean(0), bounds.std(0) / math.sqrt(groups)
-    if num_particles == 1:
-        return bounds[0], torch.full_like(bounds[0], math.nan)
-    return bounds[0], (log_weights[:num_particles] - bounds[0]).exp().std(0) / math.sqrt(num_particles)
+        return bounds.mean(0), standard_error(bounds)
+    return bounds[0], standard_error((log_weights[:num_particles] - bounds[0]).exp())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -153,5 +153,5 @@ def _split(guide: Tensor, refined: Tensor, proposals: Sequence[Tensor]) -> tuple
         best_so_far = smoothed.where(better, best_so_far)
     value, best, elbo = best_so_far.log_mean, refined.mean(0), guide.mean(0)
     terms = (chosen - value).exp() - refined, refined - guide
-    approximation_se, amortisation_se = (part.std(0) / math.sqrt(len(part)) for part in terms)
+    approximation_se, amortisation_se = map(standard_error, terms)
     return value, best, elbo, value - best, approximation_se, best - elbo, amortisation_se, best_so_far.khat

@@ -12,7 +12,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import rows_with
-from pyro_mmvae.diagnostics.ranks import variance
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.weights import known, opened, parts
@@ -104,5 +104,5 @@ def consistency(
     shift, terms = moved / old.sqrt(), moved**2 - noise + left
     spread = terms.mean(0) / old.mean(0)
     residual = (terms - spread * old) / old.mean(0)
-    shift_se, spread_se = ((variance(values) / batch.rows).sqrt() for values in (shift, residual))
+    shift_se, spread_se = map(standard_error, (shift, residual))
     return Nested(batch.rows, float(gain.mean()), shift.mean(0), shift_se, spread, spread_se)

@@ -145,16 +145,6 @@ def shown_p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:6.3f}"
 
 
-def variance(values: Tensor) -> Tensor:
-    """Over rows (row, ...); NaN of a single one, without the warning that torch gives.
-
-    Example:
-        >>> float(variance(torch.tensor([1.0, 3.0])))
-        2.0
-    """
-    return values.var(0) if len(values) > 1 else torch.full_like(values[0], torch.nan)
-
-
 def _grid() -> Tensor:
     return torch.arange(1, POINTS + 1, dtype=torch.float64, device="cpu") / (POINTS + 1)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.ranks import variance
 from pyro_mmvae.distributions import Mixture, Switch, drawn_part, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
+from pyro_mmvae.errors import standard_error, variance
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, opened
@@ -116,7 +116,7 @@ def usage(
     spread = variance(moments_of(q)[0])
     return Usage(
         float(kl.mean()),
-        float((variance(kl) / len(kl)).sqrt()),
+        float(standard_error(kl)),
         float((own - together).mean()),
         float((together - at_prior).mean()),
         _by_dimension(q, _of_rows(prior), z, some),
