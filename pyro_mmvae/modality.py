@@ -134,6 +134,8 @@ class Seen:
     @classmethod
     def of(cls, batch: Batch, name: str, repeated: bool) -> Seen:
         x, mask = batch[name], batch.mask[name]
+        if repeated and x.dim() < 2:
+            raise ValueError(f"modality {name!r} is repeated and has no axis of repeats; give (row, repeat, *event)")
         if not repeated:
             x, mask = x.unsqueeze(1), mask.unsqueeze(1)
         elif mask.dim() == 1:

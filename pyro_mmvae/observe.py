@@ -91,7 +91,7 @@ def _check_event(name: str, event: torch.Size, p: Distribution) -> None:
     if event != p.event_shape:
         raise ValueError(
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
-            " reshape the data, or mend the decoder's last layer"
+            f" reshape the data{' to (row, repeat, *event)' * repeated}, or mend the decoder's last layer"
         )
 
 

@@ -128,3 +128,14 @@ def test_experts_that_match_the_joint_posterior_are_averaged_over_the_repeats_th
     z = vae.fusion(experts).sample()
     a = (experts["a"].log_prob(z) * seen).sum(1) / seen.sum(1)
     torch.testing.assert_close(found, -(a + experts["b"].log_prob(z).squeeze(1)).sum())
+
+
+def test_entries_without_an_axis_of_repeats_are_refused_in_a_line():
+    for event in (3, None):
+        decoder = mm.NormalLikelihood(mm.mlp(2, event)) if event else mm.CategoricalLikelihood(mm.mlp(2, 5))
+        parts = {"a": mm.Modality(decoder, mm.encoder(3, 8, dim=2), repeated=True)}
+        vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        x = torch.ones(4, event) if event else torch.ones(4)
+        for ask in (mm.impute, mm.log_likelihood, lambda vae, x: vae.posterior(x)):
+            with pytest.raises(ValueError, match=r"^modality 'a' .*\(row, repeat, \*event\)"):
+                ask(vae, {"a": x})
