@@ -40,5 +40,6 @@ stl = Bound(_mean, sticking=True)
 Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
 dreg = Bound(_log_mean, sticking=True, doubly=True)
 """The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of
-a mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Tucker, Lawson, Gu and
-Maddison, 2019, https://arxiv.org/abs/1810.04152"""
+a mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Refused for codes that
+hang on other draws, learnt transforms, and draws without gradient or density, whose gradient would be another one.
+Tucker, Lawson, Gu and Maddison, 2019, https://arxiv.org/abs/1810.04152"""
