@@ -259,8 +259,14 @@ def test_the_variance_of_a_narrow_mixture_far_from_zero():
     assert float(Mixture(parts, torch.full((2, 1), 0.5)).variance) == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_one_particle_has_no_standard_error():
-    assert bool(mm.log_likelihood(three(), three_rows(4), num_particles=1).se.isnan().all())
+def test_one_draw_has_no_standard_error_and_gives_no_warning():
+    vae, x = three(), three_rows(4)
+    one = mm.conditional_log_likelihood(vae, x, given=["body"], targets=["label"], num_particles=1)
+    split = mm.gaps(vae, x, num_draws=1, steps=2)
+    bounds = mm.sandwich(vae, given=["body"], rows=1, chains=1, temperatures=2)
+    errors = [mm.log_likelihood(vae, x, num_particles=1).se, one.se, split.approximation_se, split.amortisation_se]
+    errors += [bounds.lower_se, bounds.upper_se, torch.tensor(bounds.width[1])]
+    assert all(bool(se.isnan().all()) for se in errors)
 
 
 def test_rows_without_the_subset_are_not_counted_as_good():
