@@ -23,6 +23,7 @@ from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import chunks, nesting, opened, rows_at_once, traces_of
 
 Errors = tuple[float, float, float, float]
+DRAWS = 100
 
 
 class ImputationError(NamedTuple):
@@ -38,7 +39,7 @@ class ImputationError(NamedTuple):
             for numbers.
         baseline_accuracy: the same of the most frequent category of the same column, visible or hidden in the same way.
         log_score: log p(hidden entries of a row | visible ones), z from the guide or as given, nats an entry; higher is
-            better.
+            better. A lower bound in expectation, which rises with the draws: compare at as many.
         log_score_se: its standard error, of the choice of rows; NaN for a single one.
 
     Example:
@@ -76,7 +77,7 @@ def imputation_error(
         x, mask: held-out data.
         visible: name -> bool, what the model may see of it: (row,) as from `mm.hide`, or single entries. What is
             observed and not visible is scored; a name that is left out is visible as far as it is observed.
-        num_draws: draws of z a row; 100 by default, or as many as `latents` have.
+        num_draws: draws of z a row; 100 by default, of `latents` as well (or all, if they have fewer).
         latents: draws of the codes of these rows given what is visible in place of the guide's, as in `mm.impute`.
 
     Returns:
@@ -104,12 +105,14 @@ def imputation_error(
     names = [name for name in batch if bool(hidden[name].any())]
     if not names:
         raise ValueError("no entry is hidden: visible holds all that is observed; hide some, such as by mm.hide")
-    num_draws, latents = asked(vae, seen, num_draws, 100, None, latents)
-    guesses, labels = _guesses(vae, seen, names, num_draws, latents or {})
+    count, latents = asked(vae, seen, num_draws, DRAWS, None, latents)
+    if num_draws is None and count > DRAWS:  # of more draws the score would be higher, whoever drew them
+        count, latents = asked(vae, seen, DRAWS, DRAWS, None, latents)
+    guesses, labels = _guesses(vae, seen, names, count, latents or {})
     bases = _likelihoods(vae, batch)
     columns = {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
     angles = {name for name, base in bases.items() if isinstance(base, VonMises)}
-    scores = _log_scores(vae, seen, wanted, names, num_draws, latents or {})
+    scores = _log_scores(vae, seen, wanted, names, count, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
