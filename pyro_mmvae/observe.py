@@ -36,7 +36,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     if seen.rows is not None:
         latent = latent.index_select(-3, seen.rows)
     p = decode(name, modality, latent)
-    _check_event(name, seen.x.shape[2:], p)
+    _check_event(name, seen.x.shape[2:], p, modality.repeated)
     if repeats > 1:
         p = p.expand((*p.batch_shape[:-1], repeats))
     counts = isinstance(p, Categorical)  # not every other log_prob takes integers
@@ -79,15 +79,15 @@ def _masked(name: str, p: Distribution, mask: Tensor) -> Distribution:
 def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:
     """Raises ValueError if a modality's entries do not fit its likelihood p (batch (1, 1)) in shape or support."""
     x, mask = batch[name], batch.mask[name]
-    if repeated and (x.dim() < 2 or x.shape[1] == 0):
+    if repeated and x.dim() > 1 and x.shape[1] == 0:
         raise ValueError(f"modality {name!r} is empty: no repeats; give at least one, NaN where there is none")
     if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
         x, mask = x.unsqueeze(1), mask.unsqueeze(1)
-    _check_event(name, x.shape[2:], p)
+    _check_event(name, x.shape[2:], p, repeated)
     _check_support(name, x, mask, p)
 
 
-def _check_event(name: str, event: torch.Size, p: Distribution) -> None:
+def _check_event(name: str, event: torch.Size, p: Distribution, repeated: bool) -> None:
     if event != p.event_shape:
         raise ValueError(
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
