@@ -17,7 +17,7 @@ from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.programs import FAILURES, library_of, silent
-from pyro_mmvae.sites import row_axis, rows_first, value_of
+from pyro_mmvae.sites import left_to_model, rows_first, value_of
 from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import devices, nesting, rows_at_once, traces_of
@@ -160,8 +160,8 @@ def lacking(vae: Any, batch: Batch) -> dict[str, Tensor]:
     few = batch.few()
     with suppress(*FAILURES), undisturbed(devices(vae, batch)):
         guide, model = traces_of(vae, few, few, 1, nesting(vae, few))
-        drawn = [name for name in model.stochastic_nodes if row_axis(model.nodes[name]) and name not in guide]
-        values = {name: value_of(model.nodes[name], 1, few.rows)[0] for name in drawn if name not in batch}
+        drawn = [name for name in left_to_model(guide, model) if name not in batch]
+        values = {name: value_of(model.nodes[name], 1, few.rows)[0] for name in drawn}
         if values:
             every = {
                 name: torch.ones(few.rows, dtype=torch.bool, device=value.device) for name, value in values.items()

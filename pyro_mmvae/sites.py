@@ -146,6 +146,11 @@ def plates_of(*traces: Trace) -> list[Any]:
     return [frame for stack in stacks for frame in stack if frame.vectorized]
 
 
+def left_to_model(guide: Trace, model: Trace) -> list[str]:
+    """The latent sites of the rows that the guide has none of, such as what is missing: the model draws them."""
+    return [name for name in model.stochastic_nodes if name not in guide and row_axis(model.nodes[name]) is not None]
+
+
 def own_terms(guide: Trace) -> list[Any]:
     """What the guide observes in the plate of the rows, such as the volume of a transform, a factor: of its density."""
     seen = map(guide.nodes.get, guide.observation_nodes)

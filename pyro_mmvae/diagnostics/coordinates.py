@@ -38,6 +38,11 @@ class Coordinates(NamedTuple):
 
 
 def coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
+    """Those of one site, from column `start` on.
+
+    Raises:
+        ValueError: the site is discrete, torch has no transform to its support, or that hangs on rows or other codes.
+    """
     support = support_of(site)
     if support.is_discrete:
         raise ValueError(

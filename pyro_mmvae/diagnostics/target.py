@@ -15,7 +15,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.coordinates import Coordinates, bounds_of, coordinates, support_of
 from pyro_mmvae.distributions import LogPool
 from pyro_mmvae.programs import silent
-from pyro_mmvae.sites import per_row, row_axis, value_of
+from pyro_mmvae.sites import left_to_model, per_row, row_axis, value_of
 from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of, traces_of
 
 PROBES = 16  # draws that tell whether a density hangs on a site
@@ -46,7 +46,7 @@ class Target:
         latent = [name for name in trace.stochastic_nodes if not site_is_subsample(trace.nodes[name])]
         local = [name for name in latent if row_axis(trace.nodes[name]) is not None]
         self.outside = [name for name in latent if name not in local]
-        self.idle = self._idle(local, [name for name in local if name not in guide])
+        self.idle = self._idle(local, left_to_model(guide, trace))
         local = [name for name in local if name not in self.idle]
         if any(bounds_of(support_of(trace.nodes[name])) for name in local):
             with torch.no_grad():

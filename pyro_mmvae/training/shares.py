@@ -17,7 +17,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, refuse_mixed, row_axis, traced
+from pyro_mmvae.sites import check_axes, left_to_model, refuse_mixed, row_axis, traced
 
 
 class Shares:
@@ -79,8 +79,8 @@ def special_sites(
     if steps > 1:
         refuse_mixed(sites, again)
     outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
-    left = [name for name in model.stochastic_nodes if name not in guide and row_axis(model.nodes[name]) is not None]
-    left = [name for name in left if not model.nodes[name]["infer"].get("enumerate")]  # which is summed out, not drawn
+    drawn = left_to_model(guide, model)
+    left = [name for name in drawn if not model.nodes[name]["infer"].get("enumerate")]  # which is summed out, not drawn
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape], left
     return [name for name in outside if name in again and _alike(sites[name], again[name])], left
