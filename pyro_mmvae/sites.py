@@ -146,6 +146,12 @@ def plates_of(*traces: Trace) -> list[Any]:
     return [frame for stack in stacks for frame in stack if frame.vectorized]
 
 
+def scored_at(trace: Trace, name: str) -> str:
+    """The site that scores a modality: its own, or with Pyro's `obs_mask` the one of what was observed of it."""
+    inner = f"{name}_observed"
+    return inner if inner in trace and trace.nodes[name]["infer"].get("_deterministic") else name
+
+
 def left_to_model(guide: Trace, model: Trace) -> list[str]:
     """The latent sites of the rows that the guide has none of, such as what is missing: the model draws them."""
     return [name for name in model.stochastic_nodes if name not in guide and row_axis(model.nodes[name]) is not None]

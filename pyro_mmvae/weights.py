@@ -28,6 +28,7 @@ from pyro_mmvae.sites import (
     plates_of,
     refuse_mixed,
     row_axis,
+    scored_at,
     traced,
     value_of,
 )
@@ -165,8 +166,9 @@ def draw(
     depth = nesting(vae, batch) if depth is None else depth
     guide, model = traces_of(vae, batch.only(given), batch.only(targets), num_draws, depth, told)
     shared = [name for name in model.stochastic_nodes if name in guide.nodes and row_axis(model.nodes[name])]
-    observed = [name for name in model.observation_nodes if row_axis(model.nodes[name])]
-    likelihood = {name: per_row(model.nodes[name], num_draws, batch.rows) for name in observed}
+    places = {name: scored_at(model, name) for name in model.observation_nodes if row_axis(model.nodes[name])}
+    inner = {place for name, place in places.items() if place != name}
+    likelihood = {k: per_row(model.nodes[v], num_draws, batch.rows) for k, v in places.items() if k not in inner}
     log_weights = sum(likelihood.values(), torch.zeros((), device=batch.device))  # of no axes, so of no precision
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)

@@ -8,6 +8,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, config_enumerate
 
 import pyro_mmvae as mm
+from pyro_mmvae.weights import draw
 
 ROWS = 6
 
@@ -129,7 +130,7 @@ def test_missing_values_as_pyro_has_them():
             loc = sum(torch.where(mask[name], x[name], 0) for name in mask) / (1 + seen)
             pyro.sample("z", dist.Normal(loc, (1 + seen).rsqrt()))
 
-    found = []
+    found, scores, said = [], [], []
     for how in ("mask", "obs_mask"):
         pair, scale = measured(how)
         scale.data.zero_()  # of the logarithm
@@ -138,12 +139,19 @@ def test_missing_values_as_pyro_has_them():
         assert float(parts.approximation.abs().max()) < 1e-6 and float(parts.amortisation.abs().max()) < 1e-6
         annealed = mm.annealed_log_likelihood(pair, x, chains=4, temperatures=20).value
         found.append(torch.stack([mm.log_likelihood(pair, x, num_particles=10).value, parts.log_likelihood, annealed]))
+        error = mm.imputation_error(pair, x, visible={"b": torch.arange(20) < 14}, num_draws=20_000)["b"]
+        scores.append(error.log_score)
+        said.append(draw(pair, mm.Batch.of(x), 10).log_likelihood)
         drawn = mm.impute(pair, x, num_draws=20_000)["b"]
         assert torch.equal(drawn[0, mask["b"]], x["b"][mask["b"]])
         apart = drawn.mean(0) - total / (1 + count)
         assert (apart[~mask["b"]].abs() < 5 * (1.5 / 20_000) ** 0.5).all()
     torch.testing.assert_close(*found)
     torch.testing.assert_close(found[0][0], found[0][1])
+    hidden = dist.Normal(x["a"][14:] / 2, 1.5**0.5).log_prob(x["b"][14:]).mean()
+    assert scores == pytest.approx([float(hidden)] * 2, abs=0.02)
+    assert said[1].keys() == {"a", "b"}
+    assert bool((said[1]["b"][:, 5:12] == 0).all()) and not bool((said[1]["b"][:, :5] == 0).any())
 
 
 LOSSES = {

@@ -11,6 +11,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from pyro_mmvae.diagnostics.target import Target
 
 STEPS, PARTICLES = 60, 16
+DOUBT = 4.0  # standard errors: of two, an exact fit would lose to a start that is a little off in one row of eighty
 EACH = 3  # steps for each coordinate, if that is more: so many does a covariance take to settle
 
 
@@ -155,4 +156,4 @@ def _better(target: Target, old: MultivariateNormal, new: MultivariateNormal) ->
     noise = torch.cat([noise, -noise])
     first, second = (target.log_weights(q.loc + _times(q.scale_tril, noise), q) for q in (old, new))
     gain = (second - first).unflatten(0, (2, -1)).mean(0)
-    return chosen(gain.mean(0) > -2 * gain.std(0) / len(gain) ** 0.5, new, old)
+    return chosen(gain.mean(0) > -DOUBT * gain.std(0) / len(gain) ** 0.5, new, old)

@@ -22,7 +22,7 @@ from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.predictive import complete
 from pyro_mmvae.programs import library_of, silent
-from pyro_mmvae.sites import as_drawn, drawn_in, own_terms, per_row, row_axis, value_of
+from pyro_mmvae.sites import as_drawn, drawn_in, own_terms, per_row, row_axis, scored_at, value_of
 from pyro_mmvae.weights import devices, nesting
 
 
@@ -111,7 +111,11 @@ def _with_likelihoods(
     trace = _trace_at(vae, vae.model, truth, batch)
     sites = [(name, trace.nodes[name]) for name in trace.stochastic_nodes]
     refuse_outside([name for name, site in sites if row_axis(site) is None and not site_is_subsample(site)])
-    return Simulated(truth, batch, {name: per_row(trace.nodes[name], 1, rows)[0] for name in batch if name in trace})
+    return Simulated(
+        truth,
+        batch,
+        {name: per_row(trace.nodes[scored_at(trace, name)], 1, rows)[0] for name in batch if name in trace},
+    )
 
 
 def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None:

@@ -18,7 +18,7 @@ from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import mean_of, predictive
 from pyro_mmvae.programs import library_of
-from pyro_mmvae.sites import per_row
+from pyro_mmvae.sites import per_row, scored_at
 from pyro_mmvae.told import Latents, asked, told
 from pyro_mmvae.weights import chunks, nesting, opened, rows_at_once, traces_of
 
@@ -205,7 +205,7 @@ def _log_scores(
                 _, model = traces_of(vae, part, wanted, len(draws), depth, told(known, rows, depth, but=hidden))
                 for name in names:
                     if name in model:
-                        logs[name].append(per_row(model.nodes[name], len(draws), part.rows))
+                        logs[name].append(per_row(model.nodes[scored_at(model, name)], len(draws), part.rows))
             for name, draws_of in logs.items():
                 score = torch.cat(draws_of).logsumexp(0) - math.log(num_draws) if draws_of else torch.zeros(part.rows)
                 found[name].append(score.double().cpu())
