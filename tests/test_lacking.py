@@ -8,6 +8,7 @@ import torch
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, config_enumerate
 
 import pyro_mmvae as mm
+from pyro_mmvae.training.balance import pulls
 from pyro_mmvae.weights import draw
 
 ROWS = 6
@@ -152,6 +153,17 @@ def test_missing_values_as_pyro_has_them():
     assert scores == pytest.approx([float(hidden)] * 2, abs=0.02)
     assert said[1].keys() == {"a", "b"}
     assert bool((said[1]["b"][:, 5:12] == 0).all()) and not bool((said[1]["b"][:, :5] == 0).any())
+
+
+def test_pulls_of_a_modality_with_obs_mask():
+    """Draws of z come first in both programs, and so are the same under one seed."""
+    x = {"a": torch.randn(20), "b": torch.randn(20) * 10}
+    x["a"][:5] = torch.nan
+    found = []
+    for how in ("mask", "obs_mask"):
+        pyro.set_rng_seed(1)
+        found.append(pulls(measured(how)[0].model, mm.Batch.of(x)))
+    assert found[1] == pytest.approx(found[0], rel=1e-10) and found[0]["b"] > 2 * found[0]["a"] > 0
 
 
 LOSSES = {

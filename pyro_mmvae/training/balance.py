@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_mmvae.data import Batch
 from pyro_mmvae.programs import FAILURES
-from pyro_mmvae.sites import row_axis, traced
+from pyro_mmvae.sites import row_axis, scored_at, traced
 from pyro_mmvae.warn import warn
 
 DROWNS = 300.0
@@ -44,8 +44,9 @@ def pulls(model: Any, batch: Batch) -> dict[str, float]:
             site["value"] = site["value"].detach().requires_grad_()
             codes.append(site["value"])
     scored = poutine.trace(poutine.replay(model, drawn)).get_trace(batch, batch.mask)
-    scored.compute_log_prob(lambda name, site: site["is_observed"] and name in batch)
-    sums = {name: scored.nodes[name]["log_prob_sum"] for name in scored.observation_nodes if name in batch}
+    places = {name: scored_at(scored, name) for name in scored.observation_nodes if name in batch}
+    scored.compute_log_prob(lambda name, _: name in places.values())
+    sums = {name: scored.nodes[place]["log_prob_sum"] for name, place in places.items()}
     sums = {name: value for name, value in sums.items() if value.requires_grad}
     slopes = {k: torch.autograd.grad(v, codes, retain_graph=True, allow_unused=True) for k, v in sums.items()}
     shared = [i for i in range(len(codes)) if sum(found[i] is not None for found in slopes.values()) > 1]
