@@ -17,7 +17,7 @@ from pyro_mmvae.data import Batch
 REMEDIES = {
     "more than 1 value per channel": "give another batch_size, or leave batch norm out",
     r"(?i)type.*\b(long|int)": "convert what it gets in its forward, as in x.float() or x.long()",
-    "(?i)dtype|datatype|scalar type|type .*should be the same": "call vae.float() or vae.double()",
+    "(?i)dtype|datatype|scalar type|have the type|type .*should be the same": "call vae.float() or vae.double()",
     'required "forward" function': "write its forward",
     "not one tensor": "let it return one tensor",
 }

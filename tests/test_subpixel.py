@@ -46,6 +46,7 @@ def test_what_it_is_for():
     assert not SubPixel.of(nn.ConvTranspose2d(32, 2, 4, 2, 1, groups=2))
 
 
+@pytest.mark.filterwarnings("ignore:Please use `torch.vmap`")  # the gradient check of older torch does not
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_first_and_second_derivatives(channels_last):
     conv = conv_of((4, 2, 1, 0), (3, 2, 1, 1), outer=2)

@@ -44,7 +44,7 @@ class Columnwise(Frozen):
     def __init__(self, parts: Sequence[Distribution]):
         self.parts = list(parts)
         batch = torch.broadcast_shapes(*[p.batch_shape for p in self.parts])
-        super().__init__((*batch, len(self.parts)), torch.Size(), validate_args=False)
+        super().__init__(torch.Size((*batch, len(self.parts))), torch.Size(), validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:

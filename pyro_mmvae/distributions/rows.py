@@ -80,7 +80,8 @@ class Rows(Frozen):
 
     def __init__(self, base: Distribution, index: Tensor, rows: int, known: tuple[Tensor, Tensor] | None = None):
         self.base, self.index, self.known = base, index, known
-        super().__init__((*base.batch_shape[:-2], rows, base.batch_shape[-1]), base.event_shape, validate_args=False)
+        shape = torch.Size((*base.batch_shape[:-2], rows, base.batch_shape[-1]))
+        super().__init__(shape, base.event_shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
