@@ -24,3 +24,13 @@ def standard_error(values: Tensor) -> Tensor:
         1.0
     """
     return (variance(values) / len(values)).sqrt()
+
+
+def error_of_mean(errors: Tensor) -> float:
+    """The standard error of the mean over rows of numbers that have those errors (row,), one apart from another.
+
+    Example:
+        >>> error_of_mean(torch.tensor([3.0, 4.0]))
+        2.5
+    """
+    return float((errors**2).sum().sqrt()) / len(errors)

@@ -11,9 +11,9 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.errors import standard_error
+from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import smooth
+from pyro_mmvae.psis import LARGEST, smooth
 from pyro_mmvae.weights import chunks, draw, known, nesting, opened
 
 
@@ -39,6 +39,14 @@ class LogLikelihood(NamedTuple):
     value: Tensor
     se: Tensor
     khat: Tensor
+
+    def __repr__(self) -> str:
+        mean, se = float(self.value.mean()), error_of_mean(self.se)
+        bad = float((self.khat > LARGEST).double().mean())
+        return (
+            f"log-likelihood of {len(self.value)} rows, {mean:.3f} +- {se:.3f} nats a row (Monte-Carlo standard error"
+            f" of the mean)\nk-hat is above {LARGEST}, not to be trusted at any number of draws, for {bad:.0%} of them"
+        )
 
 
 @tool

@@ -16,6 +16,8 @@ from torch import Tensor
 MOST_ROUNDING = 0.1
 """The most that log weights may be rounded, in nats, for weights that look alike to count as alike."""
 
+LARGEST = 0.7
+"""The k-hat above which weights are not to be trusted, however many there are."""
 MANY = 10
 """Effective draws from which on weights tell where the mass is."""
 
@@ -86,7 +88,7 @@ def khat_limit(draws: int) -> float:
         >>> round(khat_limit(1000), 3)
         0.667
     """
-    return min(1 - 1 / math.log10(draws), 0.7) if draws > 1 else -math.inf
+    return min(1 - 1 / math.log10(draws), LARGEST) if draws > 1 else -math.inf
 
 
 def smooth(log_weights: Tensor) -> Smoothed:

@@ -242,6 +242,12 @@ LAST_LINES = {
     "method ": lambda vae, x: mm.posterior_draws(vae, x, method="guide", progress=False),
     "left out ": lambda vae, x: mm.leave_one_out(vae, x),
     "KL to the prior": lambda vae, x: mm.usage(vae, x),
+    "log-likelihood of 12 rows": lambda vae, x: mm.log_likelihood(vae, x, num_particles=9),
+    "weighted draws of z": lambda vae, x: mm.importance(vae, x, num_draws=9),
+    "mean bound of 12 rows": lambda vae, x: mm.iwae_curve(vae, x, num_particles=[1]),
+    "20 simulated rows": lambda vae, x: mm.sbc(vae, ["a"], rows=20),
+    "largest shift": lambda vae, x: mm.consistency(vae, x, given=["a"], more=["a", "b"]),
+    "ImputationError(24 entries": lambda vae, x: mm.imputation_error(vae, x, visible={"b": torch.zeros(ROWS) > 0}),
     "<= log p(x_S) <=": lambda vae, x: mm.sandwich(vae, given=["a"], rows=2, chains=2, temperatures=3),
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.errors import standard_error
+from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import chunks, draw, nesting, opened
 
@@ -35,6 +35,12 @@ class IWAECurve(NamedTuple):
     num_particles: list[int]
     value: Tensor
     se: Tensor
+
+    def __repr__(self) -> str:
+        lines = [f"mean bound of {self.value.shape[1]} rows, nats a row, +- Monte-Carlo standard error of the mean"]
+        for count, value, se in zip(self.num_particles, self.value, self.se):
+            lines.append(f"  {count:7d} particles {float(value.mean()):10.3f} +- {error_of_mean(se):.3f}")
+        return "\n".join(lines)
 
 
 @tool

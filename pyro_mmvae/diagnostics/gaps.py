@@ -15,7 +15,7 @@ from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
-from pyro_mmvae.errors import standard_error
+from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, smooth
 from pyro_mmvae.weights import nesting, opened, parts
@@ -68,8 +68,7 @@ class Gaps:
         lines = ["nats a row, +- Monte-Carlo standard error of the mean"]
         lines.append(f"  log p(x_S)         {float(self.log_likelihood.mean()):9.3f}")
         for name in ("approximation", "amortisation"):
-            gap, se = getattr(self, name), getattr(self, f"{name}_se")
-            se = float((se**2).sum().sqrt()) / len(gap)
+            gap, se = getattr(self, name), error_of_mean(getattr(self, f"{name}_se"))
             lines.append(f"  {name + ' gap':17}  {float(gap.mean()):9.3f} +- {se:.3f}")
         lines.append(f"  ELBO               {float(self.elbo.mean()):9.3f}")
         good = float((self.khat < khat_limit(self.num_draws)).double().mean())

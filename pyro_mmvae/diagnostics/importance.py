@@ -12,7 +12,7 @@ from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import resampled, smooth
+from pyro_mmvae.psis import khat_limit, resampled, smooth
 from pyro_mmvae.weights import draw_in_parts, opened
 
 
@@ -40,6 +40,15 @@ class Importance(NamedTuple):
     khat: Tensor
     ess: Tensor
     raw: Tensor
+
+    def __repr__(self) -> str:
+        draws, rows = self.log_weights.shape
+        good, limit = float((self.khat < khat_limit(draws)).double().mean()), khat_limit(draws)
+        return (
+            f"{draws} weighted draws of {', '.join(self.latents)} for each of {rows} rows\nk-hat is good, below"
+            f" {limit:.2f}, for {good:.0%} of them; effective draws: {float(self.ess.median()):.0f} in the median row,"
+            f" {float(self.ess.min()):.0f} in the worst"
+        )
 
     def expectation(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
         """Self-normalised E[f(codes) | x_S], (row, ...).

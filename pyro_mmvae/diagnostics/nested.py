@@ -49,6 +49,16 @@ class Nested(NamedTuple):
     spread: Tensor
     spread_se: Tensor
 
+    def __repr__(self) -> str:
+        far = int(self.shift.abs().argmax())
+        low, high = int(self.spread.argmin()), int(self.spread.argmax())
+        spreads = [f"{float(self.spread[d]):.3f} +- {float(self.spread_se[d]):.3f} (z[{d}])" for d in (low, high)]
+        return (
+            f"{self.rows} rows, of which the further modalities tell {self.gain:.3f} nats a row\n"
+            f"  largest shift {float(self.shift[far]):.3f} +- {float(self.shift_se[far]):.3f} (z[{far}]) standard"
+            f" deviations, 0 if they agree\n  spread from {spreads[0]} to {spreads[1]}, 1 if they agree"
+        )
+
 
 @tool
 def consistency(

@@ -56,6 +56,13 @@ class LeftOut(NamedTuple):
     pit: Tensor
     certified: float = math.nan
 
+    def __repr__(self) -> str:
+        return (
+            f"{self.name}: {self.entries} entries of {self.rows} rows, bias {self.bias:.3f}, spread"
+            f" {self.dispersion:.2f}, {self.coverage50:.0%} and {self.coverage90:.0%} in central intervals of 50 % and"
+            f" 90 %, p {shown_p(self.p).strip()}"
+        )
+
 
 @dataclass(repr=False)
 class PredictiveCheck:

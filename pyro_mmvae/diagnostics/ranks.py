@@ -43,6 +43,13 @@ class RankECDF(NamedTuple):
     band: Tensor
     p: float
 
+    def __repr__(self) -> str:
+        far = int((self.difference / self.band).abs().argmax())
+        return (
+            f"ECDF - uniform is farthest from 0 at {float(self.grid[far]):.2f}: {float(self.difference[far]):+.3f},"
+            f" band +- {float(self.band[far]):.3f}; p {shown_p(self.p).strip()}"
+        )
+
 
 class Check(NamedTuple):
     """One test: of which quantity, of what ("mean", "spread" or "ECDF"), its z (0 for the ECDF) and p-value."""

@@ -59,6 +59,15 @@ class ImputationError(NamedTuple):
     log_score: float
     log_score_se: float
 
+    def __repr__(self) -> str:
+        found = [f"{self.entries} entries"]
+        if not math.isnan(self.rmse):
+            found.append(f"rmse {self.rmse:.4g} for {self.baseline_rmse:.4g} of the baseline")
+        if not math.isnan(self.accuracy):
+            found.append(f"accuracy {self.accuracy:.1%} for {self.baseline_accuracy:.1%} of the baseline")
+        found.append(f"log score {self.log_score:.3f} +- {self.log_score_se:.3f} nats an entry")
+        return f"ImputationError({', '.join(found)})"
+
 
 @tool
 def imputation_error(

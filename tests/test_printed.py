@@ -1,0 +1,76 @@
+"""What a result shows of itself: a few numbers that sum it up, with their units, and not its tensors."""
+
+import math
+
+import torch
+
+import pyro_mmvae as mm
+
+
+def numbered(rows=4):
+    return torch.arange(1.0, rows + 1)
+
+
+def test_log_likelihoods_show_their_mean_its_error_and_where_it_is_not_to_be_trusted():
+    found = mm.LogLikelihood(-numbered(), torch.tensor([0.3, 0.4, 0.0, 1.2]), torch.tensor([0.1, 0.69, 0.71, math.inf]))
+    first, second = repr(found).splitlines()
+    assert first.startswith("log-likelihood of 4 rows, -2.500 +- 0.325 nats a row") and "for 50% of them" in second
+    value, se, khat = found
+    assert value is found.value and se is found.se and khat is found.khat
+
+
+def test_weighted_draws_show_how_many_of_them_count():
+    weights = torch.full((100, 4), 0.01).log()
+    khat, ess = torch.tensor([0.1, 0.49, 0.51, 0.9]), torch.tensor([90.0, 60.0, 50.0, 7.0])
+    text = repr(
+        mm.Importance({"z": torch.zeros(100, 4, 2), "a.w": torch.zeros(100, 4, 1)}, weights, khat, ess, weights)
+    )
+    assert text.startswith("100 weighted draws of z, a.w for each of 4 rows\n")
+    assert "below 0.50, for 50% of them" in text and "50 in the median row, 7 in the worst" in text
+
+
+def test_a_curve_shows_its_mean_for_every_number_of_particles():
+    value, se = torch.stack([-numbered(), 1 - numbered()]), torch.full((2, 4), 0.1)
+    head, one, ten = repr(mm.IWAECurve([1, 10], value, se)).splitlines()
+    assert "4 rows" in head and one.split() == ["1", "particles", "-2.500", "+-", "0.050"]
+    assert ten.split() == ["10", "particles", "-1.500", "+-", "0.050"]
+
+
+def test_ranks_show_their_spread_coverage_and_the_worst_check():
+    even = (torch.arange(100) + 0.5) / 100
+    text = repr(mm.Calibration({"z[0]": even, "z[1]": 0.5 + 0.4 * (even - 0.5), "tarp": even}))
+    spread = float(12 * ((even - 0.5) ** 2).mean()) * (1 + 0.16) / 2
+    assert text.startswith("100 simulated rows, 3 quantities ranked\n") and f"spread {spread:.2f}, 1 if" in text
+    assert "75% and 95% of the truths" in text and "corrected for 9 tests; farthest off: spread of z[1]" in text
+    assert "of the truths" not in repr(mm.Calibration({"tarp": even}))
+
+
+def test_nested_posteriors_show_their_largest_shift_and_the_range_of_spreads():
+    shift, spread = torch.tensor([0.1, -0.3, 0.2]), torch.tensor([1.0, 0.9, 1.5])
+    text = repr(mm.Nested(7, 1.25, shift, shift.abs() / 10, spread, spread / 10))
+    assert text.startswith("7 rows, of which the further modalities tell 1.250 nats a row\n")
+    assert "shift -0.300 +- 0.030 (z[1])" in text and "from 0.900 +- 0.090 (z[1]) to 1.500 +- 0.150 (z[2])" in text
+
+
+def test_an_ecdf_shows_where_it_is_farthest_by_its_band():
+    grid = torch.tensor([0.25, 0.5, 0.75])
+    text = repr(mm.RankECDF(grid, torch.tensor([0.0, 0.04, -0.03]), torch.tensor([0.1, 0.2, 0.1]), 0.25))
+    assert text == "ECDF - uniform is farthest from 0 at 0.75: -0.030, band +- 0.100; p 0.250"
+
+
+def test_a_modality_left_out_shows_its_line_of_the_table():
+    found = mm.LeftOut("size", 20, 60, -0.01, 1.25, 0.45, 0.85, 0.0001, torch.zeros(20, 3))
+    assert repr(found) == (
+        "size: 60 entries of 20 rows, bias -0.010, spread 1.25, 45% and 85% in central intervals of 50 % and 90 %,"
+        " p <0.001"
+    )
+
+
+def test_an_imputation_error_shows_what_there_is():
+    numbers = mm.ImputationError(32, 0.967, 0.976, math.nan, math.nan, -1.388, 0.112)
+    assert repr({"b": numbers}) == (
+        "{'b': ImputationError(32 entries, rmse 0.967 for 0.976 of the baseline,"
+        " log score -1.388 +- 0.112 nats an entry)}"
+    )
+    names = mm.ImputationError(8, math.nan, math.nan, 0.75, 0.5, -0.5, 0.1)
+    assert "rmse" not in repr(names) and "accuracy 75.0% for 50.0% of the baseline" in repr(names)
