@@ -18,14 +18,15 @@ from pyro_mmvae.weights import chunks, draw, known, nesting, opened
 
 
 class LogLikelihood(NamedTuple):
-    """log p(x_S) of every row by importance sampling from the guide.
+    """log p(x_S) of every row by importance sampling.
 
     Attributes:
         value: (row,), in nats; a lower bound in expectation.
         se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is below 0.3. Up to the limit it
             is on the small side, as the weights that were drawn tell too little of those that were not: of rows whose
             truth is known one in five lay beyond two of them.
-        khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`.
+        khat: (row,), the Pareto shape of the weights' tail; good below `mm.khat_limit(num_particles)`. Infinite below
+            25 draws, which cannot tell it, and -inf where all weights are the same.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -24,9 +24,9 @@ class Sleep(Loss):
     The ELBO leaves out what q cannot reach without cost, and so its guides tend to be over-confident; with this loss
     they cover the posterior instead, for every S alike; weights of modalities are left aside. It teaches the guide
     alone: use it in a second phase, after `mm.objectives.encoders_only(vae)` or with another optimiser over the guide's
-    own parameters, as the model learns nothing from its own dreams. Each simulated row has the holes of a row of the
-    data, and each of its modalities but one is hidden besides with probability `hide`. What the model looks at and does
-    not explain is as in rows of the data.
+    own parameters, as the model learns nothing from its own dreams. Each modality of a simulated row has the single
+    holes of a random row of the data that has it, and is hidden as a whole with probability `hide`, all but one where
+    that would be all of them. What the model looks at and does not explain is as in rows of the data.
 
     Limits: the model must be one that can be drawn from without data; what it simulates is not the data, so a guide of
     a poor model is calibrated for that and may still serve real rows badly: look at k-hat.

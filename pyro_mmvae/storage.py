@@ -137,6 +137,7 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
         The model, in eval mode.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: in one line, a file that is damaged, foreign or of another version, or the first parameter that
             differs from the model's; then the model is as it was.
 

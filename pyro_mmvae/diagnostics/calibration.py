@@ -4,13 +4,6 @@ Rows are simulated from the model, so the truth z* is known; among draws from th
 is the posterior. Ranked are every latent, log p(x_S | z) (a guide that ignores the data passes on z alone), the
 distance to a random point (TARP), which sees all dimensions at once, and the log weight log p(x_S, z) - log q(z | x_S):
 where guide and posterior differ it is larger at the truth than at the draws, in every row, so that no errors cancel.
-
-Reference:
-    Talts, Betancourt, Simpson, Vehtari and Gelman, 2018, Validating Bayesian Inference Algorithms with Simulation-Based
-    Calibration, https://arxiv.org/abs/1804.06788; Modrak et al., 2023, Simulation-Based Calibration Checking for
-    Bayesian Computation: The Choice of Test Quantities Shapes Sensitivity, https://arxiv.org/abs/2211.02383; Lemos,
-    Coogan, Hezaveh and Perreault-Levasseur, 2023, Sampling-Based Accuracy Testing of Posterior Estimators for General
-    Inference, https://arxiv.org/abs/2302.03026
 """
 
 from __future__ import annotations
@@ -108,6 +101,13 @@ def sbc(
 
     Raises:
         ValueError: bad input, or the model cannot be drawn from without data, or has a factor.
+
+    Reference:
+        Talts, Betancourt, Simpson, Vehtari and Gelman, 2018, Validating Bayesian Inference Algorithms with
+        Simulation-Based Calibration, https://arxiv.org/abs/1804.06788; Modrak et al., 2023, Simulation-Based
+        Calibration Checking for Bayesian Computation: The Choice of Test Quantities Shapes Sensitivity,
+        https://arxiv.org/abs/2211.02383; Lemos, Coogan, Hezaveh and Perreault-Levasseur, 2023, Sampling-Based Accuracy
+        Testing of Posterior Estimators for General Inference, https://arxiv.org/abs/2302.03026
 
     Example:
         >>> import torch, pyro_mmvae as mm

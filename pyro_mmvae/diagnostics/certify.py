@@ -47,10 +47,10 @@ def certify(
     """Checks the guide against the model for every subset of the modalities.
 
     Rows simulated from the model, with the holes of the data, tell whether it is calibrated (ranks of every latent, of
-    log p(x_S | z), and TARP); rows of the data tell how likely they are, how far the ELBO is from that, and for how
-    many the guide can serve as a proposal. All subsets look at the same simulated rows, and all checks of a kind at the
-    same draws. What the model looks at and does not explain cannot be simulated: subsets that have it take it from rows
-    of the data.
+    log p(x_S | z) and of the log weight, and TARP, see `mm.sbc`); rows of the data tell how likely they are, how far
+    the ELBO is from that, and for how many the guide can serve as a proposal. All subsets look at the same simulated
+    rows, and all checks of a kind at the same draws. What the model looks at and does not explain cannot be simulated:
+    subsets that have it take it from rows of the data.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.

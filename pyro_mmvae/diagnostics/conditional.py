@@ -46,7 +46,7 @@ def conditional_log_likelihood(
         num_particles: draws a row.
 
     Returns:
-        `LogLikelihood`; its k-hat is the worse of the two terms'.
+        `LogLikelihood`; its k-hat is the worse of the two terms'. A difference of two bounds is none.
 
     Raises:
         ValueError: bad input, a name that is no modality, or a discrete code.
@@ -115,7 +115,13 @@ def guide_predictive_log_likelihood(
     """log E_{z ~ q(z | x_S)} p(x_T | z): how well the *guide* predicts, which other libraries print as conditional
     likelihood. It is the model's log p(x_T | x_S) only if q(z | x_S) is the model's posterior.
 
-    Args and Returns: as `conditional_log_likelihood`.
+    Args: as `conditional_log_likelihood`, discrete codes as well.
+
+    Returns:
+        `LogLikelihood`, a lower bound of that in expectation; k-hat is that of the weights p(x_T | z).
+
+    Raises:
+        ValueError: bad input, or a name that is no modality.
 
     Example:
         >>> import torch, pyro_mmvae as mm

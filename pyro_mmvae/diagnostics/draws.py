@@ -16,7 +16,8 @@ class PosteriorDraws:
     """Draws from p(z | x_S), and for every row which method they are from and what vouches for them.
 
     Attributes:
-        latents: site -> (draw, row, *event), unweighted; NaN for codes of modalities that were not there to infer.
+        latents: site -> (draw, row, *event), unweighted. The private code of a modality that a row lacks is drawn from
+            its prior, and NaN where no row nearby has that modality.
         method: (row,) names: "guide", "refined", "psis", "hmc" or "nuts".
         khat: (row,), of the best importance weights that were looked at for the row.
         ess: (row,), effective number of draws: of those weights, or of the chains.

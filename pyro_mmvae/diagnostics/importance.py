@@ -20,7 +20,8 @@ class Importance(NamedTuple):
     """Weighted draws of the latents of every row.
 
     Attributes:
-        latents: site -> (draw, row, *event); NaN for private codes where no row nearby has their modality.
+        latents: site -> (draw, row, *event). The private code of a modality that a row lacks is drawn from its prior,
+            and NaN where no row nearby has that modality.
         log_weights: (draw, row), Pareto-smoothed, each row normalised to sum to one.
         khat: (row,); good below `mm.khat_limit(draws)`.
         ess: (row,), effective number of draws, 1 / sum of squared weights.

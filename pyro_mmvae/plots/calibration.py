@@ -30,6 +30,15 @@ def plot_khat(
 ) -> Any:
     """k-hat of the rows that have all of a subset, with the line above which no guide is to be trusted.
 
+    Rows whose k-hat is infinite are not drawn; the share of good ones, beside each line, counts them.
+
+    Args:
+        x, mask, num_particles: as in `mm.log_likelihood`.
+        subsets: collections of names, one line each.
+
+    Raises:
+        ValueError: bad input, or no subset.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> from matplotlib.figure import Figure
@@ -103,6 +112,13 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
 
 def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]], ax: Any = None) -> Any:
     """Share of truths inside central intervals against their probability; below the diagonal: over-confident.
+
+    Args:
+        nominal: probabilities of the intervals, (interval,).
+        actual: name -> the share of truths inside each of them, (interval,).
+
+    Raises:
+        ValueError: shares of another number than the probabilities.
 
     Example:
         >>> import torch, pyro_mmvae as mm

@@ -79,7 +79,8 @@ class Laplace(nn.Module):
 class GaussianMixture(nn.Module):
     """A mixture of diagonal normals: weights, means and scales are learnt. For clusters, and for better joint samples.
 
-    The means start spread, so that components differ from the first step, and the whole has unit variance.
+    The means start spread, so that components differ from the first step, and the whole has unit variance
+    on average.
 
     Raises:
         ValueError: fewer than one component.

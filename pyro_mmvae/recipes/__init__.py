@@ -1,4 +1,5 @@
-"""Published methods: functions of a few lines from modalities to `(vae, loss)`, ready for `mm.fit` or stock SVI.
+"""Published methods: functions of a few lines from modalities to `(vae, loss)`, ready for `mm.fit` or stock SVI; those
+of two phases give a loss for each.
 
 Every recipe takes rows with missing modalities. Where a paper does not say how, its docstring says what is done here;
 unless it says otherwise, experts of missing modalities are left out and their likelihoods are not scored. Losses are
