@@ -267,8 +267,8 @@ for position, row in enumerate(certificates["PoE"].rows):
 # %% [markdown]
 # The picture of the linear world comes back. PoE, with covariances or without, and the flow over it are too narrow for
 # every subset, and closest to the posterior, by the gap between ELBO and log-likelihood, wherever there is something to
-# combine; covariances help most where both halves of the picture are given. The averages are
-# fine in the gap for one picture alone, and fall behind by several nats as soon as there is something to combine;
+# combine, but that DeepSets is level with PoE given both halves of the picture; covariances help most there. The
+# averages are fine in the gap for one picture alone, and fall behind by several nats as soon as there is something to combine;
 # given everything, MoE's draws are too wide, and for two parts its spread looks right by accident. DeepSets had to
 # learn from 1,400 rows what a product knows by construction, and is not there yet.
 #
@@ -282,7 +282,7 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for six rows in ten or more: those
+# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for 57 % of the rows or more: those
 # can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
 # every subset. Some coordinate is a little too narrow (over-confident); or none is, but ranked by log p(x | z) the truth
 # fits the data better than the draws do, so that in some direction which no single coordinate shows the draws are too
