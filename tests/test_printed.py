@@ -74,3 +74,11 @@ def test_an_imputation_error_shows_what_there_is():
     )
     names = mm.ImputationError(8, math.nan, math.nan, 0.75, 0.5, -0.5, 0.1)
     assert "rmse" not in repr(names) and "accuracy 75.0% for 50.0% of the baseline" in repr(names)
+
+
+def test_a_posterior_of_any_family_shows_its_shapes():
+    x = {"a": torch.randn(5, 3), "b": torch.randn(5, 2)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.GaussianMixture(2, 3), mm.MoE())
+    x["a"][0], x["b"][0] = math.nan, math.nan
+    assert repr(vae.posterior(x)) == "Switch(batch (5,), event (2,))"
+    assert repr(vae.prior()) == "Mixture(batch (), event (2,))"

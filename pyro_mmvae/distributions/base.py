@@ -150,6 +150,9 @@ class Frozen(TorchDistribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch {tuple(self.batch_shape)}, event {tuple(self.event_shape)})"
+
     @property
     def support(self) -> constraints.Constraint:
         return constraints.real_vector
