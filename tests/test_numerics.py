@@ -73,6 +73,22 @@ def test_logits_counts_and_scales_at_their_ends_are_finite(dtype):
     assert math.isfinite(spread.item()) and spread.item() < 0
 
 
+@pytest.mark.parametrize("count, nats", [(1e3, 0.002), (1e5, 0.3), (1e6, 3.0)])
+@pytest.mark.parametrize("dispersion", [1e-3, 1.0, 1e3])
+def test_counts_in_single_precision_err_as_their_docstrings_say(count, nats, dispersion):
+    log_rate = torch.linspace(math.log(count / 2), math.log(2 * count), 2000, dtype=torch.float32).unsqueeze(1)
+    counts = (count * torch.linspace(0.9, 1.1, 2000, dtype=torch.float64)).round().unsqueeze(1)
+
+    def errors(head):
+        single, double = (
+            head.to(d)(log_rate.to(d)).log_prob(counts.to(d)).double() for d in (torch.float32, torch.float64)
+        )
+        return float((single - double).abs().max())
+
+    assert errors(mm.NegativeBinomialLikelihood(nn.Identity(), dispersion)) < nats
+    assert errors(mm.PoissonLikelihood(nn.Identity())) < {1e3: 0.002, 1e5: 0.2, 1e6: 2.0}[count]
+
+
 class Cusp(nn.Module):
     """Gives what the network gives; its gradient is not a number."""
 
