@@ -74,6 +74,13 @@ def test_frechet_distance_is_the_closed_form_of_normals():
         mm.frechet_distance(a, b[:, :2])
 
 
+@pytest.mark.parametrize("features, rows", [(5, 500), (20, 2000)])
+def test_frechet_distance_of_two_samples_of_one_distribution_is_as_far_above_zero_as_it_says(features, rows):
+    found = torch.tensor([mm.frechet_distance(*torch.randn(2, rows, features, dtype=torch.float64)) for _ in range(20)])
+    error = float(found.std()) / 20**0.5
+    assert float(found.mean()) == pytest.approx(features * (features + 5) / (2 * rows), abs=4 * error, rel=0.03)
+
+
 def test_a_judge_learns_a_ring_and_a_line_does_not():
     x = torch.randn(600, 2, 1)
     labels = 3 + (x.flatten(1).norm(dim=1) > 1.18).long()

@@ -19,7 +19,7 @@ def frechet_distance(features: Any, others: Any) -> float:
     Args:
         features, others: (row, feature) of either sample, such as `judge.features(pictures)`; as many rows of each, and
             many more rows than features: the distance of two samples of one distribution is above zero by about
-            feature^2 / row.
+            feature (feature + 5) / (2 row) for features of unit variance.
 
     Raises:
         ValueError: NaN or an infinity, other than two dimensions, different features, or fewer than two rows.
