@@ -200,6 +200,9 @@ class CategoryColumn:
 def outputs_of(columns: Sequence[Column]) -> int:
     """How many numbers the network of a `TableLikelihood` gives.
 
+    Raises:
+        ValueError: what is no list of columns.
+
     Example:
         >>> outputs_of([RealColumn(), CategoryColumn(3)])
         4

@@ -22,13 +22,16 @@ def from_nan(x: Arrays) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         x with zero where NaN was, and mask: bool, (row,) for a modality that is always there as a whole or not at all,
         else (row, *event).
 
+    Raises:
+        ValueError: bad input.
+
     Example:
         >>> import torch
         >>> x, mask = from_nan({"size": torch.tensor([[1.0, float("nan")], [2.0, 3.0]])})
         >>> mask["size"].tolist()
         [[True, False], [True, True]]
     """
-    batch = Batch.of(x)
+    batch = Batch.of({} if x is None else x)  # which for None would be a row of nothing
     return dict(batch), batch.mask
 
 
@@ -56,7 +59,7 @@ def hide(
     """
     if not isinstance(share, (Real, Tensor)) or not 0 <= share <= 1:
         raise ValueError(f"share is {shown(share)}; give the share of (row, modality) pairs to hide, from 0 to 1")
-    batch = Batch.of({} if x is None else x, mask)  # which for None would be a row of nothing
+    batch = Batch.of({} if x is None else x, mask)  # likewise
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     seen = torch.stack([seen_rows(m).cpu() for m in batch.mask.values()], 1)
     order = torch.rand(seen.shape, generator=generator)

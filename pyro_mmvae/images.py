@@ -36,6 +36,9 @@ class Residual(nn.Module):
 def residual_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64, 128), size: int = 256) -> nn.Sequential:
     """A trunk for pictures (row, channel, height, width) -> (row, size); each stage halves the picture.
 
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
+
     Example:
         >>> import torch
         >>> residual_trunk((3, 33, 50), channels=(8, 16), size=20)(torch.zeros(2, 3, 33, 50)).shape
@@ -55,6 +58,9 @@ def residual_encoder(
 ) -> nn.Sequential:
     """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,).
 
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
+
     Example:
         >>> import torch
         >>> residual_encoder((1, 32, 20), channels=(8, 16), dim=4)(torch.zeros(5, 1, 32, 20)).event_shape
@@ -67,6 +73,9 @@ def residual_decoder(
     dim: int, shape: Sequence[int], channels: Sequence[int] = (128, 64, 32), size: int = 256
 ) -> Batched:
     """A network z (..., dim) -> (..., channel, height, width) for a likelihood head; each stage doubles the picture.
+
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
 
     Example:
         >>> import torch

@@ -138,6 +138,9 @@ def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Seq
     Args:
         head: `NormalHead`, `FullRankHead`, `LaplaceHead`, or any class (size, dim) -> module h -> distribution.
 
+    Raises:
+        ValueError: no sizes.
+
     Example:
         >>> encoder(784, 256, dim=16)(torch.zeros(5, 784)).event_shape
         torch.Size([16])
@@ -149,6 +152,9 @@ def encoder(*sizes: int, dim: int, head: type[nn.Module] = NormalHead) -> nn.Seq
 
 def conv_trunk(shape: Sequence[int], channels: Sequence[int] = (32, 64), size: int = 128) -> nn.Sequential:
     """A trunk for pictures (row, channel, height, width) of any size -> (row, size); each stage halves the picture.
+
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
 
     Example:
         >>> conv_trunk((3, 28, 28))(torch.zeros(5, 3, 28, 28)).shape
@@ -167,6 +173,9 @@ def conv_encoder(
 ) -> nn.Sequential:
     """An encoder of pictures: x (row, *shape), shape = (channel, height, width) -> q(z | x) with event (dim,).
 
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
+
     Example:
         >>> conv_encoder((3, 28, 28), dim=16)(torch.zeros(5, 3, 28, 28)).event_shape
         torch.Size([16])
@@ -176,6 +185,9 @@ def conv_encoder(
 
 def conv_decoder(dim: int, shape: Sequence[int], channels: Sequence[int] = (64, 32), size: int = 128) -> Batched:
     """A network z (..., dim) -> (..., channel, height, width) for a likelihood head; each stage doubles the picture.
+
+    Raises:
+        ValueError: a shape that is not (channel, height, width).
 
     Example:
         >>> conv_decoder(16, (3, 28, 28))(torch.zeros(5, 1, 16)).shape

@@ -115,8 +115,8 @@ def coherence(
         `Coherence`.
 
     Raises:
-        ValueError: no classifier, labels that are not one whole number a row, nothing to draw from, or more than 65,535
-            subsets.
+        ValueError: no classifier, labels that are not one whole number a row, nothing to draw from, more than 65,535
+            subsets, or an unknown method.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep

@@ -61,6 +61,9 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
     Args:
         labels: (row,) whole numbers or names, for the colours; rows without one (NaN, None) are grey.
 
+    Raises:
+        ValueError: bad input, a model without a z, or labels of another number than the rows.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> from matplotlib.figure import Figure

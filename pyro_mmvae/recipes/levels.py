@@ -69,13 +69,16 @@ def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int],
     """MHVAE: codes in levels, each inferred given the one above by a product of its prior with the given modalities;
     the mean over all subsets of the ELBO in which the guide sees a subset and the model explains everything.
 
-    Subsets of which a row has nothing are left out of its mean, where the paper's code draws z from the prior. The last
-    level alone is decoded.
+    A subset of which a row has nothing adds nothing to its mean, where the paper's code draws z from the prior. The
+    last level alone is decoded.
 
     Args:
         dims: size of each level, from the top.
         sizes: name -> number of features that the trunk gives, or the data has where there is no trunk.
         hidden: size of the networks between the levels.
+
+    Raises:
+        ValueError: sizes of what is no modality, none for one that is looked at, or dims that are no sizes.
 
     Reference:
         Dorent et al., 2023, Unified Brain MR-Ultrasound Synthesis using Multi-Modal Hierarchical Representations,

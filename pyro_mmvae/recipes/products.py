@@ -37,6 +37,9 @@ def feature_fusion(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapp
     Args:
         net, sizes: see `mm.JointEncoder`.
 
+    Raises:
+        ValueError: sizes of what is no modality, or none for one that is looked at.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
@@ -96,6 +99,9 @@ def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, 
     Args:
         net, sizes: see `mm.JointEncoder`.
 
+    Raises:
+        ValueError: sizes of what is no modality, or none for one that is looked at.
+
     Reference:
         Suzuki, Nakayama and Matsuo, 2016, Joint Multimodal Learning with Deep Generative Models,
         https://arxiv.org/abs/1611.01891
@@ -121,6 +127,9 @@ def telbo(
 
     First the joint ELBO; `second()` freezes all but the unimodal encoders, which then learn the ELBO of their own
     modality. Incomplete rows are encoded by a product of the experts alone.
+
+    Raises:
+        ValueError: sizes of what is no modality, or none for one that is looked at.
 
     Reference:
         Vedantam, Fischer, Huang and Murphy, 2018, Generative Models of Visually Grounded Imagination,
@@ -184,6 +193,9 @@ def jnf(
         net, sizes: see `mm.JointEncoder`.
         transforms: makes the transforms of one expert; two affine coupling layers by default, which are fast both ways
             where the paper's masked autoregressive ones are not.
+
+    Raises:
+        ValueError: sizes of what is no modality, or none for one that is looked at.
 
     Reference:
         Senellart, Chadebec and Allassonniere, 2023, Improving Multimodal Joint Variational Autoencoders through
