@@ -17,8 +17,6 @@ from torch.nn.functional import softplus
 from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal
 from pyro_mmvae.heads import SMALLEST, one_tensor
 
-LONGEST_TABLE = 1023
-"""The largest total count of a binomial whose coefficients are looked up."""
 QUICK = 10.0
 """How many times as far as other parameters the logarithm of a learnt scale goes in a step of the optimiser."""
 
@@ -137,8 +135,6 @@ class BinomialLikelihood(Likelihood):
         self.total_count = total_count
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
-        if self.total_count > LONGEST_TABLE:
-            return dist.Binomial(self.total_count, logits=out)
         return Binomial(self.total_count, out)
 
 
