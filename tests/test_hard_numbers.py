@@ -1,12 +1,14 @@
 """Numbers where they are hard to get: modes that a guide lacks, rounding, ties and few rows, against closed forms."""
 
 import math
+from copy import deepcopy
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from cases import From, three, three_rows
+from exact import LinearGaussian
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -28,6 +30,25 @@ def test_large_log_weights_do_not_pass_for_equal_ones(off):
     torch.manual_seed(0)
     raw = 10 * torch.randn(1000, 3, dtype=torch.float32)
     torch.testing.assert_close(smooth(raw - off).khat, smooth(raw).khat, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [-17_000, 25_000, 60_000])
+def test_weights_that_are_equal_but_for_rounding_are_good_below_a_hundred_thousand_nats(size):
+    torch.manual_seed(0)
+    last = torch.finfo(torch.float32).eps * abs(size)  # pictures err by a few of these
+    raw = (size + last * torch.randn(1000, 2, dtype=torch.float64)).float()
+    assert smooth(raw).khat.tolist() == [-math.inf] * 2
+
+
+def test_an_exact_guide_of_large_pictures_is_trusted_in_single_precision(single):
+    """At -20,000 nats a worse proposal, with weights that differ, must not take the place of the exact one."""
+    truth = LinearGaussian({"picture": 3 * 80 * 80})
+    vae, x = truth.vae(), truth.simulate(6)
+    exact = mm.log_likelihood(deepcopy(vae).double(), {"picture": x["picture"].double()}, num_particles=50).value
+    found = mm.gaps(vae, x)
+    assert exact.max() < -20_000 and (found.khat < mm.khat_limit(1000)).all()
+    assert (found.log_likelihood - exact).abs().max() < 0.01  # one of those others errs by 0.2
+    assert mm.posterior_draws(vae, x, progress=False).method == ["guide"] * 6
 
 
 def test_weights_that_rounding_makes_alike_are_not_called_good():
