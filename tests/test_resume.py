@@ -239,6 +239,18 @@ def test_a_file_of_another_run_is_refused(tmp_path):
         fit(x={"body": x["body"]})
     with pytest.raises(ValueError, match=r"written from another model: 'prior\.\S*' does not exist there"):
         fit(three(prior="LearnedNormal"))
+    with pytest.raises(ValueError, match=r"of a run with part 'fusion' PoE\(prior_expert=True\), not MoE\("):
+        fit(three(fusion="MoE"))
+    heavier, shorter = three(), three()
+    heavier.modalities["body"].weight = 2.0
+    with pytest.raises(ValueError, match=r"with part 'modalities\.body' Modality\(.*weight=1.0\), not .*weight=2.0\)"):
+        fit(heavier)
+    shorter.modalities["label"].decoder.net.append(torch.nn.Dropout(0.3))
+    with pytest.raises(ValueError, match=r"with part '.*decoder\.net\.3' None, not Dropout\(inplace=False, p=0.3\)"):
+        fit(shorter)
+    mm.fit(shorter, x, epochs=1, progress=False, checkpoint=tmp_path / "dropout.pt")
+    with pytest.raises(ValueError, match=r"with part '.*decoder\.net\.3' Dropout\(.*\), not None"):
+        fit(checkpoint=tmp_path / "dropout.pt")
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="is a folder, or in none that exists"):
         fit(checkpoint=tmp_path / "nowhere" / "run.pt")

@@ -124,13 +124,13 @@ class Checkpoint:
             return record
 
     def _check(self, file: Path, record: dict[str, Any], course: Course) -> None:
-        for key, here in self.settings.items():
-            there = record["settings"].get(key)
+        live = course.live
+        filled = (course.held.keys() & record["live"].keys()) - live.keys()  # by a network, since the run began
+        compare(file, record["live"], {**live, **{name: record["live"][name] for name in filled}})
+        for key in {**self.settings, **record["settings"]}:
+            there, here = record["settings"].get(key), self.settings.get(key)
             longer = key == "epochs" and self.settings["schedule"] == course_of(constant) and there <= here
             if there != here and not longer:
                 raise ValueError(
                     f"checkpoint {file} is of a run with {key} {there}, not {here}; give the same, or another path"
                 )
-        live = course.live
-        filled = (course.held.keys() & record["live"].keys()) - live.keys()  # by a network, since the run began
-        compare(file, record["live"], {**live, **{name: record["live"][name] for name in filled}})

@@ -30,7 +30,7 @@ from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, title_of
+from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, parts_of, title_of
 from pyro_mmvae.training.shares import Shares, special_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
@@ -159,7 +159,7 @@ def fit(
     ):
         parameters = inventory(vae, first, devices, modules)
         optim = optimizer_of(make, parameters.values(), lr)
-        settings |= made_by(make, optim)
+        settings |= made_by(make, optim) | parts_of(modules)
         settings["modalities"] = {name: list(value.shape[1:]) for name, value in first.items()}
         if checkpoint is not None:
             settings |= checksums(getattr(data, "data", None), held_out)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from pyro_mmvae.data import Batch
 
@@ -28,6 +29,20 @@ def title_of(thing: Any) -> str:
     inside = getattr(thing, "__dict__", {}).items()
     parts = {k: v for k, v in inside if isinstance(v, simple) and k not in PYROS}
     return f"{type(thing).__qualname__}({', '.join(f'{k}={title_of(v)}' for k, v in sorted(parts.items()))})"
+
+
+def parts_of(modules: Iterable[nn.Module]) -> dict[str, str]:
+    """Every module in them by its class, those of torch and ours with their numbers and switches: two models whose
+    parameters have the same names and shapes may differ in these. One of the user's may count its calls."""
+    named = [each for owner in modules for each in owner.named_modules()]
+    return {f"part {name.replace('._orig_mod', '')!r}": _part(module) for name, module in named}
+
+
+def _part(module: nn.Module) -> str:
+    kind, known = type(module), type(module).__module__.startswith(("torch.nn.", "pyro_mmvae."))
+    parts = {k: v for k, v in vars(module).items() if known and k[0] != "_" and k != "training"}
+    told = [f"{k}={v!r}" for k, v in sorted(parts.items()) if isinstance(v, (bool, int, float, str))]
+    return f"{kind.__qualname__}({', '.join(told)})"
 
 
 def familiar(loss: Any) -> bool:
