@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import zipfile
@@ -45,23 +46,36 @@ def write(path: Path, kind: str, contents: Mapping[str, Any], previous: Path | N
     whole = _plain({"format": f"pyro_mmvae {kind}", "version": VERSION, **contents}, "")
     partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "wb") as file:
+        partial.unlink(missing_ok=True)  # of a process that was killed
+        with open(partial, "xb") as file:
             torch.save(whole, file)
             file.flush()
             os.fsync(file.fileno())
-        if previous is not None and path.exists():
+            ours = os.path.samestat(os.fstat(file.fileno()), partial.stat())
+        if ours and previous is not None and path.exists():
             os.replace(path, previous)
-        os.replace(partial, path)
-    except OSError:
+        if ours:
+            os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
         with suppress(OSError):
             partial.unlink()
-        raise
-    if os.name != "nt":  # a new name is safe on the disk only when its folder is
+        raise _of_the_disk(error) from None
+    if not ours:
+        raise OSError(errno.EBUSY, "another process writes there as well", str(path))
+    with suppress(OSError):  # a new name is safe when its folder is; Windows and some network file systems keep no such
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _of_the_disk(error: BaseException) -> BaseException:
+    """The OSError behind what torch raises of a disk that is full in the midst of a tensor, if there is one."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return error if found is None else found
 
 
 def read(path: Path, kind: str) -> dict[str, Any]:

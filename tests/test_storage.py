@@ -1,8 +1,10 @@
 """Files of models: what comes back, what is refused, and that nothing of a file is executed."""
 
+import errno
 import io
 import os
 import pickle
+import stat
 import zipfile
 
 import pyro
@@ -173,15 +175,58 @@ def test_other_archives_and_texts_are_refused(tmp_path):
             mm.load(tmp_path / name, three)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path):
-    vae, path = other(3), tmp_path / "vae.pt"
+@pytest.mark.parametrize("left", [0, 100, 5000, 50_000, 200_000])
+def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk, left):
+    """Full at once, in a header, and in the midst of a tensor, of which torch raises a RuntimeError."""
+    vae, path = other(2000), tmp_path / "vae.pt"
     vae.save(path)
     before = path.read_bytes()
-    (tmp_path / "vae.pt.partial").symlink_to("/dev/full")
+    assert len(before) > 200_000
+    full_disk(left)
     nn.init.zeros_(next(vae.parameters()))
     with pytest.raises(OSError, match="No space left"):
         vae.save(path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["vae.pt"]
+    vae.save(path)
+    assert path.read_bytes() != before
+
+
+def test_two_processes_that_write_to_one_path_spoil_nothing(tmp_path, monkeypatch):
+    """The other begins, or begins and ends, while the first writes, which is told; what the other writes is whole."""
+    one, two, path, save = other(3), other(3), tmp_path / "vae.pt", torch.save
+    partial = tmp_path / "vae.pt.partial"
+
+    def beginning():
+        partial.unlink()
+        partial.write_bytes(b"begun")
+
+    for meanwhile, reason in ((lambda: two.save(path), "No such file"), (beginning, "another process writes there")):
+
+        def slow(contents, file, meanwhile=meanwhile):
+            monkeypatch.setattr(torch, "save", save)
+            save(contents, file)
+            meanwhile()
+
+        monkeypatch.setattr(torch, "save", slow)
+        with pytest.raises(OSError, match=reason):
+            one.save(path)
+        assert torch.equal(next(mm.load(path, other(3)).parameters()), next(two.parameters()))
+    assert partial.read_bytes() == b"begun"
+
+
+def test_a_folder_that_cannot_be_flushed_is_written_to(tmp_path, monkeypatch):
+    """As on some network file systems."""
+    flush = os.fsync
+
+    def refuse_folders(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(number)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    vae = other(3)
+    vae.save(tmp_path / "vae.pt")
+    assert torch.equal(next(mm.load(tmp_path / "vae.pt", other(3)).parameters()), next(vae.parameters()))
 
 
 def of_networks(wrap):
