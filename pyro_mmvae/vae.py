@@ -37,7 +37,7 @@ class MultimodalVAE(nn.Module):
     `SVI(vae.model, vae.guide, optim, Trace_ELBO())`, `Predictive(vae.model, ...)`, `AutoNormal(vae.model)`, `NUTS`.
 
     Args:
-        modalities: name -> `Modality`. A name becomes a site, so it may not be "z" or "data".
+        modalities: name -> `Modality`. A name becomes a site, so it may not be "z" or "data", nor have a dot.
         prior: of z: a module experts -> distribution with event (dim,), or any function, of the experts or of nothing.
         fusion: how the experts of the given modalities become one posterior. Without prior and fusion (None) there is
             no z, and every modality has its private code alone.

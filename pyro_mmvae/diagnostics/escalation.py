@@ -66,7 +66,7 @@ def posterior_draws(
         x, mask: as in `vae.model`.
         given: S; None = all that is observed.
         method: "auto" goes up the list row by row; a name serves every row by that method, as far as the budget goes.
-            Rows for which "refined" is not good enough are served by "psis" where that is better, as it costs nothing.
+            Rows for which "refined" is not good enough are served by "psis" where k-hat is good, as it costs nothing.
         num_draws: draws a row.
         tolerance: the largest error of a posterior mean, in posterior standard deviations.
         max_nuts_rows: for how many rows NUTS may be run.
