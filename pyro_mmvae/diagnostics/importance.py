@@ -44,7 +44,8 @@ class Importance(NamedTuple):
 
     def __repr__(self) -> str:
         draws, rows = self.log_weights.shape
-        good, limit = float((self.khat < khat_limit(draws)).double().mean()), khat_limit(draws)
+        limit = khat_limit(draws)
+        good = float((self.khat < limit).double().mean())
         return (
             f"{draws} weighted draws of {', '.join(self.latents)} for each of {rows} rows\nk-hat is good, below"
             f" {limit:.2f}, for {good:.0%} of them; effective draws: {float(self.ess.median()):.0f} in the median row,"
