@@ -29,7 +29,7 @@ def cross_modal_figure(vae: Any, x: dict[str, Tensor], path: Path) -> None:
     figure = Figure(figsize=(len(chosen) + 1.6, 1.05 * len(x) ** 2 + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
     torch.manual_seed(0)
-    plot_cross_modal(vae, {name: value[chosen] for name, value in x.items()}, figure.subplots())
+    plot_cross_modal(vae, {name: value[chosen] for name, value in x.items()}, ax=figure.subplots())
     figure.savefig(path, dpi=110)
 
 

@@ -85,7 +85,7 @@ QUESTIONS = {
     "ArviZ": lambda vae, loss, x, mask: mm.to_arviz(vae, x, mask, num_draws=5)["sample_stats"]["log_weight"].values,
     "plots": lambda vae, loss, x, mask: [
         len(mm.plot_reconstructions(vae, few(x), few(mask), ax=axes()).figure.axes),
-        len(mm.plot_cross_modal(vae, {k: torch.zeros(1, SIZES[k]) for k in x}, axes()).figure.axes),
+        len(mm.plot_cross_modal(vae, {k: torch.zeros(1, SIZES[k]) for k in x}, ax=axes()).figure.axes),
     ],
     "plot of codes": lambda vae, loss, x, mask: [len(mm.plot_latent(vae, x, mask, ax=axes()).lines)],
 }

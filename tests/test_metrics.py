@@ -150,6 +150,8 @@ def test_rows_with_nothing_to_ask_by_are_no_queries():
             ask()
     both = mm.latent_similarity(vae, x, query=["a", "b"], target=["b"])
     assert mm.retrieval(both).recall[5] > 0.9
+    full, mask = {**x, "a": x["a"].nan_to_num()}, {"a": torch.arange(30) != 7}
+    torch.testing.assert_close(mm.latent_similarity(vae, full, mask, query=["a", "b"], target=["b"]), both)
 
 
 def test_predictive_similarity_is_pointwise_mutual_information():
@@ -173,19 +175,19 @@ def test_padding_of_candidates_does_not_count():
         "a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 8, dim=2)),
     }
     vae, a = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), torch.randn(7, 3)
-    x = mm.Batch.of({"text": tokens, "a": a}, {"text": seen})
-    found = mm.predictive_similarity(vae, x, query=["a"], target="text", num_draws=20_000)
+    x, mask = {"text": tokens, "a": a}, {"text": seen}
+    found = mm.predictive_similarity(vae, x, mask, query=["a"], target="text", num_draws=20_000)
     with torch.no_grad():
         log_p = net(vae.posterior({"a": a}).sample((20_000,))).log_softmax(-1)  # (draw, row, position, token)
     each = [log_p[:, :, range(4), row][:, :, there].sum(-1) for row, there in zip(tokens, seen)]
     exact = torch.stack(each, -1).logsumexp(0)
     exact = exact - (exact.logsumexp(0) - math.log(7))
     torch.testing.assert_close(found, exact, rtol=0, atol=0.02)
-    other = mm.Batch.of({"text": torch.where(seen, tokens, 5), "a": a}, {"text": seen})
+    other = {**x, "text": torch.where(seen, tokens, 5)}
     torch.manual_seed(1)
-    first = mm.predictive_similarity(vae, x, query=["a"], target="text")
+    first = mm.predictive_similarity(vae, x, mask, query=["a"], target="text")
     torch.manual_seed(1)
-    torch.testing.assert_close(mm.predictive_similarity(vae, other, query=["a"], target="text"), first)
+    torch.testing.assert_close(mm.predictive_similarity(vae, other, mask, query=["a"], target="text"), first)
 
 
 def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
@@ -284,7 +286,7 @@ def test_metrics_and_plots_take_arrays():
     assert mm.linear_probe(*halves[0]) == mm.linear_probe(*halves[1])
     data = {"a": few, "b": few[:, :2]}
     vae = mm.MultimodalVAE(mm.guess_modalities(data, dim=2), mm.StandardNormal(2), mm.PoE())
-    ax = mm.plots.plot_cross_modal(vae, {name: value[:4] for name, value in data.items()}, Figure().subplots())
+    ax = mm.plots.plot_cross_modal(vae, {name: value[:4] for name, value in data.items()}, ax=Figure().subplots())
     assert "What is given" in ax.get_title()
     with pytest.raises(ValueError, match="no modality"):
         mm.plots.plot_missingness(None)

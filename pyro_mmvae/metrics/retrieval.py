@@ -69,13 +69,15 @@ def retrieval(scores: Any, k: Sequence[int] = (1, 5, 10)) -> Retrieval:
 
 
 @tool
-def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequence[str]) -> Tensor:
+def latent_similarity(
+    vae: Any, x: Arrays, mask: Arrays | None = None, *, query: Sequence[str], target: Sequence[str]
+) -> Tensor:
     """Cosine between posterior means given the query modalities and given the target ones, (row, row).
 
     Every dimension is centred and scaled by its standard deviation over the rows first.
 
     Args:
-        x: rows with all modalities named.
+        x, mask: as in `vae.model`; rows with something of the query and something of the target.
         query, target: names.
 
     Raises:
@@ -91,7 +93,7 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
         torch.Size([20, 20])
     """
     vae, sides = with_posterior(vae), []
-    batch = opened(vae, x)
+    batch = opened(vae, x, mask)
     for given in (query, target):
         check_collection(given)
         known(vae, given)
@@ -105,15 +107,17 @@ def latent_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: Sequ
 
 
 @tool
-def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: str, num_draws: int = 30) -> Tensor:
+def predictive_similarity(
+    vae: Any, x: Arrays, mask: Arrays | None = None, *, query: Sequence[str], target: str, num_draws: int = 30
+) -> Tensor:
     """log p(x_target of row j | x_query of row i), (i, j), in nats: each candidate's likelihood under each query.
 
     log 1/K sum_k p(x_target,j | z_k), z_k ~ q(z | x_query,i); less the log of its mean over the queries, which
     is about log p(x_target,j): pointwise mutual information, in which no candidate wins everywhere.
 
     Args:
-        x: rows with all modalities named, each with something of the target; its hidden entries, such as padding, do
-            not count.
+        x, mask: as in `vae.model`; rows with something of the query, and of the target, whose hidden entries, such as
+            padding, do not count.
         query: names of the modalities that are looked at.
         target: the modality whose entries are the candidates.
         num_draws: K.
@@ -131,7 +135,7 @@ def predictive_similarity(vae: Any, x: Arrays, *, query: Sequence[str], target: 
         torch.Size([20, 20])
     """
     num_draws = whole("num_draws", num_draws)
-    batch, rows = opened(vae, x), []
+    batch, rows = opened(vae, x, mask), []
     check_collection(query)
     known(vae, query)
     known(vae, [target])

@@ -68,11 +68,14 @@ def plot_reconstructions(
 
 
 @tool
-def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Mapping[str, Show] | None = None) -> Any:
+def plot_cross_modal(
+    vae: Any, x: Arrays, mask: Arrays | None = None, ax: Any = None, *, show: Mapping[str, Show] | None = None
+) -> Any:
     """Every modality predicted from every other: a block for each given modality, as observed in its first line.
 
     Args:
-        x: a few rows, every modality observed; one column each. Single entries that are missing are pale blue.
+        x, mask: as in `vae.model`, a few rows that have every modality; one column each. Single entries that are
+            missing are pale blue.
         show: name -> see `plot_entry`.
 
     Raises:
@@ -84,9 +87,9 @@ def plot_cross_modal(vae: Any, x: Mapping[str, Any], ax: Any = None, *, show: Ma
         >>> x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
         >>> vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
         >>> few = {name: value[:4] for name, value in x.items()}
-        >>> ax = plot_cross_modal(vae, few, Figure().subplots())
+        >>> ax = plot_cross_modal(vae, few, ax=Figure().subplots())
     """
-    batch = opened(vae, x)
+    batch = opened(vae, x, mask)
     for name in batch:
         there = seen_rows(batch.mask[name])
         if not bool(there.all()):
