@@ -46,6 +46,19 @@ def test_a_normal_is_pyros(scale):
     assert Normal(loc, scale).scale.shape == loc.shape and Normal(loc, scale).batch_shape == loc.shape
 
 
+@pytest.mark.parametrize("unit", [1e-15, 1e-11, 1e10, 1e15])
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+def test_a_normal_in_large_or_small_units_has_its_slopes_in_single_precision(scale, unit):
+    loc, value = torch.randn(4, 5, 3).double(), torch.randn(4, 5, 3).double()
+    found = []
+    for kind, factor in ((torch.float64, 1.0), (torch.float32, unit)):
+        leaves = [(factor * part).to(kind).requires_grad_() for part in (loc, scale.double())]
+        p, at = Normal(*leaves).to_event(2), (factor * value).to(kind)
+        found.append([slope.double() * factor for slope in value_and_slopes(p, at, *leaves)[1:]])
+    for exact, single in zip(*found, strict=True):
+        torch.testing.assert_close(single, exact, rtol=1e-4, atol=1e-4)
+
+
 def test_a_normal_refuses_what_pyros_refuses():
     loc = torch.zeros(2, 3)
     for scale in (torch.tensor(-1.0), torch.tensor([1.0, 0.0, 1.0]), torch.tensor(torch.nan)):

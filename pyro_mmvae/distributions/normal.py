@@ -115,7 +115,7 @@ class Normal(Entrywise, dist.Normal):
         entries = math.prod(self.loc.shape[axes[0] :])
         if self.narrow.dim() == 0:
             squares = self._squared(value).sum(axes)
-            mean = torch.addcdiv(self.narrow.log(), squares, self.narrow.square(), value=0.5 / max(entries, 1))
+            mean = torch.addcmul(self.narrow.log(), squares, self._precision(), value=0.5 / max(entries, 1))
             return torch.rsub(mean, -entries * HALF_LOG_TWO_PI, alpha=entries)
         return torch.rsub(self._lost(value).sum(axes), -entries * HALF_LOG_TWO_PI)
 
@@ -124,7 +124,11 @@ class Normal(Entrywise, dist.Normal):
         if self.narrow.shape == self.loc.shape:
             error = (value - self.loc) / self.scale
             return torch.addcmul(self.scale.log(), error, error, value=0.5)
-        return torch.addcdiv(self.narrow.log(), self._squared(value), self.narrow.square(), value=0.5)
+        return torch.addcmul(self.narrow.log(), self._squared(value), self._precision(), value=0.5)
+
+    def _precision(self) -> Tensor:
+        """To divide by the square has a gradient with the fourth power: in float32 zero from scales of 1e10 on."""
+        return self.narrow.reciprocal().square()
 
     def _squared(self, value: Tensor) -> Tensor:
         loc, value = (self.loc, value) if self.loc.shape == value.shape else torch.broadcast_tensors(self.loc, value)
