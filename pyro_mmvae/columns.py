@@ -80,7 +80,7 @@ class RealColumn(OneNumber):
             )
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
-        return Normal(self.loc + self.scale * out[..., 0], self.scale * learnt[0].exp() + SMALLEST)
+        return Normal(self.loc + self.scale * out[..., 0], self.scale * (learnt[0].exp() + SMALLEST))
 
     def features(self, x: Tensor) -> Tensor:
         return ((x - self.loc) / self.scale).unsqueeze(-1)

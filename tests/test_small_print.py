@@ -166,6 +166,12 @@ def test_the_scale_of_a_column_may_be_a_tensor():
     assert float(mm.RealColumn(scale=torch.tensor(3.0)).features(torch.tensor([6.0]))) == 2.0
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_a_column_of_any_unit_starts_at_its_scale(scale):
+    column = mm.RealColumn(scale=scale)
+    assert float(column.distribution(torch.zeros(1), column.start()).stddev) == pytest.approx(scale, rel=1e-4)
+
+
 # questions
 
 
