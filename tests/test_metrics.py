@@ -206,6 +206,15 @@ def test_imputation_of_the_oracle_has_the_error_that_its_covariance_says():
     assert math.isnan(found["b"].accuracy)
 
 
+def test_the_baseline_of_large_numbers_that_differ_by_little_is_theirs(single):
+    x, visible = 1e6 + torch.randn(20_000, 3), torch.rand(20_000, 3) > 0.5
+    vae = mm.MultimodalVAE(mm.guess_modalities({"a": x}, dim=1, hidden=4), mm.StandardNormal(1), mm.PoE())
+    found = mm.imputation_error(vae, {"a": x}, visible={"a": visible}, num_draws=1)["a"].baseline_rmse
+    middle = torch.where(visible, x.double(), 0).sum(0) / visible.sum(0)
+    exact = (x - middle)[~visible].square().mean().sqrt()
+    assert found == pytest.approx(float(exact), rel=5e-4)  # by a sum in single precision 1.6e-3
+
+
 def test_single_hidden_entries_and_categories():
     truth = LinearGaussian({"a": 4})
     x = truth.simulate(800)

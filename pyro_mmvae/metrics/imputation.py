@@ -162,7 +162,8 @@ def _errors(
     if categories:
         frequent = _most_frequent(truth, visible, categories).expand_as(truth)
         return math.nan, math.nan, _mean((mean == truth)[hidden]), _mean((frequent == truth)[hidden])
-    middle, named = torch.where(visible, truth, 0).sum(0) / visible.sum(0).clamp(min=1), torch.zeros_like(hidden)
+    total = torch.where(visible, truth, 0).sum(0, dtype=torch.float64)  # of large numbers that differ by little
+    middle, named = (total / visible.sum(0).clamp(min=1)).to(mean.dtype), torch.zeros_like(hidden)
     for column in columns:
         column_of = truth[..., column]
         named[..., column] = True
