@@ -227,6 +227,25 @@ def test_the_density_of_a_guides_noise_is_part_of_the_weights():
     assert mm.Objective().loss(*pair, x) == pytest.approx(-float(exact.sum()), abs=1e-3)
 
 
+def test_many_steps_of_a_large_log_likelihood_are_not_rounded_one_by_one(single):
+    """The guide is exact, so that every weight is p(x), whatever the number of temperatures."""
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("a", dist.Normal(z, 1.0).to_event(1), obs=x["a"])
+            pyro.factor("pixels", torch.full((len(x["a"]),), 90_000.0))
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", normal(x["a"] / 2, 0.5**0.5))
+
+    x = {"a": 1.4 * torch.randn(8, 1)}
+    exact = 90_000 + dist.Normal(0.0, 2**0.5).log_prob(x["a"].squeeze(-1))
+    found = mm.annealed_log_likelihood(mm.Pair(model, guide), x, chains=4, temperatures=60)
+    assert (found.value - exact).abs().max() < 0.012  # a number of this size is rounded by 0.004
+
+
 def test_usage_of_a_prior_of_two_levels_is_that_of_z_alone():
     torch.manual_seed(0)
     slope = 1 / (1 + 4 / 0.25)  # v ~ N(0, 1), z | v ~ N(2v, 0.5), so z ~ N(0, 4.25), and up is p(v | z)

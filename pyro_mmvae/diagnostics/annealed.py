@@ -189,6 +189,8 @@ class _Way:
         for beta in self.betas[1:]:
             state, accept = transition(self.path, state, beta, self.steps[-1])
             self.steps.append(tuned(self.steps[-1], accept, 0.5))
+        # what weights are summed up from, so that no step of large numbers is rounded
+        self.level = state.joint.amax(0).nan_to_num(neginf=0.0)
 
     def forward(self) -> Tensor:
         """Log weights (chain, row) of chains from the normal to the posterior."""
@@ -197,7 +199,7 @@ class _Way:
         for position in range(1, len(self.betas)):
             weights = weights + self._rise(state, position)
             state, _ = transition(self.path, state, self.betas[position], self.steps[position])
-        return weights
+        return weights + self.level
 
     def back(self, z: Tensor) -> Tensor:
         """Log weights (chain, row) of chains from z (1, row, size), a draw from the posterior, to the normal."""
@@ -207,10 +209,10 @@ class _Way:
         for position in range(len(self.betas) - 1, 0, -1):
             state, _ = transition(self.path, state, self.betas[position], self.steps[position])
             weights = weights + self._rise(state, position)
-        return weights
+        return weights + self.level
 
     def _rise(self, state: State, position: int) -> Tensor:
-        return (self.betas[position] - self.betas[position - 1]) * (state.joint - state.base)
+        return (self.betas[position] - self.betas[position - 1]) * (state.joint - self.level - state.base)
 
 
 def _normal_of_prior(target: Target) -> MultivariateNormal:
