@@ -72,11 +72,12 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     """A modality for every array, guessed from its values; multilayer perceptrons on both sides.
 
     One whole number below 1000 a row is a category; zeros and ones are Bernoulli; whole numbers below 256 in arrays
-    such as pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts; the rest is
-    normal with one learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is
-    told which; of an array without holes it takes one that is hidden later for a typical value. It warns of one whole
-    number a row from -1 on, which pandas has for a missing category, and of measurements that differ by less than the
-    default dtype can tell apart, such as seconds since 1970.
+    such as pictures are binomial grey levels; other whole numbers from 0 on are negative binomial counts, unless all
+    are so large that the default dtype has none but whole ones (8 million in float32); the rest is normal with one
+    learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is told which; of an
+    array without holes it takes one that is hidden later for a typical value. It warns of one whole number a row from
+    -1 on, which pandas has for a missing category, and of measurements that differ by less than the default dtype can
+    tell apart, such as seconds since 1970.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -115,6 +116,8 @@ def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type
     event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
     shown = with_axes(mask, x.dim()).expand(x.shape)
     counted = bool((x >= 0).all()) and bool((x == x.round()).all())  # what is hidden is zero
+    large = x >= 1 / torch.finfo(torch.get_default_dtype()).eps  # there all numbers are whole, and that says nothing
+    counted = counted and not (bool(large.any()) and bool((large | (x == 0)).all()))
     top = int(x.max()) if counted and x.numel() else 0
     if counted and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))

@@ -27,6 +27,17 @@ def test_large_whole_numbers_are_counts_and_short_floats_do_not_overflow():
     assert type(mm.guess_modalities({"v": 2e7 + np.random.rand(50, 2)}, dim=2)["v"].decoder) is mm.NormalLikelihood
 
 
+def test_measurements_so_large_that_single_precision_has_whole_numbers_alone_are_no_counts(single):
+    money, reads = 1e9 * torch.randn(200, 3).exp(), torch.tensor([[3.0, 2e7], [0.0, 1e7]])
+    assert bool((money == money.round()).all())
+    money = {"money": money.clamp(min=1e7)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(money, dim=1, hidden=4), mm.StandardNormal(1), mm.PoE())
+    assert type(vae.modalities["money"].decoder) is mm.NormalLikelihood
+    error = mm.imputation_error(vae, money, visible={"money": torch.arange(200) % 2 == 0})["money"]
+    assert error.rmse < 2 * error.baseline_rmse
+    assert type(mm.guess_modalities({"reads": reads}, dim=1)["reads"].decoder) is mm.NegativeBinomialLikelihood
+
+
 def test_a_dataset_reads_masked_arrays_series_and_sparse_matrices_by_position():
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     age = np.ma.masked_equal(np.where(np.arange(1000) % 2 == 0, -999.0, 60.0)[:, None], -999.0)
