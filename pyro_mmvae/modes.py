@@ -74,7 +74,7 @@ def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any
     @wraps(function)
     def ask(vae: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         owners = owners_of(vae)
-        with torch.no_grad(), alone(), at_rest(owners), channels_last(owners):
+        with torch.inference_mode(False), torch.no_grad(), alone(), at_rest(owners), channels_last(owners):
             return function(vae, *args, **kwargs)
 
     return ask

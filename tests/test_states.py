@@ -46,6 +46,19 @@ def test_fit_trains_where_gradients_are_switched_off(context):
     assert same(states(other), vae)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_questions_that_follow_gradients_are_answered_in_inference_mode(inside):
+    """Also of data that were made in it; and answers can be computed with afterwards."""
+    x, vae = two_rows(4), noisy(nn.LayerNorm)
+    torch.manual_seed(2)
+    expected = mm.gaps(vae, x, num_draws=50, steps=20).log_likelihood
+    with torch.inference_mode():
+        torch.manual_seed(2)
+        rows = {name: value.clone() for name, value in x.items()} if inside else x
+        found = mm.gaps(vae, rows, num_draws=50, steps=20).log_likelihood
+    assert torch.equal(found, expected) and not found.is_inference()
+
+
 def test_looking_for_parameters_changes_no_buffer():
     x, vae = two_rows(), noisy()
     before = states(vae)
