@@ -85,6 +85,12 @@ def test_responsibilities_are_those_of_bayes_and_the_share_of_draws_that_a_compo
         assert abs(float(truth.mean() - found[said].mean())) < 4.5 * 0.5 / len(truth) ** 0.5
 
 
+def test_the_variance_of_a_mixture_is_that_within_and_that_between_its_parts():
+    mixture = Mixture(dist.Normal(torch.tensor([[-1.0], [3.0]]), 1.0).to_event(1), torch.tensor([0.25, 0.75]))
+    torch.testing.assert_close(mixture.mean, torch.tensor([2.0]))
+    torch.testing.assert_close(mixture.variance, torch.tensor([1.0 + 0.25 * 9 + 0.75 * 1]))
+
+
 def test_a_component_of_weight_zero_brings_no_nan():
     weights = torch.tensor([0.0, 0.4, 0.6]).requires_grad_()
     loc = torch.tensor([[torch.inf], [0.0], [1.0]])

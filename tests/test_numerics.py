@@ -3,6 +3,8 @@
 import math
 from contextlib import nullcontext
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import DIM, LIKELIHOODS, data, modality, three, three_rows
@@ -136,6 +138,22 @@ def test_pulls_are_the_slopes_of_the_log_likelihoods():
         slope = (x[name] - z @ w.T - truth.offset[name]) @ w / noise**2
         expected = slope[:rows].norm(dim=-1).mean() * (3 if name == "b" else 1)
         assert found[name] == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_a_modality_does_not_pull_at_a_code_that_it_does_not_look_at():
+    """Two codes, each of two modalities: the first pulls at one of them, by 3 (0 - 3 z)."""
+    codes, x = dist.Normal(torch.zeros(5, 1), 1.0).to_event(1), {name: torch.zeros(5) for name in "abc"}
+
+    def model(x, mask):
+        with pyro.plate("data", 5):
+            z, v = (pyro.sample(name, codes).squeeze(-1) for name in "zv")
+            for name, mean in (("a", 3 * z), ("b", z + v), ("c", v)):
+                pyro.sample(name, dist.Normal(mean, 1.0), obs=x[name])
+
+    state = torch.get_rng_state()
+    found = pulls(model, mm.Batch.of(x))
+    torch.set_rng_state(state)
+    assert found["a"] == pytest.approx(9 * float(codes.sample().abs().mean()), rel=1e-10)
 
 
 def test_a_modality_in_units_a_million_times_smaller_is_named_with_the_factor_and_a_remedy():

@@ -206,6 +206,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_modality_and_keeps_the_last_go
     assert not vae.training
 
 
+def test_a_list_of_arrays_and_masks_is_no_list_of_two_batches():
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(20)
+    mask = {name: torch.ones(20, dtype=torch.bool) for name in x}
+    with pytest.raises(
+        ValueError, match=r"a list of arrays and masks, which would be two batches; give them as \(x, m"
+    ):
+        mm.fit(vae, [x, mask], epochs=1, progress=False)
+    assert len(mm.fit(vae, [(x, mask), x, x], epochs=1, progress=False).loss) == 1
+
+
 def test_bad_input_changes_nothing():
     vae = three()
     before = {k: v.clone() for k, v in vae.state_dict().items()}
