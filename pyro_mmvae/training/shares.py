@@ -52,7 +52,7 @@ class Shares:
 
 
 def special_sites(
-    vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module], steps: int = 1
+    vae: Any, batch: Batch, devices: Sequence[torch.device], modules: Sequence[nn.Module], steps: int
 ) -> tuple[list[str], list[str]]:
     """The sites outside the plate "data" that are the same when there is one row more: not a factor of the rows' own;
     and the codes that the guide leaves to the model.
