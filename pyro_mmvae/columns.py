@@ -36,7 +36,7 @@ class Column(Protocol):
         """How many features it is to the encoder."""
 
     def start(self) -> Tensor:
-        """What it learns besides the network, the same for all rows, (numbers,)."""
+        """What it learns besides the network, the same for all rows, (numbers,); in steps as of a `LearnedScale`."""
 
     def distribution(self, out: Tensor, learnt: Tensor) -> Distribution:
         """From the network's (..., outputs) and what was learnt to the distribution of the entry, batch (...)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.columns import Column
 from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.likelihoods import QUICK
 from pyro_mmvae.networks import SeesHoles, mlp
 
 
@@ -38,11 +39,11 @@ class TableLikelihood(nn.Module):
         super().__init__()
         self.net, self.columns = net, list(columns)
         starts = [c.start() for c in columns]
-        self.learnt, self.sizes = nn.Parameter(torch.cat(starts)), list(map(len, starts))
+        self.tenth, self.sizes = nn.Parameter(torch.cat(starts) / QUICK), list(map(len, starts))  # as in `LearnedScale`
 
     def forward(self, z: Tensor) -> Distribution:
         outs = self.net(z).split([c.outputs for c in self.columns], -1)
-        learnt = self.learnt.split(self.sizes)
+        learnt = (QUICK * self.tenth).split(self.sizes)
         parts = [c.distribution(o, s) for c, o, s in zip(self.columns, outs, learnt, strict=True)]
         return Columnwise(parts).to_event(1)
 

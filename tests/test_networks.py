@@ -105,7 +105,7 @@ class First(nn.Module):
 def test_a_table_is_its_columns_one_by_one():
     part, x, z = modality("table"), table(20), torch.randn(20, 1, 2)
     p, out = part.decoder(z), part.decoder.net(z)
-    real, positive, count, first, second, third = part.decoder.learnt.unbind()[:6]
+    real, positive, count, first, second, third = (10 * part.decoder.tenth).unbind()[:6]
     thresholds = torch.stack([first, first + second.exp(), first + second.exp() + third.exp()])
     levels = torch.cat([torch.zeros(20, 1, 1), (thresholds - out[..., 3:4]).sigmoid(), torch.ones(20, 1, 1)], -1).diff()
     mean = 4 * out[..., 2].exp()
@@ -117,6 +117,20 @@ def test_a_table_is_its_columns_one_by_one():
         out[..., 4:].log_softmax(-1).gather(-1, x[:, None, 4:5].long()).squeeze(-1),
     ]
     torch.testing.assert_close(p.log_prob(x.unsqueeze(1)), sum(expected))
+
+
+def test_a_table_of_real_numbers_learns_as_they_do_outside_of_one():
+    """Also the scales, which go from 1 to 0.2: with small steps they would lag behind."""
+    x, found = {"t": torch.randn(60, 1) + 0.2 * torch.randn(60, 3)}, []
+    for likelihood in (
+        lambda net: mm.NormalLikelihood(net, mm.LearnedScale(3)),
+        lambda net: mm.TableLikelihood(net, [mm.RealColumn()] * 3),
+    ):
+        torch.manual_seed(0)
+        parts = {"t": mm.Modality(likelihood(mm.mlp(1, 8, 3)), mm.encoder(3, 8, dim=1))}
+        vae = mm.MultimodalVAE(parts, mm.StandardNormal(1), mm.PoE())
+        found.append(mm.fit(vae, x, epochs=150, lr=1e-2, progress=False).loss)
+    torch.testing.assert_close(*map(torch.tensor, found), atol=5e-3, rtol=0)
 
 
 def test_draws_from_a_table_are_on_the_support_of_every_column():
