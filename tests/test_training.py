@@ -144,6 +144,21 @@ def test_the_weights_of_the_best_epoch_are_kept_and_patience_stops():
     assert again.validation[0] == pytest.approx(history.validation[best], rel=1e-12)
 
 
+def test_defaults_fill_in_a_small_table_nearly_as_its_truth_does():
+    """Two factors, each seen in six columns, three of each modality; 150 rows are two steps an epoch."""
+    torch.manual_seed(1)
+    columns = 0.8**0.5 * torch.randn(150, 2, 1) + 0.2**0.5 * torch.randn(150, 2, 6)
+    shown = torch.rand(150, 2, 6) > 0.2
+    exact = 4 * (columns * shown).sum(-1, keepdim=True) / (1 + 4 * shown.sum(-1, keepdim=True))
+    best = (exact - columns)[~shown].square().mean().sqrt().item()
+    x, visible = ({"a": v[..., :3].flatten(1), "b": v[..., 3:].flatten(1)} for v in (columns, shown))
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    mm.fit(vae, x, visible, progress=False)
+    found = mm.imputation_error(vae, x, visible=visible).values()
+    rmse = math.sqrt(sum(e.entries * e.rmse**2 for e in found) / sum(e.entries for e in found))
+    assert best < rmse < 1.12 * best
+
+
 def test_warmup_weights_the_kl_from_zero():
     """With lr 0 the loss of an epoch is reconstruction + beta KL, beta the epoch's share of the warm-up."""
     truth = LinearGaussian()

@@ -45,7 +45,7 @@ def fit(
     *,
     epochs: int = 100,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     schedule: Schedule = cosine,
     loss: Any = None,
     validation: Any = None,
@@ -82,7 +82,8 @@ def fit(
         validation: held-out `x` or `(x, mask)`: its loss is measured each epoch under common random numbers, and the
             weights of the best epoch are kept.
         patience: stop after so many epochs without a better validation loss.
-        warmup: epochs over which the KL's weight rises from 0 to 1.
+        warmup: epochs over which the KL's weight rises from 0 to 1. A fifth of them keeps directions of the code that
+            few entries speak of, as in a table with holes, which the KL alone often prunes before they are learnt.
         beta: progress (0 to 1) -> a further factor of the KL's weight, for any course of it, such as
             `lambda progress: min(1.0, 4 * progress % 1 * 2)`, four times from 0 to 1.
         clip: the largest norm of the gradient of the mean loss of a row.
