@@ -177,7 +177,7 @@ axes[0].legend(frameon=False)
 names = [f"bird {row}" for row in range(30)]
 features = {"body": list(birds["body_names"]), "isotopes": list(birds["isotope_names"])}
 idata = mm.to_arviz(good, few, row_names=names, feature_names=features)
-print(list(idata.groups()), dict(idata.posterior.sizes))
+print(list(idata), dict(idata.posterior.sizes))
 
 axes = az.plot_forest(idata, var_names=["z"], coords={"row": names[:6]}, combined=True, figsize=(6, 4), textsize=9)
 

@@ -26,7 +26,7 @@ def test_groups_dims_and_values_of_the_exact_model():
     groups = (
         "posterior sample_stats constant_data posterior_predictive log_likelihood observed_data prior prior_predictive"
     )
-    assert set(groups.split()) <= set(found.groups())
+    assert set(groups.split()) <= set(found)
     assert found.posterior["z"].dims == ("chain", "draw", "row", "latent")
     assert found.posterior_predictive["b"].dims == ("chain", "draw", "b_row", "b_feature")
     assert found.observed_data["a"].coords["a_row"].values.tolist() == list("stvwx")

@@ -169,7 +169,7 @@ def test_predictive_draws_in_arviz_belong_to_their_codes(case):
         density = dist.Normal(loc, truth.noise["a"]).log_prob(x["a"]).sum(-1)
         torch.testing.assert_close(torch.from_numpy(tree["log_likelihood"]["a"].to_numpy())[0], density)
         assert latents is None or torch.equal(z, latents["z"])
-        assert ("sample_stats" in tree.groups()) == (latents is None)
+        assert ("sample_stats" in tree) == (latents is None)
 
 
 def test_codes_keep_their_fractions_beside_labels_that_are_whole_numbers_and_take_the_precision_of_the_model():
