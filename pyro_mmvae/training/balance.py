@@ -37,12 +37,13 @@ def pulls(model: Any, batch: Batch) -> dict[str, float]:
     batch = batch.take(torch.arange(min(batch.rows, ROWS), device="cpu"))
     with torch.no_grad():
         drawn = poutine.trace(model).get_trace(batch, batch.mask)
-    codes = []
+    codes, axes = [], []
     for name in drawn.stochastic_nodes:
         site = drawn.nodes[name]
         if not site_is_subsample(site) and site["value"].is_floating_point():
             site["value"] = site["value"].detach().requires_grad_()
             codes.append(site["value"])
+            axes.append(site["fn"].event_dim)
     scored = poutine.trace(poutine.replay(model, drawn)).get_trace(batch, batch.mask)
     places = {name: scored_at(scored, name) for name in scored.observation_nodes if name in batch}
     scored.compute_log_prob(lambda name, _: name in places.values())
@@ -50,13 +51,13 @@ def pulls(model: Any, batch: Batch) -> dict[str, float]:
     sums = {name: value for name, value in sums.items() if value.requires_grad}
     slopes = {k: torch.autograd.grad(v, codes, retain_graph=True, allow_unused=True) for k, v in sums.items()}
     shared = [i for i in range(len(codes)) if sum(found[i] is not None for found in slopes.values()) > 1]
-    return {name: sum(_size(found[i]) for i in shared) for name, found in slopes.items()}
+    return {name: sum(_size(found[i], axes[i]) for i in shared) for name, found in slopes.items()}
 
 
-def _size(slope: Tensor | None) -> float:
+def _size(slope: Tensor | None, event_dims: int) -> float:
     if slope is None:
         return 0.0
-    size = slope.norm(dim=-1)
+    size = slope.unsqueeze(-1).flatten(-1 - event_dims).norm(dim=-1)
     return float(size.sum() / (size > 0).sum().clamp(min=1))
 
 
