@@ -119,6 +119,8 @@ def translate(
 ) -> Tensor:
     """Draws of one modality given others: sound in, picture out.
 
+    As good as the guide is for those others: `mm.certify` says how good, and `mm.PoE` how to train it for them.
+
     Args:
         x, mask: the given modalities.
         to: the modality to draw; what x may hold of it is not looked at.

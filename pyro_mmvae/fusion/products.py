@@ -29,6 +29,9 @@ class PoE(Fusion):
     Experts of `mm.FullRankHead` are multiplied with all their covariances, beside diagonal ones or alone: then it can
     be exact for every subset of a linear-Gaussian model; with diagonal experts only where the posteriors are diagonal.
 
+    Of complete rows the ELBO trains the whole product and says nothing of its parts: to be asked for subsets, train it
+    on rows that lack some (`mm.hide`), or with passes of single modalities, as `mm.recipes.mvae` does.
+
     Args:
         prior_expert: whether the prior stands in the product, once (the model's own if it is normal, else N(0, I)).
 
