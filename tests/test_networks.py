@@ -110,7 +110,7 @@ def test_a_table_is_its_columns_one_by_one():
     levels = torch.cat([torch.zeros(20, 1, 1), (thresholds - out[..., 3:4]).sigmoid(), torch.ones(20, 1, 1)], -1).diff()
     mean = 4 * out[..., 2].exp()
     expected = [
-        dist.Normal(2 + 3 * out[..., 0], 3 * real.exp() + 1e-5).log_prob(x[:, None, 0]),
+        dist.Normal(2 + 3 * out[..., 0], 3 * (real.exp() + 1e-5)).log_prob(x[:, None, 0]),
         dist.LogNormal(torch.tensor(1.5).log() + out[..., 1], positive.exp() + 1e-5).log_prob(x[:, None, 1]),
         dist.GammaPoisson(count.exp(), count.exp() / mean).log_prob(x[:, None, 2]),
         levels.gather(-1, x[:, None, 3:4].long()).squeeze(-1).log(),
