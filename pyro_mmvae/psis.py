@@ -93,6 +93,11 @@ def khat_limit(draws: int) -> float:
     return min(1 - 1 / math.log10(draws), LARGEST) if draws > 1 else -math.inf
 
 
+def share_good(khat: Tensor, draws: int) -> float:
+    """The share of rows whose k-hat (row,) is below the limit of so many draws."""
+    return float((khat < khat_limit(draws)).double().mean())
+
+
 def smooth(log_weights: Tensor) -> Smoothed:
     """Pareto-smooths the largest weights of each row.
 
@@ -115,7 +120,7 @@ def smooth(log_weights: Tensor) -> Smoothed:
         cutoff, largest = largest[0], largest[1:]
         excess = largest.exp() - cutoff.exp()
         unsure = rounding > MOST_ROUNDING
-        flat = excess[-1] <= (8 * rounding).clamp(max=MOST_ROUNDING)  # nothing but rounding above the cut-off
+        flat = excess[-1] <= (8 * rounding).clamp(max=MOST_ROUNDING)  # no more than rounding, with room, is above it
         k, sigma = gpdfit(excess)
         ranks = (torch.arange(tail, dtype=excess.dtype, device=excess.device) + 0.5) / tail
         quantiles = sigma * torch.expm1(-k * torch.log1p(-ranks).unsqueeze(1)) / k

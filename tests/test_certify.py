@@ -12,10 +12,10 @@ from torch import nn
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.calibration import Calibration
 from pyro_mmvae.diagnostics.certificate import LEVEL
-from pyro_mmvae.diagnostics.certify import corrected, verdict
+from pyro_mmvae.diagnostics.certify import verdict
 from pyro_mmvae.diagnostics.compare import Compared
 from pyro_mmvae.diagnostics.patterns import chosen_subsets
-from pyro_mmvae.diagnostics.ranks import Check
+from pyro_mmvae.diagnostics.ranks import Check, corrected
 from pyro_mmvae.diagnostics.simulated import WholeMixtures, simulate, weight_at
 from pyro_mmvae.recipes.base import ByComponent
 from pyro_mmvae.weights import draw

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.diagnostics.ranks import Check, rank, rank_ecdf, rank_of_weight, shown_p, uniformity
+from pyro_mmvae.diagnostics.ranks import Check, corrected, rank, rank_ecdf, rank_of_weight, shown_p, uniformity
 from pyro_mmvae.diagnostics.simulated import Simulated, WholeMixtures, conditions, having, simulate, weight_at
 from pyro_mmvae.modes import tool
 from pyro_mmvae.weights import draw_in_parts, opened
@@ -44,7 +44,7 @@ class Calibration(NamedTuple):
 
     def __repr__(self) -> str:
         tests, rows = self.tests(), len(next(iter(self.position.values())))
-        worst = min(tests, key=lambda test: test.p)
+        p, worst = shown_p(corrected(tests)).strip(), min(tests, key=lambda test: test.p)
         lines = [f"{rows} simulated rows, {len(self.position)} quantities ranked"]
         if self.latents:
             half, most = self.coverage(0.5), self.coverage(0.9)
@@ -52,10 +52,7 @@ class Calibration(NamedTuple):
                 f"  spread {self.dispersion:.2f}, 1 if calibrated, above 1 over-confident; {half:.0%} and {most:.0%} of"
                 " the truths lie in central intervals of 50 % and 90 %"
             )
-        p = min(1.0, len(tests) * worst.p)
-        lines.append(
-            f"  p {shown_p(p).strip()}, corrected for {len(tests)} tests; farthest off: {worst.of} of {worst.quantity}"
-        )
+        lines.append(f"  p {p}, corrected for {len(tests)} tests; farthest off: {worst.of} of {worst.quantity}")
         return "\n".join(lines)
 
     def tests(self) -> list[Check]:

@@ -17,12 +17,12 @@ from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import Subsets, chosen_subsets, rows_with
-from pyro_mmvae.diagnostics.ranks import Check
+from pyro_mmvae.diagnostics.ranks import Check, corrected
 from pyro_mmvae.diagnostics.simulated import conditions, having, simulate
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import khat_limit, smooth
+from pyro_mmvae.psis import share_good, smooth
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
 
@@ -127,11 +127,6 @@ def _word(calibration: Calibration, telling: Check) -> str:
     return "over-confident" if direction > 0 else "under-confident"
 
 
-def corrected(tests: list[Check]) -> float:
-    """The smallest p-value times the number of tests (Bonferroni), at most 1."""
-    return min(1.0, len(tests) * min(test.p for test in tests))
-
-
 def _telling(calibration: Calibration, refused: list[Check], tests: list[Check]) -> Check:
     """The refused test that says most: of a latent, then of how well they fit the data, then the one furthest off.
 
@@ -191,7 +186,7 @@ def _on_data(
     value, elbo, khat = (torch.cat(column) for column in zip(*columns))
     refuse(data, value.isfinite(), "log p(x)")
     split = _gaps(vae, batch.take(index[:gap_rows]), given, num_particles) if gap_rows else (math.nan, math.nan)
-    good = float((khat < khat_limit(num_particles)).double().mean())
+    good = share_good(khat, num_particles)
     return len(index), float(value.mean()), float(standard_error(value)), float((value - elbo).mean()), *split, good
 
 

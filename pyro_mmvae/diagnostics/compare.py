@@ -21,7 +21,7 @@ from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import library_of
-from pyro_mmvae.psis import khat_limit
+from pyro_mmvae.psis import share_good
 from pyro_mmvae.weights import devices, opened
 
 
@@ -167,9 +167,12 @@ def compare(
     best = max(found, key=lambda name: (not looks[name], not fewer[name], float(found[name][0].mean())))
     rows = []
     for name, (value, khat) in found.items():
-        good = (khat < khat_limit(num_particles)).double().mean()
         difference, se = _paired(value, found[best][0])
-        rows.append(Compared(name, float(value.mean()), difference, se, float(good), looks[name], fewer[name]))
+        rows.append(
+            Compared(
+                name, float(value.mean()), difference, se, share_good(khat, num_particles), looks[name], fewer[name]
+            )
+        )
     rows.sort(key=lambda row: (row.looks, row.fewer, -row.log_likelihood))
     return Comparison(rows, refined, {name: value for name, (value, _) in found.items()})
 

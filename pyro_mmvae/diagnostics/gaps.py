@@ -17,7 +17,7 @@ from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import khat_limit, smooth
+from pyro_mmvae.psis import share_good, smooth
 from pyro_mmvae.weights import nesting, opened, parts
 
 SURE = 4.5
@@ -71,7 +71,7 @@ class Gaps:
             gap, se = getattr(self, name), error_of_mean(getattr(self, f"{name}_se"))
             lines.append(f"  {name + ' gap':17}  {float(gap.mean()):9.3f} +- {se:.3f}")
         lines.append(f"  ELBO               {float(self.elbo.mean()):9.3f}")
-        good = float((self.khat < khat_limit(self.num_draws)).double().mean())
+        good = share_good(self.khat, self.num_draws)
         lines.append(f"k-hat is good for {good:.0%} of {len(self.khat)} rows; elsewhere log p(x_S) is a lower bound")
         return "\n".join(lines)
 

@@ -12,7 +12,7 @@ from pyro_mmvae.arrays import whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import khat_limit, resampled, smooth
+from pyro_mmvae.psis import khat_limit, resampled, share_good, smooth
 from pyro_mmvae.weights import draw_in_parts, opened
 
 
@@ -44,8 +44,7 @@ class Importance(NamedTuple):
 
     def __repr__(self) -> str:
         draws, rows = self.log_weights.shape
-        limit = khat_limit(draws)
-        good = float((self.khat < limit).double().mean())
+        good, limit = share_good(self.khat, draws), khat_limit(draws)
         return (
             f"{draws} weighted draws of {', '.join(self.latents)} for each of {rows} rows\nk-hat is good, below"
             f" {limit:.2f}, for {good:.0%} of them; effective draws: {float(self.ess.median()):.0f} in the median row,"

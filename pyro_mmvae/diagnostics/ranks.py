@@ -60,6 +60,11 @@ class Check(NamedTuple):
     p: float
 
 
+def corrected(tests: list[Check]) -> float:
+    """The smallest p-value times the number of tests (Bonferroni), at most 1."""
+    return min(1.0, len(tests) * min(test.p for test in tests))
+
+
 def rank_ecdf(position: Any, level: float = 0.95) -> RankECDF:
     """ECDF of positions minus the uniform's, with a band that uniform positions leave nowhere with probability `level`.
 
