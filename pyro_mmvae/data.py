@@ -72,6 +72,10 @@ class Batch(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._x)
 
+    def __repr__(self) -> str:
+        parts = [f"{k} {tuple(v.shape[1:])} {self.mask[k].float().mean():.0%} observed" for k, v in self._x.items()]
+        return f"Batch({', '.join([f'{self.rows} rows', *parts])})"
+
     @classmethod
     def of(cls, x: Arrays | None = None, mask: Arrays | None = None) -> Batch:
         """Checks x and mask; where a name has no mask, NaN is missing.

@@ -97,6 +97,9 @@ class Experts(Mapping[str, Distribution]):
     def __len__(self) -> int:
         return len(self.given)
 
+    def __repr__(self) -> str:
+        return f"Experts({self.rows} rows, {', '.join(self) or 'none'})"
+
     def __contains__(self, name: object) -> bool:
         return name in self.given  # without encoding it
 

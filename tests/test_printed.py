@@ -82,3 +82,22 @@ def test_a_posterior_of_any_family_shows_its_shapes():
     x["a"][0], x["b"][0] = math.nan, math.nan
     assert repr(vae.posterior(x)) == "Switch(batch (5,), event (2,))"
     assert repr(vae.prior()) == "Mixture(batch (), event (2,))"
+
+
+def test_a_loss_shows_its_passes_its_bound_and_its_weights():
+    from pyro_mmvae.objectives import Pass, dropped, iwae, joint, random_subsets, unimodal
+
+    assert repr(mm.Objective()) == "Objective([joint], elbo, num_particles=1, beta=1)"
+    passes = [joint, Pass(unimodal, beta=0.0, weight=0.5), random_subsets(2), dropped(0.25)]
+    shown = "[joint, Pass(unimodal, beta=0, weight=0.5), random_subsets(2), dropped(0.25)]"
+    assert repr(mm.Objective(passes, iwae, num_particles=7, beta=0.2)) == (
+        f"Objective({shown}, iwae, num_particles=7, beta=0.2)"
+    )
+
+
+def test_data_and_experts_show_their_modalities_and_what_is_observed_of_them():
+    x = {"a": torch.randn(4, 3), "b": torch.randn(4, 2)}
+    batch = mm.Batch.of(x, {"b": torch.tensor([True, False, False, False])})
+    assert repr(batch) == "Batch(4 rows, a (3,) 100% observed, b (2,) 25% observed)"
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    assert repr(vae.experts(x)) == "Experts(4 rows, a, b)" and repr(vae.experts(None)) == "Experts(1 rows, none)"

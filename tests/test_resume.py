@@ -251,6 +251,10 @@ def test_a_file_of_another_run_is_refused(tmp_path):
     mm.fit(shorter, x, epochs=1, progress=False, checkpoint=tmp_path / "dropout.pt")
     with pytest.raises(ValueError, match=r"with part '.*decoder\.net\.3' Dropout\(.*\), not None"):
         fit(checkpoint=tmp_path / "dropout.pt")
+    one, two = (mm.Objective([mm.objectives.random_subsets(count)]) for count in (1, 2))
+    mm.fit(three(), x, epochs=1, progress=False, checkpoint=tmp_path / "subsets.pt", loss=one)
+    with pytest.raises(ValueError, match=r"random_subsets\(1\).*, not .*random_subsets\(2\)"):
+        fit(checkpoint=tmp_path / "subsets.pt", loss=two)
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="is a folder, or in none that exists"):
         fit(checkpoint=tmp_path / "nowhere" / "run.pt")

@@ -16,11 +16,13 @@ class Bound(NamedTuple):
         value: (particle, row) -> (row,).
         sticking: no gradient to the guide's parameters through its density, only through its draws.
         doubly: the gradient through a draw is multiplied by its normalised weight once more.
+        name: by which it is shown.
     """
 
     value: Callable[[Tensor], Tensor]
     sticking: bool = False
     doubly: bool = False
+    name: str = ""
 
 
 def _mean(log_weights: Tensor) -> Tensor:
@@ -31,14 +33,14 @@ def _log_mean(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
-elbo = Bound(_mean)
+elbo = Bound(_mean, name="elbo")
 """E log w."""
-iwae = Bound(_log_mean)
+iwae = Bound(_log_mean, name="iwae")
 """log 1/K sum_k w_k of each row. Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519"""
-stl = Bound(_mean, sticking=True)
+stl = Bound(_mean, sticking=True, name="stl")
 """The ELBO with the gradient that sticks the landing: unbiased, and zero noise at an exact guide. Roeder, Wu and
 Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
-dreg = Bound(_log_mean, sticking=True, doubly=True)
+dreg = Bound(_log_mean, sticking=True, doubly=True, name="dreg")
 """The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of
 a mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Refused for codes that
 hang on other draws, learnt transforms, and draws without gradient or density, whose gradient would be another one.

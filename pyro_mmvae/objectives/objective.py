@@ -69,6 +69,10 @@ class Objective(Loss):
         self.passes = [p if isinstance(p, Pass) else Pass(p) for p in _listed(passes)]
         self.bound, self.beta = bound, beta
 
+    def __repr__(self) -> str:
+        passes, bound = ", ".join(map(repr, self.passes)), self.bound.name or self.bound
+        return f"{type(self).__name__}([{passes}], {bound}, num_particles={self.num_particles}, beta={self.beta:g})"
+
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         batch = Batch.of(*args, **kwargs).remembering()

@@ -33,6 +33,10 @@ class Pass(NamedTuple):
     beta: float = 1.0
     weight: float = 1.0
 
+    def __repr__(self) -> str:
+        name = getattr(self.views, "__qualname__", repr(self.views))
+        return name if self[1:] == (1.0, 1.0) else f"Pass({name}, beta={self.beta:g}, weight={self.weight:g})"
+
 
 def joint(names: Sequence[str]) -> list[View]:
     """The guide sees all, the model explains all."""
@@ -61,6 +65,7 @@ def random_subsets(count: int) -> Views:
                 chosen[members] = View(members, members)
         return list(chosen.values())
 
+    views.__qualname__ = f"random_subsets({count})"
     return views
 
 
@@ -80,6 +85,7 @@ def dropped(probability: float) -> Views:
             members = _random_subset(names)
         return [View(members)]
 
+    views.__qualname__ = f"dropped({probability:g})"
     return views
 
 
