@@ -1,5 +1,6 @@
 """What the pictures show: the data of their lines, and their words."""
 
+import inspect
 import itertools
 import warnings
 
@@ -364,3 +365,10 @@ def test_names_of_columns_do_not_lie_upon_each_other(names, angle):
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {angle}
     assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_every_plot_takes_its_axes_after_what_it_draws_and_what_tunes_it_by_name():
+    for name in (name for name in mm.__all__ if name.startswith("plot_")):
+        parameters = list(inspect.signature(getattr(mm, name)).parameters.values())
+        by_place = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert by_place[-1] == "ax" and all(p.kind is p.KEYWORD_ONLY for p in parameters[len(by_place) :]), name

@@ -23,10 +23,10 @@ def plot_khat(
     vae: Any,
     x: Arrays,
     mask: Arrays | None = None,
+    ax: Any = None,
     *,
     subsets: Sequence[Sequence[str]],
     num_particles: int = 1000,
-    ax: Any = None,
 ) -> Any:
     """k-hat of the rows that have all of a subset, with the line above which no guide is to be trusted.
 

@@ -27,7 +27,7 @@ WIDE = 16
 
 @tool
 def plot_reconstructions(
-    vae: Any, x: Arrays, mask: Arrays | None = None, *, show: Mapping[str, Show] | None = None, ax: Any = None
+    vae: Any, x: Arrays, mask: Arrays | None = None, ax: Any = None, *, show: Mapping[str, Show] | None = None
 ) -> Any:
     """A few rows as observed (red frame), and below each modality what the model makes of all that is observed.
 
