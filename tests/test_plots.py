@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import three, three_rows
 from exact import LinearGaussian
+from matplotlib import pyplot
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.certificate import SubsetCertificate
@@ -21,7 +22,7 @@ matplotlib.use("Agg")
 @pytest.fixture(autouse=True)
 def closed():
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 def texts(ax):
