@@ -24,12 +24,7 @@ def in_training(vae: Any) -> Iterator[list[nn.Module]]:
     was refused, each in the mode that it had."""
     found = owners_of(vae)
     before, refused = _modes(found), False
-    for owner in found:
-        owner.train()
-        for module in owner.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(p.requires_grad for p in parameters):
-                module.eval()
+    train(found)
     try:
         yield found
     except (ValueError, TypeError):
@@ -40,6 +35,16 @@ def in_training(vae: Any) -> Iterator[list[nn.Module]]:
             owner.eval()
         if refused:
             _put_back(before)
+
+
+def train(owners: Sequence[nn.Module]) -> None:
+    """Puts modules in training mode, and those of them that are frozen in eval mode."""
+    for owner in owners:
+        owner.train()
+        for module in owner.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
 
 
 @contextmanager

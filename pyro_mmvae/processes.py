@@ -10,7 +10,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_mmvae.data import Arrays
-from pyro_mmvae.programs import silent
+from pyro_mmvae.programs import check_model, silent
 from pyro_mmvae.weights import opened
 
 
@@ -40,7 +40,7 @@ class MeanLoss(nn.Module):
         loss: a Pyro ELBO with a `differentiable_loss`, or an objective of ours; `Trace_ELBO()` by default.
 
     Raises:
-        ValueError: the loss has no differentiable form.
+        ValueError: what is no model, or a loss that is a class or has no differentiable form.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -51,6 +51,9 @@ class MeanLoss(nn.Module):
 
     def __init__(self, vae: Any, loss: Any = None):
         super().__init__()
+        check_model(vae)
+        if isinstance(loss, type):
+            raise ValueError(f"loss is the class {loss.__name__}; give an object of it, such as {loss.__name__}()")
         self.vae, self.loss = vae, Trace_ELBO() if loss is None else loss
         if not hasattr(self.loss, "differentiable_loss"):
             raise ValueError(f"{type(loss).__name__} has no differentiable_loss; use Trace_ELBO or mm.Objective")
