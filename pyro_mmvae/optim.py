@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.autograd import profiler
 from torch.optim.adam import adam
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from pyro_mmvae.arrays import shown
 from pyro_mmvae.memory import laid_like
 
 _PLAIN = {"lr", "betas", "eps", "weight_decay"}
@@ -149,6 +150,9 @@ class optim(PyroOptim):
     `save` and `load` go by the parameters' names, as those of Pyro's optimisers do, which read each other's files; the
     settings are those that it was made with. Limits: all parameters share them.
 
+    Raises:
+        ValueError: arguments that are not named.
+
     Example:
         >>> import pyro_mmvae as mm
         >>> from pyro.infer import SVI, Trace_ELBO
@@ -158,6 +162,9 @@ class optim(PyroOptim):
     """
 
     def __init__(self, optim_args: dict[str, Any], constructor: Callable[..., torch.optim.Optimizer] | None = None):
+        if not isinstance(optim_args, Mapping):
+            advice = "give keyword arguments such as {'lr': 1e-3}; a function of names is for pyro.optim.Adam"
+            raise ValueError(f"optim_args is {shown(optim_args)}; {advice}")
         if constructor is None and not set(optim_args) <= _PLAIN:
             constructor = torch.optim.Adam
         super().__init__(constructor or Adam, optim_args)

@@ -30,6 +30,7 @@ WRONG = [
     ({"optimizer": torch.optim.LBFGS}, "optimizer gives an object of torch.LBFGS, not what takes a step"),
     ({"optimizer": lambda parameters, lr: None}, "optimizer gives None, not what takes a step"),
     ({"optimizer": lambda parameters: None}, "optimizer fails on .*, lr.: .*unexpected keyword argument 'lr'; give a"),
+    ({"optimizer": lambda parameters, lr: torch.optim.SGD(three().parameters(), lr)}, "optimizer gives .* holds none"),
     ({"validation": "x"}, "validation: x is a str; give a dictionary"),
     ({"validation": {"body": torch.zeros(4, 9)}}, "validation: modality 'body' has entries of shape"),
 ]

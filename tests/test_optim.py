@@ -240,3 +240,9 @@ def test_adam_refuses_options_that_it_lacks(option):
     theirs = torch.optim.Adam([weight], lr=0.1, **{option: True})
     with pytest.raises(ValueError, match=option):
         mm.Adam([weight], lr=0.1).load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.parametrize("wrong", [1e-3, lambda name: {"lr": 1e-3}, None])
+def test_optim_wants_named_settings(wrong):
+    with pytest.raises(ValueError, match=r"optim_args is .*; give keyword arguments such as {'lr': 1e-3}"):
+        mm.optim(wrong)

@@ -48,12 +48,17 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
     """The torch optimiser that `make` gives.
 
     Raises:
-        ValueError: it takes other arguments, gives none, or one whose step asks for the loss several times.
+        ValueError: it takes other arguments, gives none, one whose step asks for the loss several times, or one of
+            other parameters.
     """
+    parameters = list(parameters)
     try:
         optim = make(list(parameters), lr=lr)
     except TypeError as error:
         raise ValueError(f"optimizer fails on (parameters, lr): {str(error).splitlines()[0]}; {BY_HAND}") from error
     if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
         raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
+    held = {id(p) for group in optim.param_groups for p in group["params"]}
+    if held.isdisjoint(map(id, parameters)):  # of another model, and then nothing would be trained
+        raise ValueError(f"optimizer gives one that holds none of the parameters that it was given; {BY_HAND}")
     return optim
