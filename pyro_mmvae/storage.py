@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from pyro_mmvae.arrays import shown
 from pyro_mmvae.buffers import apart
 
 VERSION = 1
@@ -153,7 +154,7 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: in one line, a file that is damaged, foreign or of another version, or the first parameter that
-            differs from the model's; then the model is as it was.
+            differs from the model's; then the model is as it was. Or what is no model and builds none.
 
     Example:
         >>> import tempfile, pyro_mmvae as mm
@@ -166,7 +167,10 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
         >>> all(bool((a == b).all()) for a, b in zip(vae.parameters(), again.parameters()))
         True
     """
-    module = cast(M, vae if isinstance(vae, nn.Module) else vae())
+    module = vae() if callable(vae) and not isinstance(vae, nn.Module) else vae
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"vae is or builds {shown(module)}; give a model, or a function that builds one")
+    module = cast(M, module)
     contents, own = read(Path(path), "model"), module.state_dict()
     state, versions = contents["state"], contents.get("versions")
     names = {key: _name(key) for key in own}

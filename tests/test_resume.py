@@ -258,8 +258,9 @@ def test_a_file_of_another_run_is_refused(tmp_path):
     assert path.read_bytes() == before
     with pytest.raises(ValueError, match="is a folder, or in none that exists"):
         fit(checkpoint=tmp_path / "nowhere" / "run.pt")
-    with pytest.raises(ValueError, match="is a folder, or in none that exists"):
-        fit(checkpoint=tmp_path)
+    for folder in (tmp_path, ""):
+        with pytest.raises(ValueError, match="is a folder, or in none that exists"):
+            fit(checkpoint=folder)
 
 
 @pytest.mark.parametrize("left", [0, 9000])

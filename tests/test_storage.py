@@ -325,3 +325,10 @@ def test_an_expanded_scale_and_an_expanded_buffer_are_loaded(tmp_path):
     assert same(values(vae), values(mm.load(tmp_path / "vae.pt", build)))
     scale.fill_(9.0)
     assert torch.equal(vae.modalities["body"].decoder.scale.value, torch.full((6,), 0.5))
+
+
+@pytest.mark.parametrize("wrong", ["three", None, lambda: None])
+def test_what_is_no_model_and_builds_none_is_refused(tmp_path, wrong):
+    three().save(tmp_path / "vae.pt")
+    with pytest.raises(ValueError, match=r"vae is or builds .*; give a model, or a function that builds one"):
+        mm.load(tmp_path / "vae.pt", wrong)

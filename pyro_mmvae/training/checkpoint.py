@@ -69,9 +69,9 @@ class Checkpoint:
         self.path = None if path is None else Path(path)
         self.every, self.if_unwritable, self.settings, self.last = every, if_unwritable, settings, -float("inf")
         if self.path is not None:
-            self.old = self.previous = self.path.with_name(self.path.name + ".previous")
             if self.path.is_dir() or not self.path.parent.is_dir():
                 raise ValueError(f"checkpoint {self.path} is a folder, or in none that exists; give the path of a file")
+            self.old = self.previous = self.path.with_name(self.path.name + ".previous")
 
     def resume(self, course: Course) -> None:
         """Takes the run to where its file says that it stood, if there is one.
