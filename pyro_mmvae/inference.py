@@ -41,7 +41,8 @@ def impute(
         given: what the guide may look at; None = all that is observed.
         latents: draws of the codes of these rows in place of the guide's, site -> (draw, row, *event), such as
             `mm.posterior_draws(vae, x, mask).latents` or `mm.importance(vae, x, mask).resample(100)`. Conditions
-            (`mm.Conditioned`) are those of x all the same: give others to ask what had been under them.
+            (`mm.Conditioned`) are those of x all the same: give others to ask what had been under them. What is missing
+            and something else hangs on (see `mm.Pair`) is among them, and taken from there; without, it is drawn by z.
 
     Returns:
         name -> (draw, row, *event), for every modality of the model (of a `Pair` one that x has, or that the model
@@ -65,6 +66,8 @@ def impute(
     drawn = predictive(vae, batch, num_draws=num_draws, given=given, latents=latents)
     found = {}
     for name, value in drawn.items():
+        if latents is not None:  # where another site hangs on what is missing, that is among the codes
+            value = latents.get(f"{name}_unobserved", latents.get(name, value)).reshape(value.shape)
         if name in batch:
             own = batch[name].to(value.dtype)
             value = torch.where(with_axes(batch.mask[name], own.dim()), own, value.reshape(-1, *own.shape))

@@ -149,6 +149,8 @@ def complete(vae: Any, batch: Batch, only: Collection[str] | None = None) -> Bat
             repeat = [1] if ours is not None and ours.modalities[name].repeated else []
             x[name] = torch.zeros((), device=batch.device).expand(batch.rows, *repeat, *p.event_shape)
     mask = {name: torch.ones(batch.rows, dtype=torch.bool, device=value.device) for name, value in x.items()}
+    if ours is None:  # programs of the user's keep the axes of their masks
+        mask.update({name: torch.ones_like(old) for name, old in batch.mask.items()})
     whole = Batch(x, mask, batch.rows, frozenset(x))
     whole.numbers = {name: numbers_of(p) for name, p in likelihoods.items()}
     return whole

@@ -158,6 +158,47 @@ def test_missing_values_as_pyro_has_them():
     assert bool((said[1]["b"][:, 5:12] == 0).all()) and not bool((said[1]["b"][:, :5] == 0).any())
 
 
+def self_masked(x=None, mask=None):
+    """Two columns, x0 and x1 = z + noise of 0.5, of which x0 is missing the more, the larger it is."""
+    batch = mm.Batch.of(x, mask)
+    with pyro.plate("data", batch.rows, dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0))
+        with pyro.plate("columns", 2, dim=-1):
+            value = pyro.sample("x", dist.Normal(z, 0.5), obs=batch.get("x"), obs_mask=batch.mask.get("x"))
+        seen = batch["seen"].unsqueeze(-1) if "seen" in batch else None
+        pyro.sample("seen", dist.Bernoulli(logits=-3 * value[..., :1]), obs=seen)
+
+
+def test_missing_not_at_random():
+    """What is missing because of its value is log p(x) and imputation by draws that know of it, as on a grid."""
+
+    def given_x1(x, mask):
+        with pyro.plate("data", len(x["x"]), dim=-2):
+            pyro.sample("z", dist.Normal(0.8 * x["x"][:, 1:], 0.2**0.5))
+
+    pair, x1 = mm.Pair(self_masked, given_x1), torch.randn(8)
+    x = {"x": torch.stack([torch.full((8,), torch.nan), x1], 1), "seen": torch.zeros(8)}
+    grid = torch.linspace(-7, 7, 4001)
+    log_p = dist.Normal(0.8 * x1[:, None], 0.45**0.5).log_prob(grid) + torch.nn.functional.logsigmoid(3 * grid)
+    exact = (log_p.softmax(1) * grid).sum(1)
+    log_px = log_p.logsumexp(1) + math.log(14 / 4000) + dist.Normal(0.0, 1.25**0.5).log_prob(x1)
+    found = mm.importance(pair, x, num_draws=20_000)
+    assert torch.allclose(found.raw.logsumexp(0) - math.log(20_000), log_px, atol=0.05)
+    for latents in (found.resample(5000), mm.posterior_draws(pair, x, num_draws=2000, progress=False).latents):
+        drawn = mm.impute(pair, x, latents=latents)["x"]
+        assert torch.allclose(drawn[..., 0].mean(0), exact, atol=0.05) and torch.equal(drawn[7, :, 1], x1)
+    blind = mm.impute(pair, x, num_draws=5000)["x"][..., 0].mean(0)  # z of the guide, which does not know of it
+    assert torch.allclose(blind, 0.8 * x1, atol=0.05) and float((exact - blind).mean()) > 0.3
+
+
+def test_what_x_lacks_and_something_hangs_on_is_imputed_by_its_own_draws():
+    """E[b | a] where b ~ N(3 z, 0.2) is in the mean of a: Cov(a, b) / Var(a) = (3 + 9 + 0.04) / 17.04."""
+    x, pair = {"a": torch.randn(ROWS) * 4}, mm.Pair(program(LACKING["continuous"], hanging=True), guide)
+    latents = mm.posterior_draws(pair, x, method="refined", num_draws=2000, progress=False).latents
+    drawn = mm.impute(pair, x, latents=latents)["b"]
+    assert torch.allclose(drawn.mean(0), 12.04 / 17.04 * x["a"], atol=0.06)
+
+
 def test_pulls_of_a_modality_with_obs_mask():
     """Draws of z come first in both programs, and so are the same under one seed."""
     x = {"a": torch.randn(20), "b": torch.randn(20) * 10}

@@ -46,7 +46,8 @@ class Target:
         latent = [name for name in trace.stochastic_nodes if not site_is_subsample(trace.nodes[name])]
         local = [name for name in latent if row_axis(trace.nodes[name]) is not None]
         self.outside = [name for name in latent if name not in local]
-        self.idle = self._idle(local, left_to_model(guide, trace))
+        self.missing = left_to_model(guide, trace)
+        self.idle = self._idle(local, self.missing)
         local = [name for name in local if name not in self.idle]
         if any(bounds_of(support_of(trace.nodes[name])) for name in local):
             with torch.no_grad():
@@ -134,6 +135,7 @@ class Target:
         placed = {name: value.movedim(1, 1 + self.sites[name].left) for name, value in values.items()}
         for name, site in self._trace({**shared, **placed}, len(z)).nodes.items():
             if row_axis(site) is not None and name not in self.idle:
+                site = {**site, "mask": None} if name in self.missing else site  # flat where observed, it has no bounds
                 total = total + per_row(site, len(z), self.batch.rows)
         return torch.where(total.isnan(), -torch.inf, total)
 
