@@ -442,6 +442,22 @@ def test_the_second_phase_of_jnf_teaches_the_flows_alone_and_they_come_closer():
     assert any(".encoder.1." in key for key in moved)  # the flow itself
 
 
+def test_the_second_phase_of_jnf_teaches_all_of_the_encoders_where_some_rows_are_incomplete():
+    """The posterior of an incomplete row is the experts' own; that must not keep them from learning of the others."""
+    vae, _, second = R.jnf(of_tables(), DIM, joint_net(), SIZES)
+    x, mask, loss = rows(), {k: v.bool() for k, v in HOLES.items()}, second()
+    whole, free = torch.stack(list(mask.values())).all(0), [p for p in vae.parameters() if p.requires_grad]
+    torch.manual_seed(1)
+    found = loss.differentiable_loss(vae.model, vae.guide, x, mask)
+    torch.manual_seed(1)
+    experts = vae.experts(x, mask)
+    z = vae.fusion(experts).sample().squeeze(1)
+    wanted = -sum(experts.entries(name).log_prob(z[mask[name]])[whole[mask[name]]].sum() for name in NAMES)
+    slopes = [torch.autograd.grad(value, free, allow_unused=True) for value in (found, wanted)]
+    torch.testing.assert_close((found, slopes[0]), (wanted, slopes[1]))
+    assert all(slope.any() for slope in slopes[0])
+
+
 def test_a_row_without_a_joint_posterior_has_no_part_in_the_second_phase_of_jnf():
     vae, _, second = R.jnf(of_tables(), DIM, joint_net(), SIZES)
     x, mask, loss = rows(), {k: v.bool() for k, v in HOLES.items()}, second()

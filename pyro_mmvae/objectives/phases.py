@@ -31,8 +31,8 @@ class Match(Loss):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of a batch `(x, mask)`, a scalar that can be differentiated."""
         experts = self.vae.experts(*args, **kwargs)
-        with torch.no_grad():
-            z = self.vae.fusion(experts).sample().squeeze(1)  # type: ignore[misc]
+        # not under no_grad: what the fusion asks the experts is what they learn by below
+        z = self.vae.fusion(experts).sample().squeeze(1)  # type: ignore[misc]
         whole = [given.any(-1) for given in experts.given.values()]
         complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
         total = z.new_zeros(())
