@@ -38,7 +38,7 @@ def test_passes_explain_what_they_say():
     pairs = -ob.Objective([ob.random_subsets(3)]).loss(vae.model, vae.guide, x, MASK)
     expected = sum(truth.log_prob(x, MASK, pair).sum() for pair in (["a", "b"], ["a", "c"], ["b", "c"])).item()
     assert pairs == pytest.approx(expected, abs=1e-6)
-    assert len(ob.random_subsets(2)(["a", "b", "c", "d"])) == 2
+    assert [len(ob.random_subsets(count)(["a", "b", "c"])) for count in (2, 9)] == [2, 3]  # and not more than there are
 
 
 def test_cross_is_the_elbo_of_everything_with_a_guide_that_sees_one():
@@ -130,6 +130,29 @@ def test_the_published_dreg_of_strata_is_biased_and_says_so():
     assert (z[decoder] < 4.5).all()  # the model's gradient is right
 
 
+def test_value_and_gradients_are_those_of_the_loss_and_data_may_come_by_name():
+    vae, data = three(), {"x": three_rows(12), "mask": three_holes(12)}
+    objective, values = ob.Objective([ob.joint, ob.unimodal]), []
+    for ask in (objective.differentiable_loss, objective.loss_and_grads, objective.loss):
+        torch.manual_seed(1)
+        values.append(ask(vae.model, vae.guide, **data))
+    wanted = torch.autograd.grad(values[0], list(vae.parameters()))
+    assert values[1:] == [values[0].item()] * 2
+    torch.testing.assert_close([p.grad for p in vae.parameters()], list(wanted))
+
+
+def test_a_loss_is_measured_without_a_graph_and_a_frozen_model_has_one_too():
+    vae, x, graphs = three(), three_rows(12), []
+    net = vae.modalities["body"].decoder.net
+    net.register_forward_hook(lambda net, given, out: graphs.append(out.requires_grad))
+    objective, values = ob.Objective(), []
+    for ask in (objective.loss, objective.loss_and_grads):
+        torch.manual_seed(1)
+        values.append(ask(vae.model, vae.guide, x))
+        vae.requires_grad_(False)
+    assert values[0] == values[1] and graphs == [False, False]
+
+
 def test_beta_weighs_the_kl():
     truth, vae, x = exact_vae()
     kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).sum().item()
@@ -216,6 +239,18 @@ def test_strata_leave_no_component_out():
     del x["c"]
     with pytest.raises(ValueError, match=r"a mixture of 3 components and the loss has 2 strata; .*give"):
         layered.loss(more.model, more.guide, x)
+    del x["b"]
+    with pytest.raises(ValueError, match="a mixture of 2 components and the loss has 1 strata"):
+        ob.Objective([ob.subset_strata]).loss(more.model, more.guide, x)
+
+
+def test_strata_of_subsets_are_the_mixture_of_their_products():
+    truth = LinearGaussian()
+    vae, x = truth.vae(mm.MoPoE(), expert="posterior"), {k: 2 * v for k, v in truth.simulate(4).items()}
+    mask, losses = {"a": torch.arange(4) > 0, "b": torch.arange(4) > 1}, []
+    for views, particles in ((ob.joint, 8000), (ob.subset_strata, 2000)):
+        losses.append(ob.Objective([views], num_particles=particles).loss(vae.model, vae.guide, x, mask))
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
 @pytest.mark.parametrize("fusion", ["MoE", "MoE by component"])
@@ -256,6 +291,7 @@ def test_thirty_modalities_are_never_enumerated():
     assert min(map(len, drawn)) >= 2 and max(map(len, drawn)) < 30
     alone = [view.given for _ in range(300) for view in ob.dropped(1.0)(["a", "b"])]
     assert [alone.count(given) for given in [("a",), ("b",), ("a", "b")]] == pytest.approx([100] * 3, abs=35)
+    assert {*ob.dropped(1.0)(["a", "b"])} <= {*ob.every_subset(["a", "b"])}  # which explain all
     with pytest.raises(ValueError, match=r"30 modalities have 1,073,741,823 subsets .* take random_subsets\(2\)"):
         ob.every_subset(names)
     few = {name: torch.zeros(3, 1) for name in names}

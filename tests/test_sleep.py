@@ -62,6 +62,16 @@ def test_it_finds_the_posterior_of_every_subset_and_leaves_the_model_alone(holes
         torch.testing.assert_close(q.stddev, sd, rtol=0.08, atol=0)
 
 
+@pytest.mark.parametrize("names, free", [(None, "ab"), (["b", "c"], "b")])
+def test_the_encoders_of_the_named_modalities_alone_stay_free(names, free):
+    parts = {name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, dim=2)) for name in "ab"}
+    parts["c"] = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)))  # which has none
+    vae = mm.MultimodalVAE(parts, mm.LearnedNormal(2), mm.PoE())
+    found = mm.objectives.encoders_only(vae, names)
+    wanted = [id(p) for name in free for p in parts[name].encoder.parameters()]
+    assert [id(p) for p in found] == wanted == [id(p) for p in vae.parameters() if p.requires_grad]
+
+
 @pytest.mark.parametrize("fusion", [mm.MoE(), mm.MoPoE(), mm.MixtureOfWasserstein()])
 def test_a_guide_that_is_scored_by_component_is_taught_the_density_of_the_whole(fusion):
     truth, found = LinearGaussian(), []
