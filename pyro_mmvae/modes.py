@@ -24,8 +24,8 @@ def in_training(vae: Any) -> Iterator[list[nn.Module]]:
     was refused, each in the mode that it had."""
     found = owners_of(vae)
     before, refused = _modes(found), False
-    train(found)
     try:
+        train(found)
         yield found
     except (ValueError, TypeError):
         refused = True
@@ -51,9 +51,9 @@ def train(owners: Sequence[nn.Module]) -> None:
 def at_rest(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Modules in eval mode, which changes no buffer of theirs, and in their own modes afterwards."""
     modes = _modes(modules)
-    for owner in modules:
-        owner.eval()
     try:
+        for owner in modules:
+            owner.eval()
         yield
     finally:
         _put_back(modes)
@@ -64,8 +64,12 @@ def _modes(owners: Sequence[nn.Module]) -> list[tuple[nn.Module, bool]]:
 
 
 def _put_back(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    for module, mode in modes:
-        module.training = mode
+    try:
+        for module, mode in modes:
+            module.training = mode
+    except KeyboardInterrupt:  # nobody comes after this
+        _put_back(modes)
+        raise
 
 
 def tool(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ def alone() -> Iterator[None]:
     Pyro's handlers, its validation flag and torch's generator belong to the process, not to a thread, so two programs
     that run side by side would end up in each other's traces and draw each other's random numbers. With this, what
     `fit` and the tools return from threads is what they return without. Nothing is gained in speed; for that, use
-    processes.
+    processes. Ctrl-C inside leaves Pyro's handlers and plates as they were, at whatever moment it comes.
 
     Limits: a call that runs under a handler of the user's own, such as a step of stock SVI, cannot wait, as its
     handlers already stand; it is refused, see `Program`. Random numbers that another thread draws from torch's global
@@ -43,8 +43,12 @@ def alone() -> Iterator[None]:
             RuntimeWarning,
         )
         _TURN.acquire()
+    handlers, dims = list(_PYRO_STACK), list(_DIM_ALLOCATOR._stack)
     try:
         yield
+    except KeyboardInterrupt:  # while Pyro puts a handler up or takes one down, which would stay for good
+        _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:] = handlers, dims
+        raise
     finally:
         _TURN.release()
 

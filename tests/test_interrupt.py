@@ -2,9 +2,12 @@
 
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 
 import pyro_mmvae as mm
 
@@ -150,3 +153,27 @@ def test_in_another_thread_a_run_is_as_it_was():
     thread.start()
     thread.join()
     assert done[0].loss == train(build()).loss
+
+
+@pytest.mark.parametrize("moment", ["__enter__", "__exit__"])
+def test_whatever_pyro_is_doing_its_handlers_and_plates_are_gone(moment, monkeypatch):
+    """A plate that stays would be the end of every question: "duplicate plate"."""
+    vae, real, left = build(), getattr(Messenger, moment), [0]
+
+    def interrupted(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(Messenger, moment, interrupted)
+    for ask in (lambda: mm.generate(vae, 3), lambda: mm.log_likelihood(vae, X, num_particles=5), lambda: train(vae)):
+        count = 0
+        while left[0] <= 0 and count < 30:
+            count += 1
+            left[0] = count
+            with suppress(KeyboardInterrupt):
+                ask()
+            assert not _PYRO_STACK and not _DIM_ALLOCATOR._stack
+        assert count > 3
+        left[0] = 0

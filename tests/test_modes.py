@@ -1,6 +1,7 @@
 """Tools ask a model in eval mode, whatever mode it is in, and leave it in that one."""
 
 import inspect
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -152,3 +153,34 @@ def test_what_is_no_model_is_refused_in_one_line(thing, what):
     for ask in (mm.fit, mm.log_likelihood, mm.impute):
         with pytest.raises(ValueError, match=f"^{what}.* stands where a model is asked for; give"):
             ask(thing, three_rows(3))
+
+
+class Interrupted(nn.Module):
+    """A network that is interrupted when its mode is set for the so many-th time."""
+
+    at = -1
+
+    def __setattr__(self, name, value):
+        if name == "training":
+            vars(self)["at"] = self.at - 1
+            if self.at == 0:
+                raise KeyboardInterrupt
+        super().__setattr__(name, value)
+
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize("ask", [lambda vae: mm.log_likelihood(vae, three_rows(3)), lambda vae: vae.posterior(None)])
+def test_modes_are_back_after_ctrl_c_while_they_are_changed(ask):
+    vae, _ = moody()
+    net = Interrupted()
+    vae.modalities["body"].decoder.net.insert(0, net)
+    modes, at = state(vae)[0], 0
+    while net.at <= 0:  # as long as the call is interrupted
+        at += 1
+        net.at = at
+        with suppress(KeyboardInterrupt):
+            ask(vae)
+        assert state(vae)[0] == modes
+    assert at > 2
