@@ -93,8 +93,8 @@ def mvtcae(modalities: Modalities, dim: int, alpha: float = 0.9, beta: float = 1
 def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, int], alpha: float = 0.1) -> Ready:
     """JMVAE-kl: a joint encoder, and unimodal encoders that follow it.
 
-    sum_m -E log p(x_m | z) + KL(q || N) + alpha sum_m KL(q || q_m). Incomplete rows, of which the paper does not
-    speak, are encoded by a product of their experts.
+    sum_m -E log p(x_m | z) + KL(q || N) + alpha sum_m KL(q || q_m). The posterior of one modality is its expert q_m;
+    other incomplete rows, of which the paper does not speak, are encoded by the product of their experts alone.
 
     Args:
         net, sizes: see `mm.JointEncoder`.
@@ -116,7 +116,7 @@ def jmvae(modalities: Modalities, dim: int, net: nn.Module, sizes: Mapping[str, 
     check_sizes(sizes, modalities)
     total = 1 + alpha * len(modalities)
     prior = Pooled(StandardNormal(dim), alpha / total)
-    vae = MultimodalVAE(modalities, prior, JointEncoder(net, sizes, otherwise=PoE()))
+    vae = MultimodalVAE(modalities, prior, JointEncoder(net, sizes, otherwise=PoE(prior_expert=False)))
     return vae, Objective([joint], beta=total)
 
 
