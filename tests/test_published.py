@@ -30,7 +30,7 @@ HOLES = {
     "c": torch.tensor([1.0, 0, 0, 1] * 30),
 }
 HOLES["a"][HOLES["a"] + HOLES["b"] + HOLES["c"] == 0] = 1.0
-MASKS = {"complete": COMPLETE, "holes": HOLES}
+MASKS = {"complete": COMPLETE, "holes": HOLES, "one lacking": {**HOLES, "a": COMPLETE["a"], "c": torch.zeros(ROWS)}}
 N = Normal(torch.zeros(DIM), torch.ones(DIM))
 
 

@@ -19,6 +19,7 @@ from pyro_mmvae.objectives import Objective, Pass, every_subset
 from pyro_mmvae.priors import StandardNormal
 from pyro_mmvae.recipes.base import Modalities, Ready, check_sizes
 from pyro_mmvae.vae import MultimodalVAE
+from pyro_mmvae.view import View
 
 
 def cvae(
@@ -94,9 +95,14 @@ def mhvae(modalities: Modalities, dims: Sequence[int], sizes: Mapping[str, int],
         >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
     check_sizes(sizes, modalities)
-    prior = Ladder(dims, hidden)
+    prior, names = Ladder(dims, hidden), tuple(modalities)
     vae = MultimodalVAE(modalities, prior, LadderPoE(prior, sizes, hidden))
-    return vae, Objective([Pass(every_subset, weight=1 / (2 ** len(modalities) - 1))])
+
+    def subsets(there: Sequence[str]) -> list[View]:
+        """Of all modalities, so that a row counts the same whatever the rest of its batch lacks."""
+        return [view for view in every_subset(names) if not set(there).isdisjoint(view.given or ())]
+
+    return vae, Objective([Pass(subsets, weight=1 / (2 ** len(names) - 1))])
 
 
 def nexus(
