@@ -63,10 +63,9 @@ def hide(
     generator = torch.Generator().manual_seed(whole("seed", seed, 0))
     seen = torch.stack([seen_rows(m).cpu() for m in batch.mask.values()], 1)
     order = torch.rand(seen.shape, generator=generator)
-    kept = seen & (order >= share)
+    kept = order >= share
     if keep_one:
-        best = order.masked_fill(~seen, -1).argmax(1, keepdim=True)
-        kept |= seen & torch.zeros_like(seen).scatter(1, best, True)
+        kept.scatter_(1, order.masked_fill(~seen, -1).argmax(1, keepdim=True), True)
     new = {}
     for column, (name, old) in enumerate(batch.mask.items()):
         new[name] = old & with_axes(kept[:, column].to(old.device), old.dim())

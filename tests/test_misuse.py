@@ -95,6 +95,7 @@ MISUSE = {
     "unknown method an object of torch.Tensor;": lambda vae: mm.posterior_draws(vae, X, method=torch.ones(2, 2)),
     r"seed is tensor\(\[\[1., 1.\],; give a whole number": lambda vae: mm.certify(vae, X, seed=torch.ones(2, 2)),
     "no modality: x is empty; give": lambda vae: mm.hide({}, share=0.5),
+    "no modality: x is empty; give at least": lambda vae: mm.hide(None, share=0.5),
     "no modality: x is empty; give at least one tensor": lambda vae: mm.from_nan(None),
     "num_draws is 0.5; give a whole": lambda vae: mm.predictive_similarity(
         vae, X, query=["body"], target="label", num_draws=0.5

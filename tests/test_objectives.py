@@ -11,6 +11,7 @@ import pyro_mmvae as mm
 from pyro_mmvae import objectives as ob
 from pyro_mmvae.diagnostics.patterns import chosen_subsets
 from pyro_mmvae.recipes.base import ByComponent
+from pyro_mmvae.view import subsets_of
 
 MASK = {"a": torch.arange(40) % 3 > 0, "b": torch.arange(40) % 4 > 0}
 
@@ -294,6 +295,9 @@ def test_thirty_modalities_are_never_enumerated():
     assert {*ob.dropped(1.0)(["a", "b"])} <= {*ob.every_subset(["a", "b"])}  # which explain all
     with pytest.raises(ValueError, match=r"30 modalities have 1,073,741,823 subsets .* take random_subsets\(2\)"):
         ob.every_subset(names)
+    assert len(ob.every_subset(names[:16])) == 2**16 - 1 and len(subsets_of(names, 2, what="few")) == 30 + 435
+    with pytest.raises(ValueError, match="17 modalities have 131,071 subsets"):
+        ob.every_subset(names[:17])
     few = {name: torch.zeros(3, 1) for name in names}
     with pytest.raises(ValueError, match="give subsets a number"):
         chosen_subsets(mm.Batch.of(few), "all")

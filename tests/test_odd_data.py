@@ -189,3 +189,27 @@ def test_nothing_is_guessed_from_nothing():
     x = {"a": torch.randn(20, 2), "b": torch.full((20, 3), torch.nan)}
     with pytest.raises(ValueError, match=r"modality 'b' has no observed entry to guess from; say what it is"):
         mm.guess_modalities(x, dim=2)
+
+
+@pytest.mark.parametrize("keep_one", [True, False])
+def test_the_share_that_is_hidden_is_that_of_what_was_there(keep_one):
+    """Of rows with both modalities one of two that would go comes back; of rows with one, that one does."""
+    rows, share = 8000, 0.6
+    x = {"a": torch.randn(rows, 2), "b": torch.randn(rows)}
+    x["a"][:2000], x["a"][2000:3000, 0], x["b"][7000:] = torch.nan, torch.nan, torch.nan
+    old = mm.from_nan(x)[1]
+    values, mask = mm.hide(x, share=share, keep_one=keep_one)
+    assert all(torch.equal(values[name], x[name].nan_to_num()) for name in x)
+    assert torch.equal(mask["a"], old["a"] & mask["a"].any(1, keepdim=True)) and not (mask["b"] & ~old["b"]).any()
+    kept = torch.stack([mask["a"].any(1), mask["b"]], 1).double()
+    both, back = kept[2000:7000], share**2 / 2 if keep_one else 0.0
+    assert (both.mean(0) - (1 - share + back)).abs().max() < 4.5 * (0.25 / 5000) ** 0.5
+    for alone in (kept[:2000, 1], kept[7000:, 0]):
+        assert abs(alone.mean() - (1 if keep_one else 1 - share)) < 4.5 * (0.25 / 1000) ** 0.5
+    assert torch.equal(mm.hide(x, share=torch.tensor(share), keep_one=keep_one)[1]["b"], mask["b"])
+    assert not torch.equal(mm.hide(x, share=share, keep_one=keep_one, seed=1)[1]["b"], mask["b"])
+    for extreme, left in ((0.0, old), (1.0, {name: torch.zeros_like(value) for name, value in old.items()})):
+        found = mm.hide(x, share=extreme, keep_one=keep_one and extreme == 0)[1]
+        assert all(torch.equal(found[name], left[name]) for name in x)
+    whole = mm.hide(x, share=1.0)[1]
+    assert ((whole["a"].any(1).int() + whole["b"].int()) == 1).all()
