@@ -14,7 +14,7 @@ from torch import nn
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics import rungs
-from pyro_mmvae.training.balance import pulls
+from pyro_mmvae.training.balance import pulls, warn_of_collapse, warn_of_drowning
 
 
 def with_a_healthy_one(likelihood, factor):
@@ -154,6 +154,60 @@ def test_a_modality_does_not_pull_at_a_code_that_it_does_not_look_at():
     found = pulls(model, mm.Batch.of(x))
     torch.set_rng_state(state)
     assert found["a"] == pytest.approx(9 * float(codes.sample().abs().mean()), rel=1e-10)
+
+
+def test_pulls_are_at_codes_that_are_real_and_shared_and_of_modalities_that_look_at_one():
+    """Besides z a category, a code of one modality alone, and a modality of no code."""
+    x = {name: torch.zeros(5) for name in "abc"}
+
+    def model(x, mask):
+        with pyro.plate("data", 5):
+            z, w = (pyro.sample(name, dist.Normal(torch.zeros(5), 1.0)) for name in "zw")
+            k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+            for name, mean in (("a", 2 * z + w + 0 * k), ("b", z), ("c", 0.0)):
+                pyro.sample(name, dist.Normal(mean, 1.0), obs=x[name])
+
+    state = torch.get_rng_state()
+    found = pulls(model, mm.Batch.of(x))
+    torch.set_rng_state(state)
+    z, w = torch.randn(5), torch.randn(5)
+    expected = {"a": float((2 * (2 * z + w)).abs().mean()), "b": float(z.abs().mean())}
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "found, says",
+    [
+        ({"a": 301.0, "b": 1.0}, "'a' pulls at the shared code 301 times as hard as 'b'"),
+        ({"a": 299.0, "b": 1.0}, None),
+        ({"a": math.inf, "b": 1.0, "c": 2.0}, None),
+        ({"a": 0.0, "b": 1.0, "c": 2.0}, None),
+        ({"a": 1.0}, None),
+        ({}, None),
+    ],
+)
+def test_what_pulls_three_hundred_times_as_hard_is_named(found, says, monkeypatch):
+    monkeypatch.setattr("pyro_mmvae.training.balance.pulls", lambda *_: found)
+    with nullcontext() if says is None else pytest.warns(UserWarning, match=says):
+        warn_of_drowning(None, None)
+
+
+@pytest.mark.parametrize(
+    "far, says", [(0.1, r"KL from guide to prior is 0\.00[3-7] nats a row"), (0.2, None), (None, None)]
+)
+def test_a_hundredth_of_a_nat_a_row_is_a_collapse_whatever_all_rows_share(far, says):
+    """KL(N(far, 1), N(0, 1)) = far^2 / 2, beside a global code of which much is known; and programs without a code."""
+
+    def program(loc, mean):
+        pyro.sample("g", dist.Normal(mean, 0.1 if mean else 1.0))
+        with pyro.plate("data", 3000):
+            if far is not None:
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+    batch = mm.Batch.of({"a": torch.zeros(3000)})
+    pair = mm.Pair(lambda x, mask: program(0.0, 0.0), lambda x, mask: program(far, 5.0))
+    with nullcontext() if says is None else pytest.warns(UserWarning, match=says):
+        warn_of_collapse(pair, batch)
 
 
 def test_a_modality_in_units_a_million_times_smaller_is_named_with_the_factor_and_a_remedy():

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_mmvae.data import Batch
@@ -40,7 +39,7 @@ def pulls(model: Any, batch: Batch) -> dict[str, float]:
     codes, axes = [], []
     for name in drawn.stochastic_nodes:
         site = drawn.nodes[name]
-        if not site_is_subsample(site) and site["value"].is_floating_point():
+        if site["value"].is_floating_point():  # of a plate it is not
             site["value"] = site["value"].detach().requires_grad_()
             codes.append(site["value"])
             axes.append(site["fn"].event_dim)
