@@ -140,6 +140,15 @@ def test_it_is_the_step(option, fusion, holes, monkeypatch):
     assert len(calls) == 3 * 4  # and the last batch of an epoch, of six rows, as without
 
 
+def test_a_modality_with_holes_but_something_in_every_row_beside_one_that_some_rows_lack(monkeypatch):
+    """The graph is checked on rows with more holes: not on such as that modality has none of."""
+    calls, x = traced(monkeypatch), three_rows(70)
+    mask = {"body": torch.ones(70, 3, dtype=torch.bool), "label": torch.arange(70) % 3 > 0}
+    mask["body"][::4, 0] = False
+    same(both(three(), x, mask))
+    assert len(calls) == 12
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion_is_compiled_with_holes(fusion):
     same(both(three(fusion=fusion), *with_holes(three_rows(70), True)))

@@ -216,12 +216,12 @@ def _refused(how: str) -> Iterator[None]:
 def _other(batch: Batch, form: Form, seed: int) -> Batch:
     """The rows in another order, and with more holes where there are some; as many rows have something observed.
 
-    No modality is lost altogether: the graph takes no such batch.
+    No modality is lost altogether, nor in a row if it has something in every row: the graph takes no such batch.
     """
     batch = batch.take(torch.arange(batch.rows, device="cpu").roll(seed))
-    if not form.masks:
+    part = {name: batch[name] for name in form.masks if name not in form.filled}
+    if not part:
         return batch
-    part = {name: batch[name] for name in form.masks}
     _, masks = hide(part, {name: batch.mask[name] for name in part}, share=MORE, seed=seed)
     masks = {name: mask if bool(mask.any()) else batch.mask[name] for name, mask in masks.items()}
     return Batch(dict(batch), {**batch.mask, **masks}, batch.rows, batch.complete)
