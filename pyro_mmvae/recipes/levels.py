@@ -119,7 +119,8 @@ def nexus(
 
     The paper's "forced perceptual dropout" hides all but a random subset of the modalities from the top's guide, here
     with probability `dropout` for a batch; the top still explains all codes. Messages of the given modalities are
-    averaged. Its schedules (KL weights that rise over 20 epochs) are `mm.fit(warmup=...)`.
+    averaged. Its schedules (KL weights that rise over 20 epochs) are `mm.fit(warmup=...)`. The scale of the codes given
+    z is learnt, where the paper's is one, and afterwards z is inferred from their means, where training draws them.
 
     Limits: the levels learn nothing from each other. The code of a modality of few nats, such as a label, collapses at
     weights of one, and then nothing can be carried to or from it: on written and spoken digits the picture names 10 %

@@ -30,7 +30,8 @@ def alignment(modalities: Modalities, dim: int, alpha: float = 0.9) -> Ready:
 def mmvae(modalities: Modalities, dim: int, num_particles: int = 10, bound: Bound = iwae) -> Ready:
     """MMVAE: a mixture of experts, `num_particles` draws from each of them, an IWAE bound for each expert.
 
-    The paper's gradient is `bound=mm.objectives.dreg`, biased for more than one draw; the default is unbiased.
+    The paper's gradient is `bound=mm.objectives.dreg`, biased for more than one draw; the default is unbiased. Its
+    experts (`mm.LaplaceHead`) and prior are Laplace distributions; here the prior is a normal, with a learnt mean too.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
@@ -49,7 +50,8 @@ def mmvae(modalities: Modalities, dim: int, num_particles: int = 10, bound: Boun
 def mopoe(modalities: Modalities, dim: int) -> Ready:
     """MoPoE: a mixture of the products over all subsets, one component drawn for each row and scored by itself.
 
-    On an incomplete row the mixture is over the subsets of what it has.
+    On an incomplete row, or given a subset, the mixture is over the subsets of what there is; the authors' code takes
+    the product of all that is given, and in the product of all modalities the prior as one more factor.
 
     Reference:
         Sutter, Daunhawer and Vogt, 2021, Generalized Multimodal ELBO, https://arxiv.org/abs/2105.02470

@@ -16,6 +16,8 @@ from pyro_mmvae.vae import MultimodalVAE
 def dmvae(modalities: Modalities, dim: int, private: int) -> Ready:
     """DMVAE: shared and private codes; the ELBO of all modalities, and one with z from each modality alone.
 
+    The posterior of one modality, too, is a product with the prior, as in MVAE; the paper takes the expert alone.
+
     Args:
         private: size of the private codes, for every modality that has `Modality(private=...)`.
 
@@ -49,6 +51,9 @@ def mmvaeplus(
     """MMVAE+: MMVAE with private codes; what is generated across modalities takes its private code from a learnt
     auxiliary prior.
 
+    The paper's distributions are Laplace, and its auxiliary priors learn a scale alone; here they are normals, with a
+    learnt mean too. Once trained, codes that nothing was seen of come from the private prior, as in the paper.
+
     Args:
         private: size of the private codes, for every modality that has `Modality(private=...)`.
         bound: the paper's gradient is `mm.objectives.dreg`, biased for more than one draw.
@@ -81,8 +86,9 @@ def mmvaeplus(
 def cmvae(modalities: Modalities, dim: int, private: int, clusters: int = 10, num_particles: int = 10) -> Ready:
     """CMVAE: MMVAE+ with clusters: a mixture of normals as the prior of z.
 
-    The paper's expectation over q(c | z), taken exactly, is log p(z). Its diffusion decoders are left out. To which
-    clusters a row belongs: `vae.prior().responsibilities(z).mean(0)` over draws z (draw, row, dim) of its code.
+    The paper's expectation over q(c | z), taken exactly, is log p(z). Its diffusion decoders are left out, and the
+    scales of the clusters are learnt, which the authors' code fixes at one. To which clusters a row belongs:
+    `vae.prior().responsibilities(z).mean(0)` over draws z (draw, row, dim) of its code.
 
     Reference:
         Palumbo, Manduchi, Laguna, Chopard and Vogt, 2024, Deep Generative Clustering with Multimodal Diffusion
