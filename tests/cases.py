@@ -97,7 +97,7 @@ PRIORS = {
     "LearnedNormal": lambda: mm.LearnedNormal(DIM),
     "GaussianMixture": lambda: mm.GaussianMixture(DIM, components=3),
     "Laplace": lambda: mm.Laplace(DIM),
-    "FlowPrior": lambda: mm.FlowPrior(DIM, [dist.transforms.affine_coupling(DIM, [4]), SinhArcsinh(DIM)]),
+    "FlowPrior": lambda: mm.FlowPrior(DIM, [dist.transforms.affine_coupling(DIM, [16]), SinhArcsinh(DIM)]),
     "DynamicPrior": lambda: mm.DynamicPrior(mm.PoE(prior_expert=False), otherwise=mm.StandardNormal(DIM)),
     "Pooled": lambda: mm.Pooled(mm.LearnedNormal(DIM), 0.25),
     "function": lambda: lambda: dist.StudentT(5.0, torch.zeros(DIM), 1.0).to_event(1),

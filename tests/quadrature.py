@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import pyro_mmvae as mm
 from pyro_mmvae.arrays import with_axes
 
-GRID = torch.linspace(-6.5, 6.5, 1301, dtype=torch.float64)
-STEP = 0.01
+GRID = torch.linspace(-6.5, 6.5, 2601, dtype=torch.float64)
+STEP = 0.005
 
 
 class OnGrid(dist.TorchDistribution):

@@ -11,8 +11,8 @@ from torch import nn
 import pyro_mmvae as mm
 from pyro_mmvae.fusion.subsets import indicator, subsets
 
-GRID = torch.linspace(-15, 15, 6001, dtype=torch.float64)
-STEP = 30 / 6000
+GRID = torch.linspace(-40, 40, 16001, dtype=torch.float64)
+STEP = 80 / 16000
 
 
 def densities(x, names, row, dim=0):

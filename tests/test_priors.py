@@ -33,7 +33,7 @@ def parts():
 PRIORS = {
     "Laplace": lambda m: mm.Laplace(DIM),
     "GaussianMixture": lambda m: mm.GaussianMixture(DIM, 3),
-    "FlowPrior": lambda m: mm.FlowPrior(DIM, [dist.transforms.affine_coupling(DIM, [4])]),
+    "FlowPrior": lambda m: mm.FlowPrior(DIM, [dist.transforms.affine_coupling(DIM, [16])]),
     "VampPrior": lambda m: mm.VampPrior(DIM, m, mm.PoE(), pseudo()),
     "VampPrior of mixtures": lambda m: mm.VampPrior(DIM, m, mm.MoPoE(), pseudo()),
     "HierarchicalNormal": lambda m: hierarchical(),
@@ -69,7 +69,7 @@ def test_every_prior_works_with_every_fusion_and_generate(name, fusion):
     vae = mm.MultimodalVAE(
         modalities, PRIORS[name](modalities), FUSIONS[fusion]({"body": 3, "label": 1, "counts": 3}, DIM)
     )
-    x, mask = three_rows(9), three_holes(9)
+    x, mask = three_rows(24), three_holes(24)
     elbo = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=2)
     loss = elbo.differentiable_loss(vae.model, vae.guide, x, mask)
     learnt = {k: p for k, p in vae.named_parameters() if p.requires_grad}
