@@ -5,10 +5,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from exact import Modes
+from test_annealed import two_modes
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics import climbs
 from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.diagnostics.witness import Witness
+from pyro_mmvae.psis import Smoothed
 from pyro_mmvae.weights import opened
 
 ROWS = 24
@@ -57,6 +61,39 @@ def test_a_posterior_of_one_mode_keeps_its_witness():
         z = target.coordinates({"z": prior.z})
         torch.testing.assert_close(prior.raw, target.log_prob(z, {}) - truth.prior.log_prob(z))
     assert not missed.any() and not unsure.any()
+
+
+def test_two_modes_with_one_climb_each_make_doubt_and_draws_are_of_the_modes_where_there_are_several(monkeypatch):
+    """By Good and Turing: of rows with none, one and two modes found once; the last has nothing that holds anything."""
+    truth, real = Modes(2, 4, 2, 0.1), climbs._climbs
+    x = truth.simulate(4)
+    target = Target(mm.Pair(truth.model, truth.guide), opened(mm.Pair(truth.model, truth.guide), x))
+
+    def found(part, *args, **more):
+        mass = torch.zeros(more["starts"], 4)
+        mass[1:, 1], mass[:, 3] = (-torch.inf, -torch.inf) if more == climbs.GOOD else (0.0, 0.0)
+        return climbs.Climbs(real(part, *args, **more).q, mass, torch.tensor([0, 1, 2, 0]))
+
+    monkeypatch.setattr(climbs, "_climbs", found)
+    monkeypatch.setattr(climbs, "FEW", torch.inf)
+    monkeypatch.setattr(Smoothed, "beats", lambda *_: torch.ones(4, dtype=torch.bool))
+    guide, prior = Witness(*target.guide(100)), climbs.of_prior(target, 100)
+    draws, unsure = climbs.with_modes(target, guide, prior)
+    assert unsure.tolist() == [False, False, True, False]
+    assert (draws.raw == prior.raw).all(0).tolist() == (draws.z == prior.z).all(0).all(-1).tolist()
+    assert (draws.raw == prior.raw).all(0).tolist() == [False, True, False, True]
+
+
+def test_a_normal_that_covers_two_modes_has_the_moments_of_the_posterior():
+    """Modes at +-1.4 of equal mass, of which a fitted normal has one: the prior has seen both."""
+    x = {"a": torch.full((3, 1), 2.0)}
+    vae, _ = two_modes(x)
+    q = climbs.covering(Target(vae, opened(vae, x)), 2000)
+    grid = torch.linspace(-4, 4, 2001).unsqueeze(-1)
+    share = Target(vae, opened(vae, x)).log_prob(grid.unsqueeze(1).expand(-1, 3, 1), {})[:, 0].softmax(0)
+    sd = (share * grid[:, 0].square()).sum().sqrt()
+    assert q.loc.abs().max() < 4.5 * float(sd) / 100**0.5
+    torch.testing.assert_close(q.stddev, sd.expand(3, 1), rtol=0.1, atol=0)
 
 
 def test_a_mixture_on_a_half_line_is_refined_in_its_logarithm():
