@@ -174,6 +174,62 @@ def test_what_a_guide_far_off_has_found_counts_as_much_as_it_is(found, tells):
     assert bool(fitted.lacks(guide, q)) == tells and not bool(guide.lacks(guide, q))
 
 
+STANDARD = torch.distributions.MultivariateNormal(torch.zeros(1, 1), torch.eye(1))
+
+
+def seen(far, found=0.0, few=None):
+    """A thousand draws of one row, that many of them a little more than four standard deviations away, all alike."""
+    z = torch.full((1000, 1, 1), 3.9)
+    z[:far] = 4.1
+    raw = torch.full((1000, 1), found)
+    raw[few:] = raw[few:] if few is None else -torch.inf
+    return Witness(z, raw)
+
+
+@pytest.mark.parametrize(
+    "here, there, tells",
+    [
+        (seen(0), seen(13), False),  # by 0.01 and a standard error, which is 0.0036
+        (seen(0), seen(15), True),
+        (seen(20), seen(20), False),
+        (seen(20), seen(36), False),  # two errors, 0.0059 and 0.0044
+        (seen(20), seen(38), True),
+        (seen(0), seen(1000, found=-5.0), False),  # of which it has found e^-5
+        (seen(0), seen(1000, found=-4.0), True),
+        (seen(0), seen(500, found=2.0), True),
+        (seen(0), seen(1000, found=6.0, few=9), False),  # nine draws tell nothing
+        (seen(0), seen(1000, found=5.0, few=11), True),
+    ],
+)
+def test_what_one_witness_lacks_is_beyond_the_other_by_more_than_chance(here, there, tells):
+    assert here.lacks(there, STANDARD).tolist() == [tells]
+    torch.testing.assert_close(seen(38).beyond(STANDARD), torch.tensor([0.038]))
+
+
+def test_weights_completed_by_what_another_has_found_far_off_have_the_mean_of_both():
+    """Three quarters of e^1 near, two fifths of e^2 far, where the condition holds; elsewhere what there was."""
+    pair = [Witness(torch.cat([w.z, w.z], 1), torch.cat([w.raw, w.raw], 1)) for w in (seen(250, 1.0), seen(400, 2.0))]
+    q = torch.distributions.MultivariateNormal(torch.zeros(2, 1), torch.eye(1))
+    found = pair[0].completed(pair[1], q, torch.tensor([True, False])).exp().mean(0)
+    torch.testing.assert_close(found, torch.tensor([0.75 * math.e + 0.4 * math.e**2, math.e]))
+
+
+def test_some_rows_of_a_witness_come_and_go_with_their_coordinates():
+    whole = Witness(torch.randn(15, 3, 4), torch.randn(15, 3))
+    rows, columns = torch.tensor([2, 0]), torch.tensor([3, 1])
+    part = whole.of(rows, columns)
+    assert torch.equal(part.z[:, 1, 0], whole.z[:, 0, 3]) and torch.equal(part.raw[:, 0], whole.raw[:, 2])
+    before = whole.z.clone(), whole.raw.clone()
+    changed = whole.put(rows, columns, Witness(part.z + 1, part.raw + 2))
+    assert torch.equal(whole.z, before[0]) and torch.equal(whole.raw, before[1])
+    torch.testing.assert_close((changed.raw - whole.raw)[0], torch.tensor([2.0, 0.0, 2.0]))
+    torch.testing.assert_close((changed.z - whole.z)[0], torch.tensor([[0.0, 1, 0, 1], [0, 0, 0, 0], [0, 1, 0, 1]]))
+    z = whole.z.clone()
+    z[0, 0, 0] = torch.inf
+    q = Witness(z, whole.raw).normal  # fifteen draws are too few for covariances of four coordinates
+    assert torch.equal(q.scale_tril, torch.diag_embed(q.stddev)) and bool((q.stddev < 3).all())
+
+
 def test_draws_so_far_off_that_they_are_all_one_number_have_moments():
     """In float32 their mean is off by more than the least scale, which made a covariance that is none."""
     z = torch.randn(1000, 2, 3, dtype=torch.float32)
