@@ -10,8 +10,10 @@ import pyro
 import torch
 from pyro.params.param_store import param_with_module_name
 from pyro.poutine.block_messenger import BlockMessenger
+from pyro.poutine.lift_messenger import LiftMessenger
 from pyro.poutine.replay_messenger import ReplayMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
+from pyro.poutine.substitute_messenger import SubstituteMessenger
 from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
@@ -40,6 +42,8 @@ def _steps() -> list[Any]:
 
 _INDIFFERENT = (TraceMessenger, ReplayMessenger)
 """Handlers that leave a parameter as it is."""
+_SETTING = (LiftMessenger, SubstituteMessenger)
+"""Handlers that give a parameter another value; that of `render_model` marks it."""
 
 
 class _Alias:
@@ -130,4 +134,9 @@ def _announce(site: str, parameter: Tensor) -> None:
         name = site.partition(".")[2]
         raise ValueError(f"{name!r} has no shape yet; run mm.log_likelihood(vae, x) on a batch first") from None
     alias.unconstrained = _Alias(parameter).unconstrained  # type: ignore[attr-defined]
-    _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
+    found = _parameter(alias, constraint=torch.distributions.constraints.real, name=site)
+    if found is not alias and any(isinstance(handler, _SETTING) for handler in _PYRO_STACK):
+        raise ValueError(
+            f"a handler, poutine.lift or poutine.substitute, gives {site.partition('.')[2]!r} another value, which its"
+            " network would not take; load values into the model, and write priors of weights as sites of your own"
+        )

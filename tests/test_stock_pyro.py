@@ -118,6 +118,28 @@ def test_an_optimiser_that_was_saved_goes_on_with_a_model_of_another_process(mak
         torch.testing.assert_close(p, q, rtol=0, atol=1e-14)
 
 
+@pytest.mark.filterwarnings("ignore:pyro.module data")  # of what was not yet substituted when the model refused
+def test_handlers_that_give_parameters_other_values_are_refused_and_others_change_what_they_say():
+    """Networks compute with the tensors that they hold, so that a lifted parameter would be a site of no effect."""
+    vae, x = three().requires_grad_(False), three_rows(5)
+    vae.modalities["body"].decoder.requires_grad_(True)
+    names = [name for name, site in poutine.trace(vae.model).get_trace(x).nodes.items() if site["type"] == "param"]
+    other = {names[-1]: torch.zeros(())}
+    lifted = poutine.lift(vae.model, pyro.distributions.Normal(0.0, 1.0))
+    for changed in (lifted, poutine.substitute(vae.model, other)):
+        with pytest.raises(ValueError, match=r"gives 'modalities\.body\.decoder\..*' another value"):
+            poutine.trace(changed).get_trace(x)
+    vae, z = vae.requires_grad_(False), {"z": torch.zeros(5, 1, 2)}
+    plain = poutine.trace(poutine.condition(vae.model, z)).get_trace(x).log_prob_sum()
+    doubled = poutine.trace(poutine.scale(poutine.condition(vae.model, z), 2.0)).get_trace(x).log_prob_sum()
+    assert float(doubled) == pytest.approx(2 * float(plain))
+    masked = poutine.mask(poutine.condition(vae.model, z), torch.arange(5)[:, None] < 2)
+    kept = float(poutine.trace(masked).get_trace(x).log_prob_sum())
+    first = {name: value[:2] for name, value in x.items()}
+    alone = poutine.trace(poutine.condition(vae.model, {"z": z["z"][:2]})).get_trace(first).log_prob_sum()
+    assert kept == pytest.approx(float(alone))
+
+
 def test_names_are_forgotten_with_their_model():
     vae = three()
     SVI(vae.model, vae.guide, OPTIMISERS["Adam"](), Trace_ELBO()).step(three_rows(3))
