@@ -97,7 +97,7 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     dim, hidden = whole("dim", dim), whole("hidden", hidden)
     batch = Batch.of(x).detached()
     for name in batch:
-        if batch.lacks(name):
+        if batch.lacks(name) or not batch[name].numel():  # as of a table without columns
             raise ValueError(f"modality {name!r} has no observed entry to guess from; say what it is by mm.Modality")
         _doubt(name, batch[name])
     return {name: _guess(name, batch[name], batch.mask[name], dim, hidden, head) for name in batch}
@@ -113,12 +113,12 @@ def _doubt(name: str, x: Tensor) -> None:
 
 
 def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:
-    event, size = x.shape[1:], max(1, math.prod(x.shape[1:]))
+    event, size = x.shape[1:], math.prod(x.shape[1:])
     shown = with_axes(mask, x.dim()).expand(x.shape)
     counted = bool((x >= 0).all()) and bool((x == x.round()).all())  # what is hidden is zero
     large = x >= 1 / torch.finfo(torch.get_default_dtype()).eps  # there all numbers are whole, and that says nothing
     counted = counted and not (bool(large.any()) and bool((large | (x == 0)).all()))
-    top = int(x.max()) if counted and x.numel() else 0
+    top = int(x.max()) if counted else 0
     if counted and not event and top < CATEGORIES:
         look = nn.Sequential(OneHot(top + 1), encoder(top + 1, hidden, dim=dim, head=head))
         return Modality(CategoricalLikelihood(mlp(dim, hidden, top + 1)), look)

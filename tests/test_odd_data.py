@@ -186,9 +186,10 @@ def test_a_likelihood_of_one_zero_inflated_count_a_row():
 
 
 def test_nothing_is_guessed_from_nothing():
-    x = {"a": torch.randn(20, 2), "b": torch.full((20, 3), torch.nan)}
-    with pytest.raises(ValueError, match=r"modality 'b' has no observed entry to guess from; say what it is"):
-        mm.guess_modalities(x, dim=2)
+    for nothing in (torch.full((20, 3), torch.nan), torch.zeros(20, 0)):
+        x = {"a": torch.randn(20, 2), "b": nothing}
+        with pytest.raises(ValueError, match=r"modality 'b' has no observed entry to guess from; say what it is"):
+            mm.guess_modalities(x, dim=2)
 
 
 @pytest.mark.parametrize("keep_one", [True, False])
