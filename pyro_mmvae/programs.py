@@ -69,7 +69,9 @@ class Pair(NamedTuple):
     `mm.importance(pair, x).resample(100)` or `mm.posterior_draws`, as the guide's z does not know. Of a column half
     hidden so, imputations were then off by 0 to 0.13 standard deviations in the mean (0.22 by the default loss), those
     of a model that takes holes for random by 0.6 to 0.8 (three seeds; the form of the dependence was the true one,
-    which data cannot tell). Values must be continuous: categories left to the model have no gradient.
+    which data cannot tell). Values must be continuous: categories left to the model have no gradient. `mm.predict` and
+    `mm.imputation_error` know codes alone: take the mean of those imputations (rmse 0.63 in place of 0.70, exactly
+    known model).
 
     Example:
         >>> import pyro_mmvae as mm
