@@ -261,27 +261,27 @@ figure.suptitle("One point a seed; grey: codes drawn by the guide; red: from the
 # %% [markdown]
 # ## What can be read from this, and what can not
 #
-# - **log p(x)**: the shared representation, MVAE, MVTCAE, CRMVAE, DMVAE and Nexus are not told apart, and neither are
-#   MMVAE, MMVAE+ and CMVAE, which mix experts where those (all but Nexus) multiply them. k-hat is good for 91 to 99 %
-#   of the rows, but for MHVAE (29 %), whose number is a lower bound.
+# - **log p(x)**: the shared representation, MVAE, MVTCAE, JMVAE, CRMVAE, DMVAE and Nexus are not told apart, and neither
+#   are MMVAE, MMVAE+ and CMVAE, which mix experts where most of those multiply them. k-hat is good for 90 to 99 % of the
+#   rows, but for MHVAE (20 %), whose number is a lower bound.
 # - **gap**: there the two kinds part. Products and joint encoders lose 20 to 60 nats a row against the posterior, mixtures
-#   95 to 160. Had their guides drawn the numbers of the first column, with a good k-hat for 2 % of the rows at most, then
+#   100 to 160. Had their guides drawn the numbers of the first column, with a good k-hat for 2 % of the rows at most, then
 #   mixtures would have come out some 40 to 80 nats behind, and it would have looked like the models.
 # - **From voice to picture**, by draws of their guides, mixtures are ahead: mmJSD, MMVAE and alignment, which ask every
-#   expert alone to explain everything, are right for 37 to 49 %, the products of experts for 12 to 23 %. That is what
+#   expert alone to explain everything, are right for 39 to 49 %, the products of experts for 12 to 21 %. That is what
 #   one reads of them: products do not carry across. But **it is their guides that do not.** By draws from the models'
-#   own posterior the shared representation, the simplest of all, shows the right digit for 71 % of the voices and names
-#   85 %, where its guide had 16 and 24 %; MVTCAE has 66 and 78 %, and nobody is ahead of these two. Mixtures gain less,
-#   as their guides had more: MMVAE goes from 38 to 60 %, mmJSD from 49 to 59.
+#   own posterior the shared representation, the simplest of all, shows the right digit for 68 % of the voices and names
+#   84 %, where its guide had 19 and 27 %; MVTCAE has 71 and 78 %, and nobody is ahead of these two. Mixtures gain less,
+#   as their guides had more: MMVAE goes from 40 to 64 %, mmJSD from 49 to 56.
 # - **Chance is 10 %**. JNF learns its unimodal flows in 9 epochs, after 9 for the rest: that it wants more than this
 #   budget does not say that it does not work. The two levels of Nexus learn nothing from each other: with weights of
 #   one the label collapses in the lower one, and nothing is carried across at any budget; with those above its guide
-#   names 62 and 27 %, and its own posterior no more. MMVM, whose only tie between modalities is the divergence of their
-#   codes, names 55 % of the pictures and 31 % of the voices with the bound of its authors' code, and stays at chance
+#   names 62 and 29 %, and its own posterior no more. MMVM, whose only tie between modalities is the divergence of their
+#   codes, names 54 % of the pictures and 31 % of the voices with the bound of its authors' code, and stays at chance
 #   with the mixture of its paper's formula, where to lie apart costs log 3 nats at most. DMVAE names digits, 31 and 57
 #   % of the voices, but draws few, perhaps because it leaves the picture to its private code.
-# - **Two seeds are few.** By the rule of the stars, differences below about 11 % (speech to label by the guide), 17 %
-#   (by the model) or 33 nats are none. Raise `SCALE` for more seeds, rows and epochs before you choose a method by such
+# - **Two seeds are few.** By the rule of the stars, differences below about 10 % (speech to label by the guide), 19 %
+#   (by the model) or 34 nats are none. Raise `SCALE` for more seeds, rows and epochs before you choose a method by such
 #   a table.
 #
 # ## How far can the posterior be trusted?
@@ -297,5 +297,5 @@ ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
 # Not at all: over-confident for every subset, the 90 % intervals hold the truth 58 to 70 times in 100, and k-hat is good
-# for 8 % of the rows at most. This is the guide that names a quarter of the voices, of a model that names 85 %. Its
+# for 8 % of the rows at most. This is the guide that names a quarter of the voices, of a model that names 84 %. Its
 # draws are cheap and can be had for every row at once; before they are held against a method, ask the model.
