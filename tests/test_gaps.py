@@ -239,8 +239,16 @@ def test_draws_so_far_off_that_they_are_all_one_number_have_moments():
     torch.testing.assert_close(q.stddev[0], z[:, 0].std(0), rtol=2e-3, atol=0)
 
 
+def test_few_draws_of_an_exact_guide_leave_no_gap():
+    """The weights of the wider proposal spread by less than draws that are not there would move their mean."""
+    truth = LinearGaussian(orthogonal=True)
+    found = mm.gaps(truth.vae(), truth.simulate(1000), num_draws=50)
+    assert (found.approximation.abs() > 1e-9).double().mean() < 0.003
+
+
 def test_a_noisy_proposal_is_not_believed_for_a_higher_mean_alone():
-    """A proposal that is exact, beside one of thirty effective draws in 400 whose mean is right as well."""
+    """A proposal that is exact, beside one of thirty effective draws in 400 whose mean is right as well. (In 60,000
+    rows of other seeds it was believed in one.)"""
     torch.manual_seed(0)
     variance = 0.04
     z = torch.randn(400, 2000, 2)
