@@ -31,6 +31,8 @@ WRONG = [
     ({"optimizer": lambda parameters, lr: None}, "optimizer gives None, not what takes a step"),
     ({"optimizer": lambda parameters: None}, "optimizer fails on .*, lr.: .*unexpected keyword argument 'lr'; give a"),
     ({"optimizer": lambda parameters, lr: torch.optim.SGD(three().parameters(), lr)}, "optimizer gives .* holds none"),
+    ({"schedule": lambda progress: 1 - 1.5 * progress}, "schedule gives -0.125 for the progress 0.75; give a function"),
+    ({"beta": lambda progress: -1.0}, "beta gives -1 for the progress 0.0; give a function"),
     ({"validation": "x"}, "validation: x is a str; give a dictionary"),
     ({"validation": {"body": torch.zeros(4, 9)}}, "validation: modality 'body' has entries of shape"),
 ]

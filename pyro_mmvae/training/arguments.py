@@ -13,6 +13,7 @@ from pyro.optim import PyroOptim
 from pyro_mmvae.arrays import shown
 
 OF_PROGRESS = "give a function of progress from 0 to 1, such as mm.constant, or lambda progress: 0.5"
+LOOKED_AT = 0.0, 0.25, 0.5, 0.75, 0.99
 BY_HAND = "give a function (parameters, lr) -> torch optimiser, such as torch.optim.AdamW"
 
 
@@ -32,16 +33,21 @@ def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: Any) -> 
     if isinstance(every, bool) or not isinstance(every, Real) or not float(every) >= 0:
         raise ValueError(f"every is {shown(every)}; give seconds between two records, from 0 on")
     for name, function in functions.items():
-        if not callable(function):
-            raise ValueError(f"{name} is {shown(function)}; {OF_PROGRESS}")
+        _check_course(name, function)
+
+
+def _check_course(name: str, function: Any) -> None:
+    """Raises ValueError for what is no function of progress, or gives what is no factor: a negative rate climbs."""
+    if not callable(function):
+        raise ValueError(f"{name} is {shown(function)}; {OF_PROGRESS}")
+    for progress in LOOKED_AT:
         try:
-            first = float(function(0.0))
+            found = float(function(progress))
         except TypeError as error:
-            raise ValueError(
-                f"{name} fails on the progress 0.0: {str(error).splitlines()[0]}; {OF_PROGRESS}"
-            ) from error
-        if not math.isfinite(first):
-            raise ValueError(f"{name} gives {first} for the progress 0.0; {OF_PROGRESS}")
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{name} fails on the progress {progress}: {reason}; {OF_PROGRESS}") from error
+        if not 0 <= found < math.inf:
+            raise ValueError(f"{name} gives {found:g} for the progress {progress}; {OF_PROGRESS}")
 
 
 def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> torch.optim.Optimizer:
