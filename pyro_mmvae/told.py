@@ -140,7 +140,7 @@ def _fitting(vae: Any, batch: Batch, latents: Latents) -> dict[str, Tensor]:
             there = ", ".join(found) or "nothing"
             raise ValueError(f"latents have no {name!r}, which the guide infers from these data, but {there}; add it")
         shape, wanted = tuple(found[name].shape), (batch.rows, *like.shape[2:])
-        if shape[1:] != wanted or not shape:
+        if shape[1:] != wanted:
             sizes = ", ".join(map(str, wanted))
             raise ValueError(
                 f"latents have a {name!r} of shape {shape} for data that take (draw, {sizes}); draw it for them"

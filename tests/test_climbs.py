@@ -1,5 +1,7 @@
 """Posteriors of several modes far apart, which neither the guide nor draws of the prior have seen all of."""
 
+from types import SimpleNamespace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,6 +12,7 @@ from test_annealed import two_modes
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics import climbs
 from pyro_mmvae.diagnostics.climbs import witnesses
+from pyro_mmvae.diagnostics.refine import diagonal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.psis import Smoothed
@@ -94,6 +97,52 @@ def test_a_normal_that_covers_two_modes_has_the_moments_of_the_posterior():
     sd = (share * grid[:, 0].square()).sum().sqrt()
     assert q.loc.abs().max() < 4.5 * float(sd) / 100**0.5
     torch.testing.assert_close(q.stddev, sd.expand(3, 1), rtol=0.1, atol=0)
+
+
+def test_of_climbs_count_those_that_hold_something_and_end_apart(monkeypatch):
+    """In each of two rows one ends at 0, two near it, the second as its wide normal reaches it, one at 10 with what
+    matters, one at 20 with a bit less than that, of what the guide has found of one row, the prior of the other, and
+    two near 40, of which the wide one has more."""
+    loc, sd = torch.tensor([0.0, 2.2, -6, 10, 20, 40, 46]), torch.tensor([1.0, 1, 3, 1, 1, 3, 1])
+    q = diagonal(*(value.reshape(7, 1, 1).expand(7, 2, 1) for value in (loc, sd)))
+    mass = torch.tensor([0.0, -1, -0.5, -6, -8, -2, -3]).unsqueeze(-1).expand(7, 2)
+    target = SimpleNamespace(size=1, log_weights=lambda z, q: mass.expand(len(z), 7, 2))
+    monkeypatch.setattr(climbs, "climbed", lambda *_, **__: q)
+    guide, prior = (Witness(torch.randn(40, 2, 1), torch.tensor(raw).expand(40, 2)) for raw in ([0.0, -3], [-3.0, 0]))
+    found = climbs._climbs(target, guide, prior, starts=7, steps=1, num_particles=1)
+    kept = torch.tensor([0.0, -torch.inf, -torch.inf, -6, -torch.inf, -2, -torch.inf])
+    assert torch.equal(found.mass, kept.unsqueeze(-1).expand(7, 2)) and found.alone.tolist() == [1, 1]
+
+
+def test_a_mixture_of_modes_has_each_by_what_it_holds_and_somewhat_evenly():
+    """Of a row with two that hold 1 and 3, seven tenths by that and three alike; any of a row in which nothing does."""
+    q = diagonal(torch.randn(3, 2, 1), 0.5 + torch.rand(3, 2, 1))
+    mass = torch.tensor([[0.0, -torch.inf], [3.0, -torch.inf], [-torch.inf, -torch.inf]])
+    mass[1, 0] = mass[1, 0].log()
+    mixture = climbs.Climbs(q, mass, torch.zeros(2)).mixture()
+    shares = torch.tensor([[0.325, 0.675, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    torch.testing.assert_close(mixture.mixture_distribution.probs, torch.cat([0.9 * shares, 0.1 * shares], 1))
+    parts, z = q.log_prob(torch.zeros(3, 2, 1)), mixture.component_distribution.log_prob(torch.zeros(2, 1, 1))
+    torch.testing.assert_close(z[0, :3], parts[[0, 1, 1], 0])  # which is where nothing is held as well
+
+
+@pytest.mark.parametrize("what", ["guide", "prior", "weights", "nothing"])
+def test_a_normal_covers_what_any_witness_has_found(what, monkeypatch):
+    """The mean of draws at 0, and at 1 with four times the weight, of which smoothing takes a bit, in its row alone."""
+    x = {"a": torch.full((2, 1), 2.0)}
+    target, q = Target(two_modes(x)[0], opened(two_modes(x)[0], x)), diagonal(torch.full((2, 1), 9.0), torch.ones(2, 1))
+    raw = torch.tensor([0.0, 3.0]).log1p().repeat(500)
+    guide, prior = (
+        Witness(raw.sign().reshape(-1, 1, 1).expand(-1, 2, 1), raw.unsqueeze(-1).expand(-1, 2)) for _ in "12"
+    )
+    monkeypatch.setattr(climbs, "fit_normal", lambda *_, **__: q)
+    monkeypatch.setattr(climbs, "witnesses", lambda *_: (guide, prior, None, None))
+    monkeypatch.setattr(climbs, "better", lambda *_: prior)
+    said = {"guide": guide, "prior": prior}.get(what)
+    monkeypatch.setattr(Witness, "lacks", lambda self, other, q: torch.tensor([other is said, False]))
+    monkeypatch.setattr(Smoothed, "misses", lambda *_: torch.tensor([what == "weights", False]))
+    expected = torch.tensor([[9.0 if what == "nothing" else 0.8], [9.0]])
+    torch.testing.assert_close(climbs.covering(target, 1000).loc, expected, rtol=0, atol=0.02)
 
 
 def test_a_mixture_on_a_half_line_is_refined_in_its_logarithm():

@@ -8,10 +8,13 @@ import pytest
 import torch
 from cases import DIM, SIZES, of_tables
 from exact import LinearGaussian
+from test_conditions import SHIFT, WEIGHT, X, exact_cvae
 from test_gaps import broken
 from test_priors import hierarchical
 
 import pyro_mmvae as mm
+from pyro_mmvae.told import Told, chosen
+from pyro_mmvae.weights import opened
 
 ROWS, DRAWS = 8, 4000
 
@@ -112,6 +115,15 @@ def test_private_codes_that_nobody_inferred_come_from_their_prior():
     assert ((drawn.mean(0)[:4] - with_prior[:4]).abs() < 4.5 * (2 / DRAWS) ** 0.5 * spread).all()
 
 
+def test_a_code_that_is_not_known_is_drawn_each_time():
+    known = torch.full((DRAWS, 2), torch.nan)
+    known[:, 1] = 7
+    with pyro.plate("draws", DRAWS, dim=-2), Told({"z": known}, depth=1), pyro.plate("data", 2, dim=-1):
+        z = pyro.sample("z", dist.Normal(3.0, 2.0))
+    assert (z[:, 1] == 7).all() and abs(float(z[:, 0].mean()) - 3) < 4.5 * 2 / DRAWS**0.5
+    assert float(z[:, 0].std()) == pytest.approx(2, rel=0.06)
+
+
 def test_codes_of_several_levels():
     x = {"a": torch.randn(ROWS, SIZES["a"])}
     vae = mm.MultimodalVAE(of_tables(), hierarchical(), mm.PoE())
@@ -155,6 +167,50 @@ def test_plates_on_the_left_of_the_rows():
 
     z = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])  # (draw, row, factor)
     assert mm.predict(mm.Pair(model, guide), x, latents={"z": z})["n"].tolist() == [321.0, 654.0]
+
+
+def test_what_a_program_makes_of_the_data_is_known_of_whole_rows_alone():
+    """The model observes n and n squared, in single precision, and b hangs on them where both of n are there."""
+    x = {"n": torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), "b": torch.zeros(3)}
+    mask = {"n": torch.tensor([[True, True], [True, False], [True, True]]), "b": torch.tensor([False, False, False])}
+    said = []
+
+    def model(x, mask):
+        with pyro.plate("data", len(x["n"]), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            both = torch.cat([x["n"], x["n"] ** 2], -1)
+            n = pyro.sample("n", dist.Normal(torch.zeros(4).float(), 1e-3).to_event(1), obs=both)
+            said.append(n.dtype)
+            pyro.sample("b", dist.Normal(n.sum(-1), 1.0).mask(mask["b"]), obs=x["b"])
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["n"]), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    predicted = mm.predict(mm.Pair(model, guide), x, mask, num_draws=1)["b"]
+    torch.testing.assert_close(predicted.double(), torch.tensor([8.0, 0.0, 72.0]), rtol=0, atol=0.02)
+    assert said[-1] == torch.float32
+
+
+def test_conditions_beside_codes_are_those_that_the_model_is_given():
+    vae, other = exact_cvae(), {"x": X["x"], "c": X["c"] + 1}
+    z = mm.importance(vae, X, num_draws=5).latents
+    expected = WEIGHT * z["z"][..., :1].mean(0) + SHIFT * other["c"]
+    torch.testing.assert_close(mm.predict(vae, other, latents=z)["x"], expected)
+
+
+def test_noise_of_a_guide_is_no_code_and_the_look_at_its_codes_draws_nothing(case):
+    vae, x, mask, exact = case
+
+    def guide(x, mask):
+        with pyro.plate("data", len(x["a"]), dim=-2):
+            noise = pyro.sample("noise", dist.Normal(torch.zeros(2), 1.0).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(noise, event_dim=1))
+
+    before = torch.get_rng_state()
+    found = chosen(mm.Pair(vae.model, guide), opened(vae, x, mask), exact, 3)
+    assert found.keys() == {"z"} and torch.equal(found["z"], exact["z"][[0, 2000, 3999]])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_predictive_draws_in_arviz_belong_to_their_codes(case):
