@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,6 +89,16 @@ def refuse_mixed(sites: Mapping[str, Any], again: Mapping[str, Any]) -> None:
                 f"the site {name!r} has all rows in one value, outside of the plate 'data': rows that hang together can"
                 " neither come in batches nor be asked one by one; put it into the plate, or give mm.fit a batch_size"
                 " of all rows and ask Pyro's Predictive"
+            )
+
+
+def refuse_unplated(model: Trace, names: Collection[str]) -> None:
+    """Raises ValueError for a modality that the model observes outside of the plate "data"."""
+    for name in model.observation_nodes:
+        if name in names and row_axis(model.nodes[name]) is None and not is_derived(model.nodes[name]):
+            raise ValueError(
+                f"the modality {name!r} is observed outside of the plate 'data', and no row's log p(x) would have it;"
+                " put it inside"
             )
 
 

@@ -27,6 +27,7 @@ from pyro_mmvae.sites import (
     per_row,
     plates_of,
     refuse_mixed,
+    refuse_unplated,
     row_axis,
     scored_at,
     traced,
@@ -83,8 +84,8 @@ def known(vae: Any, names: Collection[str] | None) -> None:
 
 
 def nesting(vae: Any, batch: Batch) -> int:
-    """How many axes the plates of the two programs take; raises ValueError as `check_guide`, or if none is of rows, or
-    one site is of all of them."""
+    """How many axes the plates of the two programs take; raises ValueError as `check_guide`, or if none is of rows, one
+    site is of all of them, or a modality is of none."""
     few = batch.few()
     check_guide(vae, few)
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
@@ -96,6 +97,7 @@ def nesting(vae: Any, batch: Batch) -> int:
     frames = plates_of(guide, model)
     if not any(frame.name == "data" for frame in frames):
         raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")
+    refuse_unplated(model, batch)
     return max(-frame.dim for frame in frames)
 
 

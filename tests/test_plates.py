@@ -112,6 +112,20 @@ def test_a_code_that_the_guide_leaves_to_the_prior_is_simulated_where_the_model_
     assert float(mm.rank_ecdf(ranks["z[0]"]).p) > 1e-3
 
 
+@pytest.mark.parametrize("ask", [mm.log_likelihood, mm.predict, mm.gaps, mm.posterior_draws])
+def test_a_modality_outside_of_the_plate_of_the_rows_is_not_left_out_without_a_word(ask):
+    def model(x, mask=None):
+        with pyro.plate("data", len(x["b"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
+        pyro.sample("a", dist.Normal(z.unsqueeze(-1) * LOADING, 0.5).to_event(2), obs=x["a"])
+
+    with pytest.raises(
+        ValueError, match="the modality 'a' is observed outside of the plate 'data', and no row's log p"
+    ):
+        ask(mm.Pair(model, halfway), data())
+
+
 def mixing(x, mask=None):
     with pyro.plate("data", len(x["b"]), dim=-1):
         z = pyro.sample("z", dist.Normal(torch.zeros(1), pyro.param("scale", torch.ones(()))).to_event(1))
