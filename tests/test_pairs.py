@@ -1,6 +1,7 @@
 """Pairs of programs: what tools ask of them, and guides and losses of Pyro's that go over no batches."""
 
 import functools
+import math
 from types import SimpleNamespace
 
 import pyro
@@ -10,7 +11,7 @@ import torch
 from cases import three, three_rows
 from matplotlib.figure import Figure
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, ReweightedWakeSleep, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal
 
 import pyro_mmvae as mm
@@ -117,6 +118,30 @@ def test_an_autoguide_of_what_all_rows_share_goes_over_batches(features):
     history = mm.fit(mm.Pair(model, guide), x, epochs=100, batch_size=100, lr=0.1, progress=False)
     assert history.loss[-1] < history.loss[0]
     assert torch.allclose(guide.median()["loc"], x["body"].mean(0), atol=0.05)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["any rows", "a hundred rows"])
+def test_codes_of_another_plate_count_in_every_batch_and_those_of_all_rows_once_an_epoch(fixed):
+    """KLs of 1/2 for each entry of a plate as long as the rows, and of 2 for all of 400 in four batches."""
+
+    def program(pixel, all_rows):
+        def called(x, mask=None):
+            if fixed and len(x["a"]) != 100:
+                raise RuntimeError("made for a hundred rows")
+            pyro.sample("g", dist.Normal(all_rows(), 1.0))
+            with pyro.plate("pixels", len(x["a"]), dim=-1):
+                pyro.sample("s", dist.Normal(pixel, 1.0))
+            if pixel == 0:
+                with pyro.plate("data", len(x["a"]), dim=-1):
+                    pyro.sample("a", dist.Normal(0.0, 1.0), obs=x["a"])
+
+        return called
+
+    pair = mm.Pair(program(0.0, lambda: 0.0), program(1.0, lambda: pyro.param("loc", torch.tensor(2.0))))
+    loss, x = TraceMeanField_ELBO(), {"a": torch.zeros(400, dtype=torch.float64)}
+    data = [{"a": part} for part in x["a"].split(100)] if fixed else x
+    history = mm.fit(pair, data, loss=loss, epochs=1, batch_size=100, lr=0.0, progress=False)
+    assert history.loss[0] == pytest.approx(0.5 * math.log(2 * math.pi) + 0.5 + 2 / 400)
 
 
 def dropping():

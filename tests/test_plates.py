@@ -101,6 +101,21 @@ def halfway(x, mask=None):
         pyro.sample("z", dist.Normal(x["b"] / 2, 0.5**0.5))
 
 
+def test_what_is_masked_counts_nothing_where_it_has_no_density_either():
+    """c is missing, so 0 for want of a value, which a log-normal never is."""
+
+    def model(x=None, mask=None):
+        with pyro.plate("data", rows_of(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
+            with pyro.poutine.mask(mask=mask["c"]):
+                pyro.sample("c", dist.LogNormal(z, 1.0), obs=x["c"])
+
+    x = {"b": torch.randn(ROWS), "c": torch.full((ROWS,), torch.nan)}
+    exact = dist.Normal(0.0, 2.0**0.5).log_prob(x["b"])
+    torch.testing.assert_close(mm.log_likelihood(mm.Pair(model, halfway), x, num_particles=9).value, exact)
+
+
 def test_a_code_that_the_guide_leaves_to_the_prior_is_simulated_where_the_model_has_it():
     def model(x=None, mask=None):
         with pyro.plate("data", rows_of(x), dim=-1):

@@ -10,9 +10,9 @@ import torch
 import pyro_mmvae as mm
 
 
-def build(scale=1.0):
+def build(scale=1.0, rows=400):
     torch.manual_seed(0)
-    x = {"a": scale * torch.randn(400, 6), "b": torch.randn(400, 1)}
+    x = {"a": scale * torch.randn(rows, 6), "b": torch.randn(rows, 1)}
     parts = {
         k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, v.shape[1]), 1.0), mm.encoder(v.shape[1], 8, dim=2))
         for k, v in x.items()
@@ -20,13 +20,13 @@ def build(scale=1.0):
     return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), x
 
 
-def drowned(tmp_path):
-    vae, x = build(1e4)
+def drowned(tmp_path, rows=400):
+    vae, x = build(1e4, rows)
     return "pulls", lambda: mm.fit(vae, x, epochs=1, batch_size=4, lr=0.0, progress=False)
 
 
-def collapsed(tmp_path):
-    like, x = build()
+def collapsed(tmp_path, rows=400):
+    like, x = build(rows=rows)
     prior = lambda experts: dist.Normal(torch.zeros(experts.rows, 1, 2), 1.0).to_event(1)  # noqa: E731
     vae = mm.MultimodalVAE(like.modalities, mm.StandardNormal(2), prior)
     return "collapsed", lambda: mm.fit(vae, x, epochs=1, batch_size=4, lr=0.0, progress=False)
@@ -65,3 +65,12 @@ def test_it_points_here(make, tmp_path):
         assert part in str(found.message)
         assert found.filename == __file__
         assert first <= found.lineno < first + len(lines)
+
+
+@pytest.mark.parametrize("make", [drowned, collapsed])
+@pytest.mark.parametrize("steps", [99, 100])
+def test_runs_of_a_hundred_steps_are_looked_at_once_and_shorter_ones_never(make, steps, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make(tmp_path, rows=4 * steps)[1]()
+    assert len(caught) == steps - 99
