@@ -48,7 +48,7 @@ def per_row(site: Any, num_draws: int, rows: int) -> Tensor:
     if isinstance(mask, Tensor):
         log_prob = torch.where(mask, log_prob, 0)
     elif mask is False:
-        log_prob = log_prob * 0.0
+        log_prob = torch.zeros_like(log_prob)
     check_axes(site, log_prob)
     log_prob = rows_first(site, log_prob, 0, num_draws, rows)
     return log_prob if log_prob.dim() == 2 else log_prob.flatten(2).sum(-1)

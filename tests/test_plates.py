@@ -101,14 +101,15 @@ def halfway(x, mask=None):
         pyro.sample("z", dist.Normal(x["b"] / 2, 0.5**0.5))
 
 
-def test_what_is_masked_counts_nothing_where_it_has_no_density_either():
+@pytest.mark.parametrize("whole", [False, True], ids=["by row", "at all"])
+def test_what_is_masked_counts_nothing_where_it_has_no_density_either(whole):
     """c is missing, so 0 for want of a value, which a log-normal never is."""
 
     def model(x=None, mask=None):
         with pyro.plate("data", rows_of(x), dim=-1):
             z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
             pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
-            with pyro.poutine.mask(mask=mask["c"]):
+            with pyro.poutine.mask(mask=False if whole else mask["c"]):
                 pyro.sample("c", dist.LogNormal(z, 1.0), obs=x["c"])
 
     x = {"b": torch.randn(ROWS), "c": torch.full((ROWS,), torch.nan)}
