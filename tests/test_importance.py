@@ -206,6 +206,13 @@ def test_draws_of_a_few_rows_at_a_time_are_those_of_all(monkeypatch):
         assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 5 * se).all())
 
 
+def test_codes_that_a_part_of_the_rows_has_none_of_are_no_number_there():
+    z, w, more = torch.randn(4, 2, 3), torch.randn(4, 1, 2), torch.randn(4, 1, 3)
+    found = mm.weights.joined([(2, {"z": z}), (1, {"w": w, "z": more})])
+    assert torch.equal(found["z"], torch.cat([z, more], 1)) and torch.equal(found["w"][:, 2:], w)
+    assert found["w"].shape == (4, 3, 2) and found["w"][:, :2].isnan().all()
+
+
 def test_a_seed_gives_the_same_numbers_and_the_generator_back():
     before = torch.get_rng_state()
     found = []

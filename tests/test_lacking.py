@@ -238,6 +238,23 @@ def test_what_is_missing_has_no_share_in_the_loss(loss):
     assert float((found[0][2:4] - 1).abs().min()) > 0.05  # the step was one
 
 
+def test_what_all_rows_share_and_the_guide_leaves_to_the_model_has_no_share_either():
+    """A scale of which the guide knows nothing: its own density would be taught to be narrow."""
+
+    def model(x, mask=None):
+        spread = pyro.param("spread", torch.full((), 0.01))
+        pyro.sample("scale", dist.Normal(0.0, spread))
+        with pyro.plate("data", len(x["a"])):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"])
+
+    pyro.clear_param_store()
+    x = {"a": torch.randn(20)}
+    found = mm.fit(mm.Pair(model, guide), x, loss=Trace_ELBO(), epochs=1, batch_size=10, lr=0.1, progress=False)
+    exact = dist.Normal(0.0, 2.0**0.5).log_prob(x["a"]).mean()
+    assert found.loss[0] == pytest.approx(-float(exact), rel=1e-9) and pyro.param("spread").item() == 0.01
+
+
 def test_what_is_summed_out_keeps_its_share():
     """A class of which the guide knows nothing, enumerated in the model, is counted with its density."""
 

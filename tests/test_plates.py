@@ -1,5 +1,7 @@
 """Programs of a user's may have plates of their own, on either side of the rows; what mixes rows is refused."""
 
+import contextlib
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -7,6 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
+from pyro_mmvae.sites import as_drawn, per_row, value_of
 
 ROWS, LOADING = 12, torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
 PRECISION = 1 + (LOADING**2).sum() / 0.25 + 1
@@ -99,6 +102,46 @@ def halfway(x, mask=None):
     """The posterior of z ~ N(0, 1), b ~ N(z, 1)."""
     with pyro.plate("data", len(x["b"]), dim=-1):
         pyro.sample("z", dist.Normal(x["b"] / 2, 0.5**0.5))
+
+
+def test_plates_on_both_sides_of_the_rows_keep_their_order():
+    """(draw, 2, 3, row, 4, event) there and (draw, row, 2, 3, 4, event) back."""
+    with pyro.poutine.trace() as traced, contextlib.ExitStack() as plates:
+        for axis, (name, size) in enumerate({"draws": 6, "one": 2, "two": 3, "data": 5, "right": 4}.items()):
+            plates.enter_context(pyro.plate(name, size, dim=axis - 5))
+        z = pyro.sample("z", dist.Normal(torch.zeros(7), 1.0).to_event(1))
+    site = traced.trace.nodes["z"]
+    value = value_of(site, 6, 5)
+    assert torch.equal(value, z.permute(0, 3, 1, 2, 4, 5))
+    assert torch.equal(as_drawn(value, site["fn"].batch_shape, -2, 4, (7,)), z)
+    torch.testing.assert_close(per_row(site, 6, 5), site["fn"].log_prob(z).sum((1, 2, 4)))
+
+
+def test_a_plate_of_one_beside_another_on_the_right_keeps_the_axes_of_the_data():
+    x = {"a": torch.randn(ROWS, 3, 1)}
+
+    def program(x, model=True):
+        with pyro.plate("data", ROWS if x is None else len(x["a"]), dim=-3):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("features", 3, dim=-2), pyro.plate("one", 1, dim=-1):
+                model and pyro.sample("a", dist.Normal(0 * z + LOADING[:, None], 1.0), obs=x["a"])
+
+    pair = mm.Pair(lambda x, mask=None: program(x), lambda x, mask=None: program(x, False))
+    assert torch.equal(mm.predict(pair, x)["a"], LOADING[:, None].expand(ROWS, 3, 1))
+
+
+def test_a_modality_may_be_called_as_pyro_calls_what_it_observes():
+    """b_observed is one more modality, not the part of b that `obs_mask` makes."""
+
+    def model(x=None, mask=None):
+        with pyro.plate("data", rows_of(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(z, 1.0), obs=x["b"])
+            pyro.sample("b_observed", dist.Normal(0.0, 2.0), obs=x["b_observed"])
+
+    x = {"b": torch.randn(ROWS), "b_observed": torch.randn(ROWS)}
+    exact = dist.Normal(0.0, 2.0**0.5).log_prob(x["b"]) + dist.Normal(0.0, 2.0).log_prob(x["b_observed"])
+    torch.testing.assert_close(mm.log_likelihood(mm.Pair(model, halfway), x, num_particles=9).value, exact)
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["by row", "at all"])

@@ -17,7 +17,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, left_to_model, refuse_mixed, row_axis, traced
+from pyro_mmvae.sites import check_axes, left_to_model, outside_codes, refuse_mixed, row_axis, traced
 
 
 class Shares:
@@ -48,7 +48,7 @@ class Shares:
         """A handler for the loss of a batch."""
         if not (self.sites or self.left):
             return nullcontext()
-        return scaled(dict.fromkeys(self.left, 0.0) | dict.fromkeys(self.sites, batch.rows / max(1, self.rows)))
+        return scaled(dict.fromkeys(self.sites, batch.rows / max(1, self.rows)) | dict.fromkeys(self.left, 0.0))
 
 
 def special_sites(
@@ -79,7 +79,7 @@ def special_sites(
     if steps > 1:
         refuse_mixed(sites, again)
     outside = {name: site["value"].shape for name, site in sites.items() if row_axis(site) is None}
-    drawn = left_to_model(guide, model)
+    drawn = [*left_to_model(guide, model), *(name for name in outside_codes(model.nodes) if name not in guide)]
     left = [name for name in drawn if not model.nodes[name]["infer"].get("enumerate")]  # which is summed out, not drawn
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape], left
