@@ -9,6 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
+from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.sites import as_drawn, per_row, value_of
 
 ROWS, LOADING = 12, torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
@@ -102,6 +103,22 @@ def halfway(x, mask=None):
     """The posterior of z ~ N(0, 1), b ~ N(z, 1)."""
     with pyro.plate("data", len(x["b"]), dim=-1):
         pyro.sample("z", dist.Normal(x["b"] / 2, 0.5**0.5))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1), (2, 1), (1, 5), (2, 5), (3,), (3, 5)])
+def test_our_plate_does_what_pyros_does_but_for_a_copy(shape):
+    found, normal = [], dist.Normal(torch.zeros(shape), 1.0)
+    for make in (pyro.plate, plate, shared_plate):
+        try:
+            with pyro.poutine.trace() as traced, make("data", 2, dim=-2), make("inner", 5, dim=-1):
+                pyro.sample("z", normal)
+            site = traced.trace.nodes["z"]
+            found.append((site["value"].shape, site["fn"].batch_shape, site["cond_indep_stack"], site["scale"]))
+            assert make is pyro.plate or (site["fn"] is normal) == (shape == (2, 5))
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1] == found[2]
+    assert isinstance(found[0], str) == (3 in shape)
 
 
 def test_plates_on_both_sides_of_the_rows_keep_their_order():
