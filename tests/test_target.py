@@ -1,0 +1,99 @@
+"""The posterior of every row in real coordinates, against densities written out by hand."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import torch
+
+import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.target import Target
+from pyro_mmvae.distributions import LogPool
+from pyro_mmvae.weights import opened
+
+ROWS, LOADING = 4, torch.arange(6, dtype=torch.float64).reshape(2, 3)
+
+
+def target_of(model, guide):
+    x, pair = {"a": torch.randn(ROWS)}, mm.Pair(model, guide)
+    return x["a"], Target(pair, opened(pair, x))
+
+
+def test_positive_codes_in_plates_on_the_left_have_the_volume_of_their_logarithm():
+    def model(x, mask=None, observed=True):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.LogNormal(torch.zeros(()), 1.0))
+            with pyro.plate("one", 2, dim=-3), pyro.plate("two", 3, dim=-2):
+                w = pyro.sample("w", dist.Gamma(2.0, torch.full((), 3.0)))
+            loc = z + (LOADING.unsqueeze(-1) * w).sum((-3, -2), keepdim=True)
+            observed and pyro.sample("a", dist.Normal(loc, 0.5), obs=x["a"])
+
+    a, target = target_of(model, lambda x, mask=None: model(x, observed=False))
+    assert target.columns(["w"]).tolist() == [1, 2, 3, 4, 5, 6] and target.columns(["z"]).tolist() == [0]
+    u = torch.randn(5, ROWS, 7).requires_grad_()
+    z, w = u[..., 0].exp(), u[..., 1:].exp()
+    exact = dist.LogNormal(0.0, 1.0).log_prob(z) + dist.Gamma(2.0, 3.0).log_prob(w).sum(-1) + u.sum(-1)
+    exact = exact + dist.Normal(z + w @ LOADING.flatten(), 0.5).log_prob(a)
+    value, slope = target.gradient(u, {})
+    torch.testing.assert_close(value, exact.detach())
+    torch.testing.assert_close(slope, torch.autograd.grad(exact.sum(), u)[0])
+    torch.testing.assert_close(target.latents(u.detach())["w"], w.detach().reshape(5, ROWS, 2, 3))
+    torch.testing.assert_close(target.coordinates(target.latents(u.detach())), u.detach())
+
+
+def test_draws_of_the_prior_are_conditional_on_the_guides_draws_of_what_all_rows_share():
+    def model(x, mask=None):
+        g = pyro.sample("g", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("a", dist.Normal(z + g, 1.0), obs=x["a"])
+            pyro.sample("b", dist.Normal(z + g, 1.0), obs=x.get("b"))  # which is missing, and nothing hangs on it
+
+    def guide(x, mask=None):
+        pyro.sample("g", dist.Normal(9.0, 1e-6))
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    a, target = target_of(model, guide)
+    z, weights = target.prior(50)
+    torch.testing.assert_close(weights, dist.Normal(z[..., 0] + 9, 1.0).log_prob(a), rtol=0, atol=1e-3)
+    assert target.outside == ["g"] and target.sites.keys() == {"z"} and len(target.shared(50)["g"].unique()) == 50
+
+
+def test_the_weights_of_draws_of_a_pool_have_the_constant_that_it_leaves_out():
+    def pool(rows):
+        parts = [dist.Normal(torch.full((rows, 1), loc), scale).to_event(1) for loc, scale in ((0.0, 1.0), (3.0, 0.5))]
+        return LogPool(parts, [torch.full((rows,), 0.5)] * 2)
+
+    def model(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", pool(len(x["a"])))
+            pyro.sample("a", dist.Normal(z[..., 0], 1.0), obs=x["a"])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    a, target = target_of(model, guide)
+    z, weights = target.prior(50)
+    torch.testing.assert_close(weights, target.log_prob(z, {}) - pool(ROWS).normalized().log_prob(z))
+    constant = weights - dist.Normal(z[..., 0], 1.0).log_prob(
+        a
+    )  # of sqrt(N(0, 1) N(3, 0.5)), -(9 / 1.25 + ln 1.5625) / 4
+    torch.testing.assert_close(constant, torch.full((50, ROWS), -(7.2 + math.log(1.5625)) / 4))
+
+
+def test_where_a_density_is_no_number_there_is_no_mass_and_no_slope():
+    """The root of a negative code."""
+
+    def program(x, loc, observed):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.full((), loc), 0.1))
+            observed and pyro.sample("a", dist.Normal(z.sqrt(), 1.0), obs=x["a"])
+
+    a, target = target_of(lambda x, mask=None: program(x, 0.0, True), lambda x, mask=None: program(x, 4.0, False))
+    z = torch.tensor([-1.0, 4.0]).reshape(2, 1, 1).expand(2, ROWS, 1)
+    value, slope = target.gradient(z, {})
+    assert (value[0] == -torch.inf).all() and (slope[0] == 0).all()
+    torch.testing.assert_close(value[1], dist.Normal(0.0, 0.1).log_prob(z[1, :, 0]) + dist.Normal(2.0, 1.0).log_prob(a))
+    torch.testing.assert_close(slope[1, :, 0], -400 + (a - 2) / 4)
