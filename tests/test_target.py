@@ -84,7 +84,7 @@ def test_the_weights_of_draws_of_a_pool_have_the_constant_that_it_leaves_out():
 
 
 def test_where_a_density_is_no_number_there_is_no_mass_and_no_slope():
-    """The root of a negative code."""
+    """The root of a negative code; and of zero, where its slope is infinite."""
 
     def program(x, loc, observed):
         with pyro.plate("data", len(x["a"]), dim=-1):
@@ -92,8 +92,48 @@ def test_where_a_density_is_no_number_there_is_no_mass_and_no_slope():
             observed and pyro.sample("a", dist.Normal(z.sqrt(), 1.0), obs=x["a"])
 
     a, target = target_of(lambda x, mask=None: program(x, 0.0, True), lambda x, mask=None: program(x, 4.0, False))
-    z = torch.tensor([-1.0, 4.0]).reshape(2, 1, 1).expand(2, ROWS, 1)
+    z = torch.tensor([-1.0, 0.0, 4.0]).reshape(3, 1, 1).expand(3, ROWS, 1)
     value, slope = target.gradient(z, {})
-    assert (value[0] == -torch.inf).all() and (slope[0] == 0).all()
-    torch.testing.assert_close(value[1], dist.Normal(0.0, 0.1).log_prob(z[1, :, 0]) + dist.Normal(2.0, 1.0).log_prob(a))
-    torch.testing.assert_close(slope[1, :, 0], -400 + (a - 2) / 4)
+    assert (value[0] == -torch.inf).all() and value[1:].isfinite().all() and (slope[:2] == 0).all()
+    torch.testing.assert_close(value[2], dist.Normal(0.0, 0.1).log_prob(z[2, :, 0]) + dist.Normal(2.0, 1.0).log_prob(a))
+    torch.testing.assert_close(slope[2, :, 0], -400 + (a - 2) / 4)
+
+
+def test_bounds_of_each_coordinate_and_of_angles():
+    """A uniform is flat between its own bounds, and a mixture of angles goes once round."""
+    low, high = torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0])
+    angles = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.VonMises(torch.tensor([0.0, 1.0]), 3.0))
+
+    def program(x, observed):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Uniform(low, high).to_event(1))
+            t = pyro.sample("t", angles)
+            observed and pyro.sample("a", dist.Normal(z.sum(-1) + t, 1.0), obs=x["a"])
+
+    a, target = target_of(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False))
+    u = torch.randn(5, ROWS, 3)
+    z, t = low + (high - low) * u[..., :2].sigmoid(), 2 * math.pi * u[..., 2].sigmoid() - math.pi
+    found = target.latents(u)
+    torch.testing.assert_close(found["z"], z)
+    torch.testing.assert_close(found["t"], t)
+    volume = (u.sigmoid() * (-u).sigmoid()).log().sum(-1) + math.log(2 * math.pi)  # the spans of z are its densities
+    exact = volume + angles.log_prob(t) + dist.Normal(z.sum(-1) + t, 1.0).log_prob(a)
+    torch.testing.assert_close(target.log_prob(u, {}), exact)
+    torch.testing.assert_close(target.coordinates(found), u)
+
+
+def test_shares_that_sum_to_one_have_a_coordinate_less():
+    """Dirichlet(1, 1, 1) has the density 2 by the first two shares, of which stick-breaking has the volume."""
+
+    def program(x, observed):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(3)))
+            observed and pyro.sample("a", dist.Normal(z[..., 0], 1.0), obs=x["a"])
+
+    a, target = target_of(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False))
+    u = torch.randn(1, ROWS, 2)
+    z = target.latents(u)["z"]
+    slopes = torch.autograd.functional.jacobian(lambda v: target.latents(v)["z"][0, :, :2], u)[:, :, 0]
+    volume = torch.stack([slopes[row, :, row].det().abs() for row in range(ROWS)])
+    exact = math.log(2) + volume.log() + dist.Normal(z[0, :, 0], 1.0).log_prob(a)
+    torch.testing.assert_close(target.log_prob(u, {})[0], exact)
