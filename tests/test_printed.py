@@ -93,6 +93,9 @@ def test_a_loss_shows_its_passes_its_bound_and_its_weights():
     assert repr(mm.Objective(passes, iwae, num_particles=7, beta=0.2)) == (
         f"Objective({shown}, iwae, num_particles=7, beta=0.2)"
     )
+    parts = mm.guess_modalities({"a": torch.randn(9, 3), "b": torch.randn(9, 2)}, dim=2)
+    _, loss = mm.recipes.mhvae(parts, [2, 2], {"a": 128, "b": 128}, 8)
+    assert "[Pass(every_subset, beta=1, weight=0.333333)]" in repr(loss)
 
 
 def test_data_and_experts_show_their_modalities_and_what_is_observed_of_them():
