@@ -90,8 +90,11 @@ def test_a_loader_may_give_x_alone():
         assert float(trainer.callback_metrics[name]) == pytest.approx(-float(truth.log_prob(x).mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("wrong", ["3", "mm.MultimodalVAE", "three(), mm.Objective"])
-def test_what_is_no_model_and_a_loss_that_is_a_class_are_refused_in_one_line(wrong):
+@pytest.mark.parametrize(
+    "make",
+    [lambda: mm.MeanLoss(3), lambda: mm.MeanLoss(mm.MultimodalVAE), lambda: mm.MeanLoss(three(), mm.Objective)],
+)
+def test_what_is_no_model_and_a_loss_that_is_a_class_are_refused_in_one_line(make):
     with pytest.raises(ValueError, match=r"stands where a model is asked for|class Objective; give") as refused:
-        eval(f"mm.MeanLoss({wrong})")
+        make()
     assert "\n" not in str(refused.value)

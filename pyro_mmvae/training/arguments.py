@@ -22,7 +22,7 @@ def check_arguments(loss: Any, optimizer: Any, every: Any, **functions: Any) -> 
 
     Raises:
         ValueError: a loss that is a class or no loss, an optimizer that was made already or makes none, a negative time
-            between two records, or a setting that should be a function of progress and is none.
+            between two records, or a setting that should be a function of progress and is none, or falls below zero.
     """
     if isinstance(loss, type):
         raise ValueError(f"loss is the class {loss.__name__}; give an object of it, such as {loss.__name__}()")
@@ -59,7 +59,7 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
     """
     parameters = list(parameters)
     try:
-        optim = make(list(parameters), lr=lr)
+        optim = make(parameters, lr=lr)
     except TypeError as error:
         raise ValueError(f"optimizer fails on (parameters, lr): {str(error).splitlines()[0]}; {BY_HAND}") from error
     if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
