@@ -265,8 +265,8 @@ figure.suptitle("One point a seed; grey: codes drawn by the guide; red: from the
 #   are MMVAE, MMVAE+ and CMVAE, which mix experts where most of those multiply them. k-hat is good for 90 to 99 % of the
 #   rows, but for MHVAE (20 %), whose number is a lower bound.
 # - **gap**: there the two kinds part. Products and joint encoders lose 20 to 60 nats a row against the posterior, mixtures
-#   100 to 160. Had their guides drawn the numbers of the first column, with a good k-hat for 2 % of the rows at most, then
-#   mixtures would have come out some 40 to 80 nats behind, and it would have looked like the models.
+#   100 to 160. Had their guides drawn the numbers of the first column, with a good k-hat for 3 % of the rows at most, then
+#   mixtures would have come out some 40 to 90 nats behind, and it would have looked like the models.
 # - **From voice to picture**, by draws of their guides, mixtures are ahead: mmJSD, MMVAE and alignment, which ask every
 #   expert alone to explain everything, are right for 39 to 49 %, the products of experts for 12 to 21 %. That is what
 #   one reads of them: products do not carry across. But **it is their guides that do not.** By draws from the models'
