@@ -92,7 +92,7 @@ class _Apart(_Way):
             return nn.ConvTranspose2d.forward(conv, x, output_size)
         shape = conv.stride, conv.padding, conv.output_padding, conv.groups, conv.dilation
         found = quick(x, conv.weight) if quick else conv_transpose2d(x, conv.weight, None, *shape)
-        return found if conv.bias is None else found.add_(conv.bias.view(-1, 1, 1))
+        return found if conv.bias is None else found.add_(conv.bias.to(found.dtype).view(-1, 1, 1))
 
 
 def _ways(modules: Collection[nn.Module]) -> dict[nn.Module, _Way]:

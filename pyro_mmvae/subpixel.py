@@ -47,13 +47,13 @@ class SubPixel:
 
     @staticmethod
     def takes(x: Tensor) -> bool:
-        """Whether those are pictures in single precision on a CPU, and are to stay in it."""
-        single = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return x.dim() == 4 and x.device.type == "cpu" and single
+        """Whether those are pictures on a CPU in single precision, or by autocast in bfloat16, and are to stay so."""
+        wanted = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        return x.dim() == 4 and x.device.type == "cpu" and x.dtype == wanted != torch.float16
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """x (row, inner, height, width), weight (inner, outer, *size) -> (row, outer, *larger)."""
-        result: Tensor = _SubPixel.apply(x, weight, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _SubPixel.apply(x, weight.to(x.dtype), self)  # type: ignore[no-untyped-call]
         return result
 
     def compute(self, x: Tensor, weight: Tensor) -> Tensor:

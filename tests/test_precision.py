@@ -57,6 +57,33 @@ def test_networks_are_lowered_and_sums_are_not():
     assert inside == {torch.float32}  # it is over
 
 
+class Scales(Trace_ELBO):
+    """Notes the scale of every likelihood."""
+
+    seen: list
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        trace = poutine.trace(model).get_trace(*args)
+        self.seen += [trace.nodes[name]["fn"].base_dist.scale for name in ("fixed", "learnt")]
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+
+def test_the_scale_of_a_likelihood_is_not_rounded():
+    """0.1 is 0.10009766 to the 8 bits of bfloat16."""
+    nets = {"fixed": 0.1, "learnt": mm.LearnedScale(3)}
+    parts = {k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, 3), s), mm.encoder(3, 8, dim=2)) for k, s in nets.items()}
+    vae, loss = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), Scales()
+    loss.seen, scale = [], parts["learnt"].decoder.scale
+    with torch.no_grad():
+        for parameter in scale.parameters():
+            parameter.copy_(torch.tensor([0.123456789, -0.3, 0.7]))
+    want = scale(torch.zeros(1, 2)).detach()
+    x = {name: torch.randn(20, 3) for name in parts}
+    mm.fit(vae, x, epochs=1, lr=0.0, loss=loss, autocast=torch.bfloat16, progress=False)
+    assert len(loss.seen) == 2
+    assert bool((loss.seen[0] == torch.tensor(0.1)).all()) and torch.equal(loss.seen[1].squeeze(), want.expand(20, 3))
+
+
 @pytest.mark.parametrize("missing", [False, True])
 def test_pictures_give_the_loss_that_they_give_in_float32(missing):
     x, losses = {"picture": torch.randn(40, 3, 8, 8)}, []

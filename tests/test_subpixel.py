@@ -58,3 +58,21 @@ def test_first_and_second_derivatives(channels_last):
     assert gradgradcheck(way, both)
     x.requires_grad_(False)
     assert gradcheck(lambda w: way(x, w), weight)
+
+
+def test_in_bfloat16_it_gives_what_torch_gives_by_autocast():
+    """Sums are of other orders, so that numbers differ by roundings to 8 bits, and gradients of float32 are float32."""
+    conv, x = nn.ConvTranspose2d(8, 3, 4, 2, 1, bias=False).float(), torch.randn(6, 8, 5, 4).bfloat16()
+    found = []
+    for way in (conv, lambda x: SubPixel(conv)(x, conv.weight)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert SubPixel.takes(x) and not SubPixel.takes(x.float()) and not SubPixel.takes(x.half())
+            out = way(x.requires_grad_())
+        found.append((out, *torch.autograd.grad(out.float().square().sum(), (x, conv.weight))))
+    for torch_s, ours in zip(*found, strict=True):
+        assert ours.dtype == torch_s.dtype
+        largest = torch_s.detach().abs().max().item()
+        torch.testing.assert_close(ours, torch_s, rtol=2**-6, atol=largest * 2**-7)
+    assert not SubPixel.takes(x)  # a network in bfloat16 by itself
+    with torch.autocast("cpu", torch.float16):
+        assert not SubPixel.takes(x.half())

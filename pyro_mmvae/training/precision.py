@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.distributions import mapped
+from pyro_mmvae.likelihoods import Likelihood
 from pyro_mmvae.modality import Modality
 
 
@@ -38,10 +40,11 @@ def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator
 
 
 def networks_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The networks of the modalities."""
+    """The networks of the modalities; of a likelihood those in it, so that its scale, say, is as exact as ever."""
     owners = [part for module in modules for part in module.modules() if isinstance(part, Modality)]
     parts = [net for m in owners for net in (m.trunk, m.encoder, m.private, m.decoder) if net is not None]
-    return list(dict.fromkeys(parts))
+    inner = [list(net.children()) if isinstance(net, Likelihood) else [net] for net in parts]
+    return list(dict.fromkeys(chain.from_iterable(inner)))
 
 
 def _check(networks: Sequence[nn.Module], dtype: torch.dtype) -> None:
