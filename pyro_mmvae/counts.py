@@ -32,7 +32,8 @@ class LogRates(nn.Module):
         self.net, self.log_total, self.start = net, log_total, start
 
     def forward(self, z: Tensor) -> Tensor:
-        return math.log(self.start) + self.log_total(z) + self.net(z).log_softmax(-1)
+        total, shares = self.log_total(z).to(z.dtype), self.net(z).to(z.dtype)  # of networks in bfloat16 not their sum
+        return math.log(self.start) + total + shares.log_softmax(-1)
 
 
 class Last(nn.Module):

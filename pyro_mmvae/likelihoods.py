@@ -61,7 +61,7 @@ class Positive(nn.Module):
         self.net = net
 
     def forward(self, z: Tensor) -> Tensor:
-        return softplus(self.net(z)) + SMALLEST
+        return softplus(self.net(z).to(z.dtype)) + SMALLEST
 
 
 class Fixed(nn.Module):

@@ -64,24 +64,42 @@ class Scales(Trace_ELBO):
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
         trace = poutine.trace(model).get_trace(*args)
-        self.seen += [trace.nodes[name]["fn"].base_dist.scale for name in ("fixed", "learnt")]
+        bases = [trace.nodes[name]["fn"].base_dist for name in ("fixed", "learnt", "table")]
+        self.seen += [part.scale for base in bases for part in getattr(base, "parts", [base])]
+        return super().differentiable_loss(model, guide, *args, **kwargs)
+
+
+class Densities(Trace_ELBO):
+    """Notes the log-probabilities of x."""
+
+    seen: list
+
+    def differentiable_loss(self, model, guide, *args, **kwargs):
+        trace = poutine.trace(model).get_trace(*args)
+        trace.compute_log_prob()
+        self.seen.append(trace.nodes["x"]["log_prob"].detach())
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
 
 def test_the_scale_of_a_likelihood_is_not_rounded():
     """0.1 is 0.10009766 to the 8 bits of bfloat16."""
-    nets = {"fixed": 0.1, "learnt": mm.LearnedScale(3)}
-    parts = {k: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, 3), s), mm.encoder(3, 8, dim=2)) for k, s in nets.items()}
-    vae, loss = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), Scales()
-    loss.seen, scale = [], parts["learnt"].decoder.scale
+    learnt, columns = mm.LearnedScale(3), [mm.RealColumn(), mm.PositiveColumn(), mm.RealColumn()]
+    decoders = {
+        "fixed": mm.NormalLikelihood(mm.mlp(2, 8, 3), 0.1),
+        "learnt": mm.NormalLikelihood(mm.mlp(2, 8, 3), learnt),
+        "table": mm.TableLikelihood(mm.mlp(2, 8, mm.outputs_of(columns)), columns),
+    }
+    parts = {name: mm.Modality(decoder, mm.encoder(3, 8, dim=2)) for name, decoder in decoders.items()}
     with torch.no_grad():
-        for parameter in scale.parameters():
-            parameter.copy_(torch.tensor([0.123456789, -0.3, 0.7]))
-    want = scale(torch.zeros(1, 2)).detach()
-    x = {name: torch.randn(20, 3) for name in parts}
+        for parameter in (*learnt.parameters(), decoders["table"].tenth):
+            parameter.add_(0.01 * torch.rand_like(parameter))
+    scales = [p.scale.flatten()[0] for p in decoders["table"](torch.zeros(1, 2)).base_dist.parts]
+    vae, loss = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), Scales()
+    loss.seen, want = [], [torch.tensor(0.1), learnt(torch.zeros(1, 2)).detach(), *scales]
+    x = {name: torch.rand(20, 3) + 0.1 for name in parts}
     mm.fit(vae, x, epochs=1, lr=0.0, loss=loss, autocast=torch.bfloat16, progress=False)
-    assert len(loss.seen) == 2
-    assert bool((loss.seen[0] == torch.tensor(0.1)).all()) and torch.equal(loss.seen[1].squeeze(), want.expand(20, 3))
+    assert len(loss.seen) == len(want) == 5
+    assert all(bool((seen == scale).all()) for seen, scale in zip(loss.seen, want, strict=True))
 
 
 @pytest.mark.parametrize("missing", [False, True])
@@ -105,6 +123,33 @@ def test_every_likelihood_takes_it(likelihood):
         losses.append(mm.fit(vae, x, epochs=1, batch_size=200, lr=0.0, autocast=autocast, progress=False).loss[0])
     assert math.isfinite(losses[1]) and losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+ROUNDED_WITHIN = "residual picture", "tokens, attention", "tokens, recurrent"  # by layers that normalise or remember
+
+
+@pytest.mark.parametrize("likelihood", sorted({*LIKELIHOODS, "large numbers"} - {*ROUNDED_WITHIN}))
+def test_networks_alone_are_lowered(likelihood):
+    """Where networks give numbers of 8 bits, densities are those of float32: nothing that comes after is rounded."""
+    torch.manual_seed(1)
+    if likelihood == "large numbers":
+        columns, x = [mm.RealColumn(1000.0, 3.0), mm.CountColumn(900.0)], 1000 + torch.randn(20, 2).round()
+        decoder = mm.TableLikelihood(mm.mlp(2, 8, mm.outputs_of(columns)), columns)
+        part = mm.Modality(decoder, nn.Sequential(mm.Standardize(1000.0, 3.0), mm.encoder(2, 8, dim=2)))
+    else:
+        part, x = modality(likelihood), data(likelihood, 20)
+    with torch.no_grad():
+        for layer in part.decoder.modules():
+            if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                layer.weight.zero_()
+                layer.bias.copy_(layer.bias.bfloat16())
+    vae, found = mm.MultimodalVAE({"x": part}, mm.StandardNormal(2), mm.PoE()), []
+    for autocast in (None, torch.bfloat16):
+        loss = Densities()
+        loss.seen = []
+        mm.fit(vae, {"x": x}, epochs=1, lr=0.0, loss=loss, autocast=autocast, progress=False)
+        found.append(loss.seen[0])
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["mmvaeplus", "nexus", "mhvae", "jnf"])
