@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor, nn
 
+from pyro_mmvae.heads import as_exact
+
 
 class LogRates(nn.Module):
     """log rates of counts = log total(z) + log softmax(net(z)): how many in all, and in which proportions.
@@ -32,7 +34,7 @@ class LogRates(nn.Module):
         self.net, self.log_total, self.start = net, log_total, start
 
     def forward(self, z: Tensor) -> Tensor:
-        total, shares = self.log_total(z).to(z.dtype), self.net(z).to(z.dtype)  # of networks in bfloat16 not their sum
+        total, shares = as_exact(self.log_total(z), z), as_exact(self.net(z), z)
         return math.log(self.start) + total + shares.log_softmax(-1)
 
 

@@ -25,6 +25,11 @@ def one_tensor(h: Tensor, head: nn.Module) -> Tensor:
     return h
 
 
+def as_exact(out: Tensor, z: Tensor) -> Tensor:
+    """What a network gives, at least as exact as what it was given: layers in bfloat16 round that much and no more."""
+    return out if out.dtype == z.dtype else out.to(torch.promote_types(out.dtype, z.dtype))
+
+
 class DiagonalHead(nn.Module):
     """h (..., size) -> independent coordinates of one family of locations and scales, event (dim,). Abstract."""
 
@@ -35,7 +40,7 @@ class DiagonalHead(nn.Module):
         self.linear = nn.Linear(size, 2 * dim)
 
     def forward(self, h: Tensor) -> Distribution:
-        loc, raw = self.linear(one_tensor(h, self)).chunk(2, -1)
+        loc, raw = self.linear(one_tensor(h, self)).to(self.linear.weight.dtype).chunk(2, -1)
         scale = softplus(raw.contiguous()) + SMALLEST  # of a strided tensor with short rows it takes five times as long
         return self.family(loc, scale).to_event(1)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal
-from pyro_mmvae.heads import SMALLEST, one_tensor
+from pyro_mmvae.heads import SMALLEST, as_exact, one_tensor
 
 QUICK = 10.0
 """How many times as far as other parameters the logarithm of a learnt scale goes in a step of the optimiser."""
@@ -61,7 +61,7 @@ class Positive(nn.Module):
         self.net = net
 
     def forward(self, z: Tensor) -> Tensor:
-        return softplus(self.net(z).to(z.dtype)) + SMALLEST
+        return softplus(as_exact(self.net(z), z)) + SMALLEST
 
 
 class Fixed(nn.Module):
@@ -92,7 +92,7 @@ class Likelihood(nn.Module):
 
     def forward(self, z: Tensor) -> Distribution:
         flat = z.reshape(-1, z.shape[-1])  # one leading axis: layers need not spread over several
-        out = one_tensor(self.net(flat), self)
+        out = as_exact(one_tensor(self.net(flat), self), z)
         entries = self.entries(out.reshape(*z.shape[:-1], *out.shape[1:]), z)
         return entries.to_event(len(entries.batch_shape) - z.dim() + 1)
 

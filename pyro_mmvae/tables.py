@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.columns import Column
 from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.heads import as_exact
 from pyro_mmvae.likelihoods import QUICK
 from pyro_mmvae.networks import SeesHoles, mlp
 
@@ -42,7 +43,7 @@ class TableLikelihood(nn.Module):
         self.tenth, self.sizes = nn.Parameter(torch.cat(starts) / QUICK), list(map(len, starts))  # as in `LearnedScale`
 
     def forward(self, z: Tensor) -> Distribution:
-        outs = self.net(z).split([c.outputs for c in self.columns], -1)
+        outs = as_exact(self.net(z), z).split([c.outputs for c in self.columns], -1)
         learnt = (QUICK * self.tenth).split(self.sizes)
         parts = [c.distribution(o, s) for c, o, s in zip(self.columns, outs, learnt, strict=True)]
         return Columnwise(parts).to_event(1)
