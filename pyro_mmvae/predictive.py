@@ -17,7 +17,7 @@ from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.programs import FAILURES, library_of, silent
-from pyro_mmvae.sites import left_to_model, rows_first, value_of
+from pyro_mmvae.sites import left_to_model, row_axis, rows_first, value_of
 from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import devices, nesting, rows_at_once, traces_of
@@ -117,7 +117,7 @@ def _sites(
     with pyro.plate("draws", num_draws, dim=-1 - depth):
         guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
         trace = poutine.trace(knowing(poutine.replay(model, guide))).get_trace(full, full.mask)
-    return {name: trace.nodes[name] for name in full if name in trace.nodes}
+    return {name: site for name in full if (site := trace.nodes.get(name)) and row_axis(site) is not None}
 
 
 def _without(found: dict[str, Tensor], unknown: dict[str, NoMean], asked: bool) -> dict[str, Tensor]:

@@ -256,6 +256,17 @@ def test_factors_count_and_what_is_derived_is_no_modality(loss):
     assert mm.generate(mm.Pair(weighted, halfway), 5).keys() == {"b"}
 
 
+def test_what_is_derived_outside_of_the_plate_is_no_modality_even_if_the_data_have_its_name():
+    def model(x=None, mask=None):
+        pyro.deterministic("dose", torch.tensor(2.0) if x is None else x["dose"].mean())
+        with pyro.plate("data", rows_of(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("b", dist.Normal(z, 1.0), obs=None if x is None else x["b"])
+
+    pair, x = mm.Pair(model, halfway), {"b": torch.randn(ROWS), "dose": torch.rand(ROWS)}
+    assert mm.predict(pair, x).keys() == mm.impute(pair, x).keys() == {"b"}
+
+
 @pytest.mark.parametrize("where", ["model", "guide"])
 @pytest.mark.parametrize("bound", [mm.objectives.elbo, mm.objectives.iwae], ids=["elbo", "iwae"])
 def test_a_factor_counts_as_in_losses_of_pyro_or_is_refused(where, bound):
