@@ -1,6 +1,7 @@
 """A compiled step is the step: the same losses and weights, or a refusal in one line."""
 
 import copy
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -23,7 +24,9 @@ from cases import (
     three_rows,
 )
 from pyro.infer import RenyiELBO
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
+from torch.distributions import constraints
 
 import pyro_mmvae as mm
 from pyro_mmvae.training.compiled import Compiled
@@ -364,6 +367,39 @@ def test_what_a_graph_cannot_hold_is_refused_and_nothing_changed(broken, message
         mm.fit(vae, three_rows(20), epochs=1, progress=False, compile="eager")
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     mm.fit(vae, three_rows(20), epochs=1, progress=False)
+
+
+class Aside(nn.Module):
+    """A scale that is a parameter of the module, and read from beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.raw = nn.Parameter(torch.zeros(3))
+        self.read = lambda raw=self.raw: raw.exp()
+
+    def forward(self, z):
+        return self.read()
+
+
+class Positive(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.raw = PyroParam(torch.ones(3), constraint=constraints.positive)
+
+    def forward(self, z):
+        return self.raw
+
+
+@pytest.mark.parametrize(("scale", "name"), [(Aside, "raw"), (Positive, "raw_unconstrained")])
+def test_a_parameter_that_a_graph_would_not_train_is_refused(scale, name):
+    vae, x = three(), three_rows(64)
+    vae.modalities["body"].decoder.scale = scale()
+    where = re.escape(f"compile: the programs get at the parameter 'modalities.body.decoder.scale.{name}' by another")
+    with pytest.raises(ValueError, match=f"^{where}.*; make it an nn.Parameter, or leave compile out$"):
+        mm.fit(vae, x, epochs=1, progress=False, compile="eager")
+    before = getattr(vae.modalities["body"].decoder.scale, name).detach().clone()
+    mm.fit(vae, x, epochs=1, lr=1e-2, progress=False)
+    assert (getattr(vae.modalities["body"].decoder.scale, name) - before).abs().min() > 1e-3
 
 
 def test_a_refusal_after_steps_with_holes_puts_the_weights_back():

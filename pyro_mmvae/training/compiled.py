@@ -74,7 +74,8 @@ class Compiled:
         rows: of a full batch; None = that is not known beforehand.
 
     Raises:
-        ValueError: an unknown backend, a parameter outside of the modules, or a step that cannot be traced.
+        ValueError: an unknown backend, a parameter outside of the modules or reached by another way than theirs, or a
+            step that cannot be traced.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Compiled:
         if any(id(p) not in places for p in parameters):
             raise ValueError("compile: a parameter of the programs is in no module; make it an nn.Parameter of one")
         self.names, self.values = list(tensors), [tensor.detach() for tensor in tensors.values()]
-        self.trained = {places[id(p)]: None for p in parameters}
+        self.parameters, self.trained = parameters, {places[id(p)]: None for p in parameters}
         self.form: Form | None = None
         self.weighted = False
         self.graph: Callable[..., Found] | None = None
@@ -134,11 +135,14 @@ class Compiled:
         return loss.clone(), gradients  # a recorded graph writes the next loss where this one is
 
     def _step(self, batch: Batch, values: list[Tensor], beta: Tensor) -> Found:
+        values = [value.detach().requires_grad_(k in self.trained) for k, value in enumerate(values)]
+        whole = partial(functional_call, self.whole, dict(zip(self.names, values, strict=True)))
+        return self._found(whole, batch, [values[k] for k in self.trained], beta)
+
+    def _found(self, whole: Callable[..., Tensor], batch: Batch, trained: Sequence[Tensor], beta: Tensor) -> Found:
         weights = weighted_kl(beta) if self.weighted else nullcontext()
         with torch.enable_grad(), silent(), weights:
-            values = [value.detach().requires_grad_(k in self.trained) for k, value in enumerate(values)]
-            loss = functional_call(self.whole, dict(zip(self.names, values, strict=True)), (batch,))
-            trained = [values[k] for k in self.trained]
+            loss = whole(batch)
             return loss.detach(), torch.autograd.grad(loss / batch.rows, trained, allow_unused=True)
 
     def _traced(self, batch: Batch) -> Callable[..., Found]:
@@ -157,6 +161,7 @@ class Compiled:
             graph: Any = make_fx(dense)(self.values, tensors, self.values[0].new_full((), 0.5))
         for seed in range(CHECKS):
             self._check(form.tensors(_other(form.batch(tensors, batch, False), form, seed)), seed, graph, step)
+        self._check_ways(batch)
         graph = graph if self.backend == "eager" else torch.compile(graph, backend=self.backend, fullgraph=True)
         places = {value.device for value in (*self.values, *tensors)}
         if self.backend == "cudagraphs" or len(places) > 1 or places.pop().type != "cuda":
@@ -165,12 +170,8 @@ class Compiled:
             return Captured(graph, self.values, tensors, self.values[0].new_full((), 1.0))
 
     def _check(self, tensors: list[Tensor], seed: int, graph: Callable[..., Found], step: Callable[..., Found]) -> None:
-        both = []
-        for function in (graph, step):
-            with undisturbed(self.devices), self._restored(), torch.no_grad(), _refused("cannot be run on other rows"):
-                seed_generators(self.devices, seed)
-                with exact(self.values[0].device):
-                    both.append(function(self.values, tensors, self.values[0].new_full((), 0.1 * seed)))
+        beta = self.values[0].new_full((), 0.1 * seed)
+        both = [self._run(partial(function, self.values, tensors, beta), seed) for function in (graph, step)]
         assert self.form is not None
         if not same(both[0], both[1], SAME[bool(self.form.masks)]):
             hidden = ", or a network draws or counts where data are missing" if self.form.masks else ""
@@ -178,6 +179,27 @@ class Compiled:
                 "compile: traced once, a step of this loss says something else of other rows or random numbers: Python"
                 f" decides in it what is done{hidden}; leave compile out"
             )
+
+    def _check_ways(self, batch: Batch) -> None:
+        """Raises ValueError if the programs get at a parameter by another way than its name in a module: it would stay
+        as it is."""
+        one = self.values[0].new_full((), 1.0)
+        plain = self._run(partial(self._found, self.whole, batch, self.parameters, one), 0)
+        step = self._run(partial(self._step, batch, self.values, one), 0)
+        for k, slope, found in zip(self.trained, plain[1], step[1], strict=True):
+            if not same((plain[0], [slope]), (step[0], [found]), SAME[False]):
+                name = self.names[k].split(".", 2)[-1]
+                raise ValueError(
+                    f"compile: the programs get at the parameter {name!r} by another way than by its name in its"
+                    " module, as pyro.nn.PyroParam and closures do; make it an nn.Parameter, or leave compile out"
+                )
+
+    def _run(self, function: Callable[[], Found], seed: int) -> Found:
+        """What it says, with random numbers of that seed; no trace of it is left."""
+        with undisturbed(self.devices), self._restored(), torch.no_grad(), _refused("cannot be run on other rows"):
+            seed_generators(self.devices, seed)
+            with exact(self.values[0].device):
+                return function()
 
     @contextmanager
     def _restored(self) -> Iterator[None]:
