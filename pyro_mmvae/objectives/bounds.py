@@ -38,10 +38,10 @@ elbo = Bound(_mean, name="elbo")
 iwae = Bound(_log_mean, name="iwae")
 """log 1/K sum_k w_k of each row. Burda, Grosse and Salakhutdinov, 2016, https://arxiv.org/abs/1509.00519"""
 stl = Bound(_mean, sticking=True, name="stl")
-"""The ELBO with the gradient that sticks the landing: unbiased, and zero noise at an exact guide. Roeder, Wu and
-Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
+"""The ELBO with the gradient that sticks the landing: unbiased, and zero noise at an exact guide, but for one with
+learnt transforms or with codes in levels. Roeder, Wu and Duvenaud, 2017, https://arxiv.org/abs/1703.09194"""
 dreg = Bound(_log_mean, sticking=True, doubly=True, name="dreg")
 """The IWAE bound with the doubly reparameterised gradient. Unbiased where the K draws are those of the whole guide, of
-a mixture too; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased. Refused for codes that
-hang on other draws, learnt transforms, and draws without gradient or density, whose gradient would be another one.
-Tucker, Lawson, Gu and Maddison, 2019, https://arxiv.org/abs/1810.04152"""
+a mixture too, and whatever beta is; with `strata` and K > 1 it is the published estimator of MMVAE, which is biased.
+Refused for codes that hang on other draws, in levels too, learnt transforms, and draws without gradient or density,
+whose gradient would be another one. Tucker, Lawson, Gu and Maddison, 2019, https://arxiv.org/abs/1810.04152"""

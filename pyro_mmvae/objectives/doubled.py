@@ -9,23 +9,31 @@ import torch
 from pyro.distributions import Delta, Distribution, TransformedDistribution
 from torch import Tensor
 
+from pyro_mmvae.distributions import Chain
+
 
 class Doubled:
-    """Multiplies the gradient of a draw by its normalised weight, known only after the forward pass."""
+    """Multiplies the gradient of a draw by its normalised weight, known only after the forward pass.
+
+    Of a code whose density counts b times, by 1 - b + b times that: the score of its density, which is what is left
+    out, stands b times in the gradient.
+    """
 
     weights: Tensor
 
     def __init__(self, particles: int, rows: int):
         self.shape = (particles, rows)
 
-    def hook(self, axis: int | None, events: int) -> Callable[[Tensor], Tensor]:
-        """What `register_hook` of a draw takes, with its rows at that axis and so many event axes."""
+    def hook(self, axis: int | None, events: int, beta: float | Tensor) -> Callable[[Tensor], Tensor]:
+        """What `register_hook` of a draw takes, with its rows at that axis, so many event axes, and its density beta
+        times in the bound."""
         assert axis is not None
         right = -axis - 1 + events
 
         def multiply(gradient: Tensor) -> Tensor:
             middle = [1] * (gradient.dim() - 2 - right)
-            return gradient * self.weights.reshape(self.shape[0], *middle, self.shape[1], *[1] * right)
+            weights = 1 - beta + beta * self.weights
+            return gradient * weights.reshape(self.shape[0], *middle, self.shape[1], *[1] * right)
 
         return multiply
 
@@ -42,7 +50,8 @@ def check_doubles(sites: list[Any]) -> None:
             "carry no gradient": not site["fn"].has_rsample,
             "have no density of their own": any(isinstance(part, Delta) for part in _parts(site["fn"])),
             "pass through transforms that learn": any(_learns(part, site["value"]) for part in _parts(site["fn"])),
-            "hang on other draws": _comes_from(site["value"], others),
+            "hang on other draws": _comes_from(site["value"], others)
+            or any(isinstance(part, Chain) for part in _parts(site["fn"])),
         }
         for reason, there in reasons.items():
             if there:

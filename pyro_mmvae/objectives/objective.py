@@ -131,7 +131,8 @@ class Objective(Loss):
         for name in codes if beta else ():
             site = q.nodes[name]
             if self.bound.doubly and site["value"].requires_grad:
-                site["value"].register_hook(doubled.hook(row_axis(site), len(site["fn"].event_shape)))
+                hook = doubled.hook(row_axis(site), len(site["fn"].event_shape), beta * site["scale"])
+                site["value"].register_hook(hook)
             if self.bound.sticking:
                 site = {**site, "fn": detached(site["fn"])}
             log_w = log_w + beta * (weight(p.nodes[name]) - weight(site))
