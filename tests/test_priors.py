@@ -231,6 +231,10 @@ def test_a_row_with_nothing_seen_contributes_nothing_below_a_hierarchical_prior(
     hidden = {n: torch.zeros(20, dtype=torch.bool) for n in x}
     assert mm.importance(vae, x, hidden, num_draws=50).raw.abs().max() < 1e-12
     assert abs(Trace_ELBO(num_particles=3).loss(vae.model, vae.guide, x, hidden)) < 1e-12
+    sticking = mm.Objective(bound=mm.objectives.stl, num_particles=3)
+    value = sticking.differentiable_loss(vae.model, vae.guide, x, hidden)
+    slopes = torch.autograd.grad(value, list(prior.parameters()), allow_unused=True)
+    assert all(abs(number) < 1e-12 for number in [value, *slopes])  # of r the slope was that of a sleep phase
     hidden["b"] = torch.arange(20) < 10
     found = mm.log_likelihood(vae, x, hidden, num_particles=4000, given=["a"], targets=["b"])
     error = found.value - torch.where(hidden["b"], truth.log_prob(x, subset=["b"]), 0)

@@ -148,6 +148,8 @@ def detached(q: Distribution) -> Distribution:
         return part
     if isinstance(q, ProductSurrogate):
         return q.scoring(mapped(q.last, _stop))
+    if hasattr(q, "detached"):
+        return q.detached()
     return q if _is_made_of_noise(q) else mapped(q, _stop)
 
 

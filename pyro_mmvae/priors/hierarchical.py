@@ -95,6 +95,11 @@ class Ancestral(Frozen):
         top = mapped(self.top.expand(self.batch_shape), function)
         return Ancestral(self.event_shape[0], top, self.down, self.up, self._drawn)
 
+    def detached(self) -> Ancestral:
+        """Itself, as `Behind` is: where both know the code behind a draw, r cancels between them, and so does all else
+        of a row of which nothing was seen; on average no gradient is lost or won by that."""
+        return self
+
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         v = self.top.expand(self.batch_shape)(torch.Size(sample_shape))
         z = self.down(v).rsample()
@@ -127,6 +132,10 @@ class Behind(Frozen):
 
     def mapped(self, function: Mapped) -> Distribution:
         return mapped(self.r, function)
+
+    def detached(self) -> Behind:
+        """See `Ancestral`."""
+        return self
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         return torch.where(self.own, self.v, self.r(torch.Size(sample_shape)))
