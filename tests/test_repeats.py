@@ -1,7 +1,10 @@
 """Modalities measured several times a row, against the linear-Gaussian oracle."""
 
+from functools import partial
+
 import pytest
 import torch
+from cases import DIM, NAMES, SIZES, for_target, joint_net, of_tables
 from exact import LinearGaussian
 from pyro.infer import RenyiELBO, Trace_ELBO
 
@@ -142,3 +145,28 @@ def test_entries_without_an_axis_of_repeats_are_refused_in_a_line():
         for ask in (mm.impute, mm.log_likelihood, lambda vae, x: vae.posterior(x)):
             with pytest.raises(ValueError, match=r"^modality 'a' .*\(row, repeat, \*event\)"):
                 ask(vae, {"a": x})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts_of"), [(mm.recipes.jnf, of_tables), (partial(mm.recipes.cvae, target="a"), for_target)]
+)
+def test_recipes_that_build_modalities_anew_keep_what_is_repeated(recipe, parts_of):
+    x, means = {name: torch.randn(ROWS, size) for name, size in SIZES.items()}, []
+    for repeated in (False, True):
+        torch.manual_seed(0)
+        parts, data = parts_of(), {**x}
+        parts["b"].repeated = repeated
+        vae = recipe(parts, DIM, net=joint_net(), sizes=SIZES)[0]
+        if repeated:  # the same three times, which the joint encoder averages
+            data["b"] = x["b"].unsqueeze(1).expand(-1, REPEATS, -1)
+        means.append(vae.posterior(data).mean)
+        assert mm.log_likelihood(vae, data, num_particles=5).value.isfinite().all()
+    torch.testing.assert_close(*means, rtol=1e-10, atol=1e-10)
+
+
+def test_recipes_that_give_every_modality_a_private_code_refuse_a_repeated_one():
+    parts = of_tables()
+    parts["b"].repeated = True
+    for make in (mm.recipes.mmvm, lambda parts: mm.recipes.nexus(parts, DIM, dict.fromkeys(NAMES, DIM))):
+        with pytest.raises(ValueError, match=r"^modality 'b' is repeated and has a private code"):
+            make(parts)

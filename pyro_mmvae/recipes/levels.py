@@ -60,7 +60,10 @@ def cvae(
     if target not in modalities:
         raise ValueError(f"target is {target!r}; choose one of the modalities {', '.join(modalities)}")
     others = {name: size for name, size in sizes.items() if name != target}
-    parts = {k: m if k == target else Modality(None, m.encoder, trunk=m.trunk) for k, m in modalities.items()}
+    parts = {
+        name: m if name == target else Modality(None, m.encoder, trunk=m.trunk, repeated=m.repeated)
+        for name, m in modalities.items()
+    }
     given = LooksAt(others, prior or StandardNormal(dim))
     guide = WhereGiven(target, JointEncoder(net, sizes), given)
     return MultimodalVAE(parts, Conditioned(given, others), Conditioned(guide, others)), Trace_ELBO()
@@ -150,7 +153,7 @@ def nexus(
     """
     check_sizes(private, modalities, "private")
     check_made_for(modalities, private, "size; add it to private")
-    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
+    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight, m.repeated) for name, m in modalities.items()}
     bottom = MultimodalVAE(own, None, None, {name: StandardNormal(private[name]) for name in own})
     gamma = {**dict.fromkeys(own, 1.0), **(weights or {})}
     check_members("weights", gamma, own)

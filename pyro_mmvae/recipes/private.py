@@ -132,5 +132,5 @@ def mmvm(modalities: Modalities, prior: nn.Module | None = None) -> Ready:
         >>> vae, loss = mm.recipes.mmvm(mm.guess_modalities(x, dim=2))
         >>> history = mm.fit(vae, x, loss=loss, epochs=2, progress=False)
     """
-    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight) for name, m in modalities.items()}
+    own = {name: Modality(m.decoder, None, m.encoder, m.trunk, m.weight, m.repeated) for name, m in modalities.items()}
     return MultimodalVAE(own, None, None, private_prior=dict.fromkeys(own, prior or MoE())), Trace_ELBO()

@@ -212,7 +212,8 @@ def jnf(
     check_sizes(sizes, modalities)
     make = transforms or (lambda: couplings(dim))
     flows = {
-        name: Modality(m.decoder, _flowing(m, make()), trunk=m.trunk, weight=m.weight) for name, m in modalities.items()
+        name: Modality(m.decoder, _flowing(m, make()), None, m.trunk, m.weight, m.repeated)
+        for name, m in modalities.items()
     }
     vae = MultimodalVAE(flows, StandardNormal(dim), JointEncoder(net, sizes, otherwise=MoE()))
 
