@@ -73,9 +73,10 @@ class FullRankHead(nn.Module):
     The posterior of a modality that sees only a direction of z is correlated, and so is that of every subset of such
     modalities: with these heads a product of experts can hold the posteriors of all subsets of a linear-Gaussian model
     exactly, where diagonal ones hold some. The covariance is U diag(scale^2) U', U lower triangular with ones on its
-    diagonal; with U = I it is what `NormalHead` gives.
+    diagonal; with U = I, where training starts, it is what `NormalHead` gives.
 
-    Limits: a step takes time in proportion to dim^3 for the triangular factors, beside the networks.
+    Limits: a step takes time in proportion to dim^3 for the triangular factors, beside the networks. In float32 the
+    product has numbers for covariances of a condition up to some 1e6: standardise data that are far from unit scale.
 
     Example:
         >>> FullRankHead(128, 16)(torch.zeros(5, 128)).covariance_matrix.shape
@@ -87,6 +88,8 @@ class FullRankHead(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.dim, self.linear = dim, nn.Linear(size, 2 * dim + dim * (dim - 1) // 2)
+        nn.init.zeros_(self.linear.weight[2 * dim :])  # factors at random are all but singular for many dimensions, and
+        nn.init.zeros_(self.linear.bias[2 * dim :])  # for features far from unit scale: the product is NaN in float32
         rows, columns = torch.tril_indices(dim, dim, -1)
         self.register_buffer("below", rows * dim + columns, persistent=False)
 

@@ -225,6 +225,7 @@ def correlated(parts: dict[str, mm.Modality], fusion: str) -> None:
         if name != "label":
             linear = part.encoder[-1].linear
             part.encoder[-1] = mm.FullRankHead(linear.in_features, linear.out_features // 2)
+            nn.init.normal_(part.encoder[-1].linear.weight, std=0.3)  # which starts without covariances
 
 
 class Explodes(nn.Module):

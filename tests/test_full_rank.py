@@ -9,9 +9,11 @@ from cases import three, three_holes, three_rows
 from exact import LinearGaussian
 from pyro.infer import Trace_ELBO
 from torch import nn
+from torch.nn.functional import softplus
 
 import pyro_mmvae as mm
 from pyro_mmvae.distributions import LogPool, NaturalNormal, Normal, mapped
+from pyro_mmvae.heads import SMALLEST
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
@@ -208,6 +210,20 @@ def test_a_head_gives_any_normal():
     h = torch.randn(5, 4)
     same(head(h).mean, diagonal(h).mean), same(head(h).variance, diagonal(h).variance)
     assert mm.FullRankHead(4, 1)(torch.zeros(2, 4)).precision.shape == (2, 1, 1)
+
+
+def test_training_starts_without_covariances_whatever_the_scale_of_the_features():
+    """Factors at random are singular in float32, and every loss from the first step on is NaN."""
+    torch.set_default_dtype(torch.float32)
+    for dim, scale in ((64, 1.0), (4, 30.0)):
+        torch.manual_seed(0)
+        head, h = mm.FullRankHead(64, dim), scale * torch.randn(500, 64).relu()
+        q = head(h)
+        loc, raw = head.linear(h)[:, : 2 * dim].chunk(2, -1)
+        torch.testing.assert_close(q.mean, loc, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(q.variance, (softplus(raw) + SMALLEST) ** 2, rtol=1e-4, atol=0)
+        slope = torch.autograd.grad(q.log_prob(q.mean.detach() + 0.1 * torch.randn(500, dim)).sum(), head.linear.weight)
+        assert slope[0][2 * dim :].abs().min() > 0  # and learns them
 
 
 def test_nothing_is_saved_but_the_weights():
