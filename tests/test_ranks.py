@@ -86,7 +86,16 @@ def test_which_subsets():
     assert titles([long[:1], long[:1]], 22) == [title(long[:1], 22)] * 2
     lacks_one, omics = ["rna", "cnv", "mutation", "mirna"], ["rna", "cnv", "protein", "mutation", "mirna"]
     assert titles([omics, ["cnv"]], 22) == ["rna + cnv + ... (5)", "cnv"]
-    assert titles([omics, lacks_one], 22) == [" + ".join(omics), " + ".join(lacks_one)]
+    assert titles([omics, lacks_one, ["rna", "mutation"]], 22) == [
+        "rna + cnv + ... (5)",
+        "all 5 but protein",
+        "rna + mutation",
+    ]
+    assert titles([lacks_one, lacks_one[:3]], 16) == [" + ".join(lacks_one), " + ".join(lacks_one[:3])]  # a few names
+    many = [f"sensor{i:02}" for i in range(12)]
+    cut = titles([[name for name in many if name != lacked] for lacked in many] + [many, many[:2], many[6:]])
+    assert cut == [*(f"all 12 but {name}" for name in many), title(many), "sensor00 + sensor01", " + ".join(many[6:])]
+    assert titles([many[5:], many, many[2:]])[::2] == [f"all 12 but {' + '.join(many[:n])}" for n in (5, 2)]
 
 
 def test_a_modality_without_likelihood_cannot_be_simulated():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Literal
 
@@ -122,22 +122,34 @@ def title(given: Sequence[str], width: int = 28) -> str:
 
 def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
     """The names of subsets: cut to a width, unless two of them would read the same, or one would not say which of all
-    the names it has; then long names lose their middle.
+    the names it has; then long names lose their middle, and most of five names or more are told by those they lack.
 
     Example:
         >>> titles([["front camera, left", "radar"], ["front camera, left", "lidar"]], 22)
         ['fron...left + radar', 'fron...left + lidar']
         >>> titles([["age", "sex", "dose"], ["age", "sex", "dose", "pulse"]], 14)
         ['age + sex + dose', 'age + sex + dose + pulse']
+        >>> titles([["a1", "a2", "a3", "a4", "a5"], ["a1", "a2", "a3", "a4"], ["a1", "a2"]], 14)
+        ['a1 + ... (5)', 'all 5 but a5', 'a1 + a2']
     """
-    cut, names = [title(given, width) for given in subsets], {name for given in subsets for name in given}
+    in_order = sorted(subsets, key=len, reverse=True)  # the largest has the names in the order of the data
+    cut, names = [title(given, width) for given in subsets], dict.fromkeys(name for given in in_order for name in given)
     pairs = [(given, text) for given, text in zip(subsets, cut) if len(given) > 1]
-    told = all(set(given) == names or text == " + ".join(given) for given, text in pairs)
+    told = all(set(given) == names.keys() or text == " + ".join(given) for given, text in pairs)
     if told and len(set(cut)) == len(set(map(tuple, subsets))):
         return cut
     most = max(map(len, subsets))
     short = _shortened(names, max(4, (width // most - 6) // 2))
-    return [" + ".join(short[name] for name in given) or "nothing" for given in subsets]
+    whole = [" + ".join(short[name] for name in given) or "nothing" for given in subsets]
+    if len(names) <= ALL_UP_TO:
+        return whole
+    return [min(has, _lacking(given, short) or text, key=len) for given, has, text in zip(subsets, whole, cut)]
+
+
+def _lacking(given: Collection[str], short: Mapping[str, str]) -> str:
+    """A subset by what it lacks of all names; nothing if it has all."""
+    lacks = " + ".join(own for name, own in short.items() if name not in given)
+    return f"all {len(short)} but {lacks}" if lacks else ""
 
 
 def _shortened(names: Collection[str], least: int) -> dict[str, str]:
