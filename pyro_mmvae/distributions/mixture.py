@@ -78,12 +78,12 @@ class Mixture(Frozen):
     def _ancestral(self, shape: torch.Size, index: Tensor) -> Tensor:
         outer = shape[: len(shape) - self._inner]
         if not _rebuilt(self.components):
-            return _pick(self.components.rsample(outer), index, self._inner, len(self.event_shape))
+            return _pick(self.components(outer), index, self._inner, len(self.event_shape))
 
         def choose(value: Tensor, event_dims: int) -> Tensor:
             return _pick(value.expand(*outer, *value.shape), index, self._inner, event_dims)
 
-        return mapped(self.components, choose).rsample()
+        return mapped(self.components, choose)()
 
     def _indices(self, shape: torch.Size) -> Tensor:
         edges = self.weights.detach().cumsum(0).movedim(0, -1)

@@ -74,7 +74,7 @@ class Stratum(Frozen):
 
     def rsample(self, sample_shape: Sequence[int] = torch.Size()) -> Tensor:
         shape = torch.Size([*sample_shape, *self.batch_shape[: len(self.batch_shape) - self.share.dim()]])
-        return self.component.rsample(shape)
+        return self.component(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         own = isinstance(self.mixture, (Surrogate, ProductSurrogate))
