@@ -4,11 +4,12 @@ import math
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.target import Target
-from pyro_mmvae.distributions import LogPool
+from pyro_mmvae.distributions import LogPool, Mixture
 from pyro_mmvae.weights import opened
 
 ROWS, LOADING = 4, torch.arange(6, dtype=torch.float64).reshape(2, 3)
@@ -120,6 +121,30 @@ def test_bounds_of_each_coordinate_and_of_angles():
     exact = volume + angles.log_prob(t) + dist.Normal(z.sum(-1) + t, 1.0).log_prob(a)
     torch.testing.assert_close(target.log_prob(u, {}), exact)
     torch.testing.assert_close(target.coordinates(found), u)
+
+
+ANGLES = {
+    "mixture": lambda: Mixture(dist.VonMises(torch.tensor([[0.0], [2.0]]), 3.0).to_event(1), torch.full((2,), 0.5)),
+    "pairs": lambda: dist.SineBivariateVonMises(0.3, -2.0, 2.0, 3.0, correlation=1.0),
+    "skewed": lambda: dist.SineSkewed(dist.VonMises(torch.tensor([0.5]), 2.0).to_event(1), torch.tensor([0.7])),
+    "cardioid": lambda: dist.SineSkewed(dist.Uniform(-math.pi, math.pi).expand([1]).to_event(1), torch.tensor([0.7])),
+}
+
+
+@pytest.mark.parametrize("angles", ANGLES)
+def test_the_density_of_angles_sums_to_one_over_their_real_coordinates(angles):
+    angles = ANGLES[angles]()
+
+    def program(x, observed):
+        with pyro.plate("data", len(x["a"]), dim=-1):
+            pyro.sample("t", angles)
+            observed and pyro.sample("a", dist.Normal(0.0, 1.0), obs=x["a"])
+
+    a, target = target_of(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False))
+    line = torch.arange(-20, 20, 0.25)
+    u = torch.cartesian_prod(*[line] * angles.event_shape.numel()).reshape(-1, 1, angles.event_shape.numel())
+    total = target.log_prob(u.expand(-1, ROWS, -1), {}).logsumexp(0) + u.shape[-1] * math.log(0.25)
+    torch.testing.assert_close(total, dist.Normal(0.0, 1.0).log_prob(a), rtol=0, atol=1e-4)
 
 
 def test_shares_that_sum_to_one_have_a_coordinate_less():
