@@ -1,6 +1,7 @@
 """bfloat16 networks: what is lowered, what is not, and that training ends where it does in float32."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.training.precision import lowered
 
 pytestmark = pytest.mark.usefixtures("single")
 
@@ -55,6 +57,34 @@ def test_networks_are_lowered_and_sums_are_not():
     inside.clear()
     vae.train().posterior(three_rows(4))
     assert inside == {torch.float32}  # it is over
+
+
+@pytest.mark.parametrize("where", ["trunk", "encoder", "private", "decoder"])
+def test_each_network_of_a_modality_is_lowered(where):
+    seen = set()
+    sizes = {"trunk": 3, "encoder": 3, "private": 3, "decoder": 4}
+    look = {k: nn.Sequential(nn.Linear(n, n), Seen(seen if k == where else set())) for k, n in sizes.items()}
+    encoder, private = (nn.Sequential(look[k], mm.encoder(3, 8, dim=2)) for k in ("encoder", "private"))
+    decoder = mm.NormalLikelihood(nn.Sequential(look["decoder"], mm.mlp(4, 8, 3)))
+    parts = {"x": mm.Modality(decoder, encoder, private=private, trunk=look["trunk"])}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE(), private_prior={"x": mm.StandardNormal(2)})
+    mm.fit(vae, {"x": torch.randn(8, 3)}, epochs=1, autocast=torch.bfloat16, progress=False)
+    assert seen == {torch.bfloat16}
+
+
+class Twice(nn.Module):
+    def forward(self, x, again=True):
+        return self(x, False) if again else x
+
+
+@pytest.mark.parametrize("trunk", [nn.Linear(3, 3), Twice(), nn.Linear(4, 3)], ids=["shared", "calls itself", "fails"])
+def test_after_a_network_everything_else_is_in_its_own_precision(trunk):
+    vae = three()
+    vae.modalities["body"].trunk = vae.modalities["counts"].trunk = trunk.float()
+    with lowered([vae], torch.bfloat16):
+        with suppress(ValueError):
+            vae.guide(three_rows(8))
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 class Scales(Trace_ELBO):
@@ -190,10 +220,14 @@ def test_it_trains_to_within_noise_of_float32():
 
 def test_another_dtype_and_a_model_in_double_precision_are_refused():
     vae, x = three(), three_rows(4)
-    with pytest.raises(ValueError, match=r"autocast is torch\.float16; give torch\.bfloat16"):
-        mm.fit(vae, x, autocast=torch.float16, progress=False)
-    with pytest.raises(ValueError, match=r"in float32, this one has torch\.float64; call vae\.float\(\)"):
-        mm.fit(vae.double(), x, autocast=torch.bfloat16, progress=False)
+    for dtype in (torch.float16, torch.float32):
+        with pytest.raises(ValueError, match=rf"autocast is {dtype}; give torch\.bfloat16"):
+            mm.fit(vae, x, autocast=dtype, progress=False)
+    with pytest.raises(ValueError, match="for the networks of modalities, and there are none; put it into"):
+        mm.fit(mm.Pair(vae.prior, vae.prior), x, autocast=torch.bfloat16, progress=False)
+    for other in (torch.float64, torch.bfloat16):
+        with pytest.raises(ValueError, match=rf"in float32, this one has {other}; call vae\.float\(\)"):
+            mm.fit(vae.to(other), x, autocast=torch.bfloat16, progress=False)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile's own making
