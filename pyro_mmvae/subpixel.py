@@ -100,7 +100,7 @@ def _windows(size: int, stride: int, padding: int) -> tuple[Tensor, int, list[in
 def _window(size: int, stride: int, padding: int) -> tuple[Tensor, int]:
     """Along the width, with one window for all places r in a spot, so that they lie side by side: the weight (r, tap)
     there, and what to pad."""
-    around = max((stride - 1 + padding) // stride, (size - 1 - padding) // stride)
+    around = (stride - 1 + padding) // stride
     return _weights(size, stride, padding, [-around] * stride, 2 * around + 1), around
 
 

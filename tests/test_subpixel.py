@@ -16,6 +16,7 @@ AXES = [
     for k, s, p in product(range(1, 7), range(1, 5), range(4))
     if 0 <= s + 2 * p - k < s and p <= k - 1  # torch wants no more to be padded than to be strided over
 ]
+AXES.append((7, 3, 2, 0))  # whose first window lies further out than its last
 
 
 def conv_of(rows, columns, outer=1):
@@ -39,10 +40,14 @@ def test_every_shape_gives_the_numbers_that_torch_gives(rows):
 def test_what_it_is_for():
     assert SubPixel.of(nn.ConvTranspose2d(32, 3, 4, 2, 1))
     assert SubPixel.of(nn.ConvTranspose2d(32, 4, 3, 2, 1, output_padding=1))
+    assert SubPixel.of(nn.ConvTranspose2d(32, 8, (4, 3), (2, 1), 1))
     assert not SubPixel.of(nn.ConvTranspose2d(32, 5, 4, 2, 1))  # 20 numbers a spot
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, (2, 4), (2, 4)))  # 24
     assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 3, 1, 1))  # spots of one pixel
     assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 4, 2))  # a picture that grows by more
-    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 3, 2, 2, dilation=2, output_padding=1))
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 3, 2, 1))  # by less
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, (4, 3), 2, 1))  # by less along one axis
+    assert not SubPixel.of(nn.ConvTranspose2d(32, 3, 4, 2, 1, dilation=2))
     assert not SubPixel.of(nn.ConvTranspose2d(32, 2, 4, 2, 1, groups=2))
 
 
