@@ -74,6 +74,13 @@ def test_between_two_convolutions_of_a_sequential_channels_lie_last(laid):
     assert counted(nn.Sequential(conv(3, 4), Residual(4, 8), nn.AvgPool2d(2), Residual(8, 8)), laid) == 6
 
 
+def test_in_bfloat16_they_lie_last_from_the_first_one_on(laid):
+    net = nn.Sequential(conv(3, 4), conv(4, 4))
+    with channels_last([net]), torch.autocast("cpu", torch.bfloat16):
+        net(torch.randn(2, 3, 8, 8).bfloat16())
+    assert laid == [True, True]
+
+
 def test_elsewhere_they_lie_as_ever(laid):
     assert counted(nn.Sequential(conv(3, 4), nn.ReLU()), laid) == 0  # a change of place on both sides
     assert counted(nn.Sequential(conv(3, 4), conv(4, 4)).double(), laid, torch.randn(2, 3, 8, 8).double()) == 0
@@ -120,8 +127,16 @@ def hook_a_layer(net):
     net[1].register_forward_hook(lambda *_: None)
 
 
+def hook_what_comes_into_a_layer(net):
+    net[1].register_forward_pre_hook(lambda *_: None)
+
+
 def hook_gradients_of_a_layer(net):
     net[2].register_full_backward_hook(lambda *_: None)
+
+
+def hook_gradients_that_come_into_a_layer(net):
+    net[2].register_full_backward_pre_hook(lambda *_: None)
 
 
 def hook_gradients_of_a_weight(net):
@@ -138,7 +153,10 @@ class Relu(nn.ReLU):
 
 @pytest.mark.parametrize(
     "how",
-    [hook_a_layer, hook_gradients_of_a_layer, hook_gradients_of_a_weight, put_a_class_in],
+    [
+        *(hook_a_layer, hook_what_comes_into_a_layer, hook_gradients_of_a_layer, hook_gradients_that_come_into_a_layer),
+        *(hook_gradients_of_a_weight, put_a_class_in),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_where_somebody_looks_in_pictures_lie_as_ever(how, laid):
@@ -171,20 +189,43 @@ def test_pictures_of_one_channel(laid):
         assert counted(net, laid, x) == 1  # and the first: one channel lies last and first
 
 
-def test_layers_that_change_meanwhile_are_the_ones_that_compute():
+@pytest.mark.parametrize("change", [lambda n: n.__setitem__(1, nn.Tanh()), lambda n: n[2].append(nn.Sigmoid())])
+def test_layers_that_change_meanwhile_are_the_ones_that_compute(change):
     net, x = nn.Sequential(conv(3, 4), nn.ReLU(), nn.Sequential(conv(4, 4))), torch.randn(2, 3, 8, 8)
     with channels_last([net]):
-        net[1] = nn.Tanh()
-        net[2].append(nn.Sigmoid())
+        change(net)
         inside = net(x)
     torch.testing.assert_close(inside, net(x))
+
+
+FEW, BY_USER = nn.ConvTranspose2d(8, 3, 4, 2, 1).float(), {"memory_format": torch.channels_last}
+TRANSPOSED = {
+    "alone": (FEW, (8, 4, 4), torch.float32),
+    "double": (copy.deepcopy(FEW).double(), (2, 8, 4, 4), torch.float64),
+    "lowered": (FEW, (2, 8, 4, 4), torch.float32),
+    "moved": (copy.deepcopy(FEW).to(**BY_USER), (2, 8, 4, 4), torch.float32),
+    "sized": (nn.ConvTranspose2d(8, 3, 3, 2, 1, output_padding=1).float(), (2, 8, 4, 4), torch.float32),
+    "many": (nn.ConvTranspose2d(8, 8, 3, 2, 1, 1, groups=2, dilation=2).float(), (2, 8, 4, 4), torch.float32),
+}
+
+
+@pytest.mark.parametrize("case", TRANSPOSED)
+def test_transposed_convolutions_give_what_they_give_without_whatever_comes_in(case):
+    layer, shape, dtype = TRANSPOSED[case]
+    net, x = nn.Sequential(layer, layer) if case == "many" else layer, torch.randn(shape).to(dtype)
+    size, found = {"output_size": (7, 8)} if case == "sized" else {}, []
+    for way in (nullcontext(), channels_last([net])):
+        with way, torch.autocast("cpu", torch.bfloat16, enabled=case == "lowered"):
+            found.append(net(x, **size))
+    assert found[0].stride() == found[1].stride()
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
 def test_weights_stay_where_they_are_and_everything_is_as_before_afterwards(autocast, laid):
     vae = pictures()
     weights = [m.weight for m in vae.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    before, members = [(p.data_ptr(), p.stride()) for p in weights], [vars(m).keys() for m in vae.modules()]
+    before, members = [(p.data_ptr(), p.stride()) for p in weights], [set(vars(m)) for m in vae.modules()]
 
     def look():
         return [(p.data_ptr(), p.stride()) for p in weights], sum("forward" in vars(m) for m in vae.modules())
@@ -194,7 +235,7 @@ def test_weights_stay_where_they_are_and_everything_is_as_before_afterwards(auto
     assert laid and laid[-2:] == [True, True]
     with pytest.raises(FloatingPointError):
         mm.fit(vae, X, epochs=2, lr=1e38, autocast=autocast, progress=False)
-    assert [vars(m).keys() for m in vae.modules()] == members
+    assert [set(vars(m)) for m in vae.modules()] == members
 
 
 def test_questions_lay_pictures_out_as_well_and_answer_as_ever(laid, monkeypatch):
