@@ -180,8 +180,8 @@ def test_networks_alone_are_lowered(likelihood):
         mm.fit(vae, {"x": x}, epochs=1, lr=0.0, loss=loss, autocast=autocast, progress=False)
     with torch.autocast("cpu", torch.bfloat16):  # as Lightning's bf16-mixed does, around all of it
         loss.differentiable_loss(vae.model, vae.guide, {"x": x})
-    for lowered in found[1:]:
-        torch.testing.assert_close(lowered.sort(0)[0], found[0].sort(0)[0], rtol=1e-6, atol=1e-6)  # rows in any order
+    for other in found[1:]:
+        torch.testing.assert_close(other.sort(0)[0], found[0].sort(0)[0], rtol=1e-6, atol=1e-6)  # rows in any order
 
 
 @pytest.mark.parametrize("recipe", ["mmvaeplus", "nexus", "mhvae", "jnf"])
