@@ -247,3 +247,23 @@ def test_a_buffer_that_becomes_another_kind_of_number_is_kept_as_it_is():
     course, _, module = course_of(1.0, torch.zeros(2, dtype=torch.int64))
     module.seen = torch.tensor([0.5, 1.5])
     assert course.values(course.start)["seen"].tolist() == [0.5, 1.5]
+
+
+def test_what_is_put_back_is_a_copy_also_where_a_network_has_put_a_tensor_of_its_own():
+    course, _, module = course_of(1.0, torch.zeros(2))
+    module.seen = torch.ones(2)
+    course.set(course.start)
+    module.seen += 5
+    assert course.start["seen"].tolist() == [0.0, 0.0]
+
+
+def test_of_epochs_that_are_alike_the_first_is_the_best():
+    course, weight, _ = course_of(1.0)
+    for value, validation in ((1.0, 3.0), (2.0, 2.0), (4.0, 2.0)):
+        weight.data.fill_(value)
+        course.add(torch.tensor(0.0), 1)
+        assert course.read() is None
+        course.end_epoch(validation)
+    assert course.history.best_epoch == 1 and course.stale(1) and not course.stale(2)
+    course.take_best()
+    assert weight.tolist() == [2.0, 2.0]

@@ -146,9 +146,7 @@ class Course:
 
     def stale(self, patience: int | None) -> bool:
         """Whether so many epochs passed without a better validation loss."""
-        if patience is None or not self.history.validation:
-            return False
-        return self.epoch - 1 - (self.history.best_epoch or 0) >= max(patience, 1)
+        return patience is not None and self.epoch - 1 - (self.history.best_epoch or 0) >= patience
 
     def record(self) -> dict[str, Any]:
         """All of it as tensors, numbers and text, for a file."""
