@@ -1,5 +1,6 @@
 """Importance weights and log-likelihoods against the oracle and against ArviZ."""
 
+import math
 from itertools import combinations
 
 import pyro
@@ -11,7 +12,7 @@ from exact import LinearGaussian
 import pyro_mmvae as mm
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.diagnostics.curve import _bound
-from pyro_mmvae.psis import smooth
+from pyro_mmvae.psis import Smoothed, khat_limit, smooth
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
@@ -221,3 +222,33 @@ def test_a_seed_gives_the_same_numbers_and_the_generator_back():
             found.append(torch.rand(5))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def proposal(draws, khat=0.1, log_mean=0.0, raw_ess=50.0, ess=None):
+    """One row; equal weights of as many draws as are effective, and none of the others."""
+    log_weights = torch.full((draws, 1), -torch.inf)
+    log_weights[: ess or draws] = -math.log(ess or draws)
+    return Smoothed(log_weights, *(torch.tensor([v]) for v in (khat, log_mean, raw_ess)))
+
+
+@pytest.mark.parametrize("errors", [1.0, 3.0])
+def test_a_proposal_misses_what_another_has_found_beyond_its_errors(errors):
+    """A hundredth and 3 / 100 of nats, and the errors of means of 100 draws of which 80 count, and of 200 of which 50;
+    seven nats where fewer than ten count."""
+    own, doubt = proposal(100, raw_ess=60.0, ess=80), 0.04 + errors * (1 / 80 - 1 / 100 + 1 / 50 - 1 / 200) ** 0.5
+    for count, least in ((50.0, doubt), (10.0, doubt + errors * (0.0975**0.5 - 0.0175**0.5)), (9.9, 7.0)):
+        for beyond in (-1e-6, 1e-6):
+            other = proposal(200, log_mean=least + beyond, raw_ess=count)
+            assert bool(own.misses(other, errors)) == (beyond > 0) and not other.misses(own, errors)
+    exact, lucky = proposal(100, raw_ess=100.0), proposal(100, log_mean=0.05, raw_ess=100.0 + 1e-9)
+    assert exact.misses(lucky)  # of which rounding makes the variance negative
+
+
+def test_the_better_proposal_misses_nothing_has_a_good_khat_or_the_larger_ess():
+    few, many = proposal(100, ess=50), proposal(100, ess=80)
+    assert many.beats(few) and not few.beats(many) and not few.beats(few)
+    for bad in (proposal(100, ess=80, khat=0.9), proposal(100, ess=80, khat=khat_limit(100))):
+        assert few.beats(bad) and not bad.beats(few)
+    further = proposal(100, ess=50, khat=0.9, log_mean=0.6, raw_ess=50.0)
+    assert further.beats(many) and not many.beats(further)
+    assert not further.beats(many, errors=6.0) and many.beats(further, errors=6.0)
