@@ -48,6 +48,8 @@ def test_missingness_says_of_few_rows_that_they_are_some():
     ax = mm.plot_missingness({"a": torch.zeros(1000), "b": torch.zeros(1000), "c": torch.zeros(1000)}, {"b": some})
     assert [label.get_text() for label in ax.get_yticklabels()] == [">99%", "<1%"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a\n100%", "b\n>99%", "c\n100%"]
+    ax = mm.plot_missingness({"a": torch.zeros(200), "b": torch.zeros(200)}, {"b": some[:200]})
+    assert [label.get_text() for label in ax.get_yticklabels()] == [">99%", "<1%"]  # a half of a percent
 
 
 def test_missingness_of_many_patterns_shows_the_frequent_ones_and_counts_the_others():
@@ -228,6 +230,15 @@ def test_entries_pictures_bars_categories_words_and_tables():
     assert texts(mm.plot_entry(torch.tensor([0, 2]), show=lambda v: " ".join("xyz"[i] for i in v))) == ["x z"]
     row = mm.plot_entry(torch.tensor([1.2345, 2.0]), show=lambda v: {"mass": v[0], "sex": "f"})
     assert texts(row) == ["mass 1.23\nsex f"]
+
+
+def test_a_number_stays_in_its_frame():
+    for number, words in ((-1.77634, "-1.77634"), (0.898162, "0.898162"), (-1.23457e-05, "-1.23457e-05")):
+        ax = matplotlib.figure.Figure().add_axes((0.0, 0.0, 0.94 / 6.4, 0.9 / 4.8))  # an inch, as in a grid
+        mm.plot_entry(torch.tensor(number), ax)
+        ax.figure.draw_without_rendering()
+        box = ax.texts[0].get_window_extent()
+        assert texts(ax) == [words] and ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1
 
 
 def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():

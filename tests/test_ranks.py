@@ -95,6 +95,7 @@ def test_which_subsets():
     many = [f"sensor{i:02}" for i in range(12)]
     cut = titles([[name for name in many if name != lacked] for lacked in many] + [many, many[:2], many[6:]])
     assert cut == [*(f"all 12 but {name}" for name in many), title(many), "sensor00 + sensor01", " + ".join(many[6:])]
+    assert titles([many[:9], many[3:]]) == [" + ".join(many[:9]), " + ".join(many[3:])]  # all are not among them
     assert titles([many[5:], many, many[2:]])[::2] == [f"all 12 but {' + '.join(many[:n])}" for n in (5, 2)]
 
 

@@ -122,7 +122,8 @@ def title(given: Sequence[str], width: int = 28) -> str:
 
 def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
     """The names of subsets: cut to a width, unless two of them would read the same, or one would not say which of all
-    the names it has; then long names lose their middle, and most of five names or more are told by those they lack.
+    the names it has; then long names lose their middle, and most of more than four, if all of them are among the
+    subsets as well, are told by those they lack.
 
     Example:
         >>> titles([["front camera, left", "radar"], ["front camera, left", "lidar"]], 22)
@@ -141,7 +142,7 @@ def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
     most = max(map(len, subsets))
     short = _shortened(names, max(4, (width // most - 6) // 2))
     whole = [" + ".join(short[name] for name in given) or "nothing" for given in subsets]
-    if len(names) <= ALL_UP_TO:
+    if len(names) <= ALL_UP_TO or most < len(names):
         return whole
     return [min(has, _lacking(given, short) or text, key=len) for given, has, text in zip(subsets, whole, cut)]
 

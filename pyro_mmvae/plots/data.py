@@ -95,6 +95,6 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
 
 def _percent(share: float) -> str:
     """A share in whole percent; some is never none, and not all is never all."""
-    if 0 < share < 0.005:
+    if 0 < share <= 0.005:  # which rounds to an even number, none
         return "<1%"
     return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"

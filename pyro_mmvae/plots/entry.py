@@ -62,14 +62,11 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
     if isinstance(drawn, Mapping):
         drawn = "\n".join(f"{name} {_number(number)}" for name, number in drawn.items())
     if isinstance(drawn, str):
-        lines = drawn.split("\n")
-        size = min(14.0, 40 / max(len(lines), 0.45 * max(map(len, lines))))
-        ax.text(0.5, 0.5, drawn, ha="center", va="center", fontsize=size, transform=ax.transAxes)
-        return ax
+        return _words(drawn, ax)
     drawn = tensor_of("value", drawn).detach().cpu()
     drawn = drawn.float() if drawn.dtype == torch.bfloat16 else drawn  # which NumPy lacks
     if drawn.dim() == 0:
-        ax.text(0.5, 0.5, f"{drawn.item():g}", ha="center", va="center", fontsize=14, transform=ax.transAxes)
+        _words(f"{drawn.item():g}", ax)
     elif drawn.dim() == 1:
         _bars(drawn, ax, look.chances, None if look.show else look.reach)
     elif drawn.dim() <= 3:  # probabilities of categories are no pictures in the range of their numbers
@@ -97,6 +94,14 @@ def reach_of(*values: Tensor) -> tuple[float, float] | None:
 def _ends(value: Tensor) -> tuple[float, float]:
     finite = value[value.isfinite()]
     return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+
+
+def _words(text: str, ax: Any) -> Any:
+    """In letters that leave a long line its room."""
+    lines = text.split("\n")
+    size = min(14.0, 40 / max(len(lines), 0.45 * max(map(len, lines))))
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, transform=ax.transAxes)
+    return ax
 
 
 def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None, reach: tuple[float, float] | None) -> None:
