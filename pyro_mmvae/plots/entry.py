@@ -66,7 +66,8 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
     drawn = tensor_of("value", drawn).detach().cpu()
     drawn = drawn.float() if drawn.dtype == torch.bfloat16 else drawn  # which NumPy lacks
     if drawn.dim() == 0:
-        _words(f"{drawn.item():g}", ax)
+        number = drawn.item()
+        _words(f"{number:g}" if float(number).is_integer() else _number(number), ax)  # a category has all its digits
     elif drawn.dim() == 1:
         _bars(drawn, ax, look.chances, None if look.show else look.reach)
     elif drawn.dim() <= 3:  # probabilities of categories are no pictures in the range of their numbers
