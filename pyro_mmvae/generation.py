@@ -29,8 +29,9 @@ def generate(vae: Any, num_draws: int = 1) -> dict[str, Tensor]:
         num_draws: how many.
 
     Returns:
-        name -> (draw, *event), one entry of every modality. Of a `Pair` these are the sites that its model observes;
-        a `pyro.factor` has no say in them.
+        name -> (draw, *event), one entry of every modality; as data of a repeated one it lacks the axis of repeats,
+        which `value.unsqueeze(1)` adds. Of a `Pair` these are the sites that its model observes; a `pyro.factor` has
+        no say in them.
 
     Raises:
         ValueError: num_draws is no number of draws, or the model's prior depends on data.
