@@ -370,10 +370,18 @@ def test_cross_modal_refuses_rows_without_a_modality_and_its_title_is_whole():
 
 
 @pytest.mark.parametrize(
-    ("names", "angle"), [(["a", "label"], 0), (["a", "blood_pressure_at_home"], 90), (range(30), 90)]
+    ("names", "angle", "width"),
+    [
+        (["a", "label"], 0, None),
+        (["a", "blood_pressure_at_home"], 90, None),
+        (range(30), 90, None),
+        (["a", "label"], 0, 3.0),
+        ([f"sensor {number}" for number in range(9)], 90, 6.4),  # in axes of the user's, as wide as they are
+    ],
 )
-def test_names_of_columns_do_not_lie_upon_each_other(names, angle):
-    ax = mm.plot_missingness({f"{name}": torch.zeros(4) for name in names})
+def test_names_of_columns_do_not_lie_upon_each_other(names, angle, width):
+    ax = width and matplotlib.figure.Figure((width, 4.8)).subplots()
+    ax = mm.plot_missingness({f"{name}": torch.zeros(4) for name in names}, ax=ax)
     ax.figure.canvas.draw()
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {angle}

@@ -12,7 +12,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import MARKERS, new_axes
+from pyro_mmvae.plots.axes import MARKERS, beside, new_axes
 from pyro_mmvae.programs import with_posterior
 
 MOST = 30
@@ -41,8 +41,9 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     order = counts.argsort(descending=True)
     patterns, shares = patterns[order][:MOST], (counts[order].double() / batch.rows).tolist()
     names = titles([[name] for name in batch], 30)
-    upright = max(map(len, names)) > LETTERS or len(names) > LETTERS
+    upright, own = max(map(len, names)) > LETTERS or len(names) > LETTERS, ax is None
     ax = new_axes(ax, ((0.35 if upright else 1.2) * len(names) + 2.5, 0.35 * len(patterns) + 1.2 + 1.8 * upright))
+    upright |= not own and beside(names) * len(names) > ax.get_window_extent().width / ax.figure.dpi
     ax.imshow(patterns.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     shown = zip(names, map(_percent, seen.double().mean(0).tolist()))
     ax.set_xticks(range(len(names)), [("  " if upright else "\n").join(label) for label in shown])
