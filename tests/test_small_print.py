@@ -205,6 +205,10 @@ def test_sbc_takes_the_holes_of_a_dictionary():
     torch.manual_seed(0)
     batch = mm.sbc(vae, ["a"], mm.Batch.of(x), rows=20, num_draws=9)
     assert all(torch.equal(position, batch.position[name]) for name, position in found.position.items())
+    mask = ~x["a"].isnan()
+    torch.manual_seed(0)
+    masked = mm.sbc(vae, ["a"], mm.Batch.of({**x, "a": x["a"].nan_to_num(5.0)}, {"a": mask}), rows=20, num_draws=9)
+    assert all(torch.equal(position, masked.position[name]) for name, position in found.position.items())
 
 
 def test_a_joint_encoder_of_another_size_says_so_in_one_line():

@@ -88,8 +88,9 @@ def sbc(
     Args:
         vae: a `MultimodalVAE`, or a `Pair` whose model can be drawn from without data.
         given: S; () for the prior.
-        like: data whose holes the simulated rows get: single hidden entries, and the number of repeats. Each modality
-            takes those of a random row that has it. What the model looks at and does not explain comes from here.
+        like: data whose holes the simulated rows get: single hidden entries, and the number of repeats; with NaN, or
+            `mm.Batch.of(x, mask)`. Each modality takes those of a random row that has it. What the model looks at and
+            does not explain comes from here.
         rows: simulated rows, 2 or more.
         num_draws: draws from the guide for each.
 
