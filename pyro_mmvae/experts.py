@@ -84,6 +84,10 @@ class Experts(Mapping[str, Distribution]):
         """The experts of some of the modalities."""
         return self._like([name for name in names if name in self.seen], self._head, self._prior)
 
+    def against(self, prior: Callable[[Experts], Distribution]) -> Experts:
+        """The same with another prior, for a row with nothing given and for a prior expert."""
+        return self._like(self._names, self._head, prior)
+
     def private(self, names: Collection[str] | None) -> Experts:
         """q(w_m | x_m) in the same rows, from the named modalities, whatever was named for z; None = all."""
         return self._like(names, "private", unit_normal)

@@ -7,7 +7,18 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import DIM, FUSIONS, OF_EXPERTS, WITHOUT_ENCODERS, data, modality, three_holes, three_rows
+from cases import (
+    DIM,
+    FUSIONS,
+    OF_EXPERTS,
+    WITHOUT_ENCODERS,
+    data,
+    modality,
+    of_tables,
+    rows_of_tables,
+    three_holes,
+    three_rows,
+)
 from exact import LinearGaussian
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
@@ -99,6 +110,20 @@ def test_a_fusion_alone_as_prior_says_why_it_cannot_generate():
     assert Trace_ELBO().loss(vae.model, vae.guide, three_rows(4)) < math.inf
     with pytest.raises(ValueError, match=r"use mm\.DynamicPrior"):
         mm.generate(vae, 2)
+
+
+def test_a_dynamic_prior_of_private_codes_has_its_own_normal_where_a_fusion_has_the_prior():
+    """As one of z: for a row with nothing given, as prior expert, and without data; it was N(0, I), and an error."""
+    prior = mm.DynamicPrior(mm.GeometricMean(prior_expert=True), otherwise=mm.LearnedNormal(DIM))
+    vae, _ = mm.recipes.mmvm(of_tables(), prior)
+    prior.otherwise.loc.data.fill_(9.0)
+    x, _ = rows_of_tables(4)
+    p = prior(vae.experts(x, {name: torch.arange(4) < 2 for name in x}).private(None))
+    normals = [prior.otherwise(), *(vae.modalities[name].private(x[name][:2]) for name in x)]
+    precision = sum(q.variance.expand(2, DIM) ** -1 for q in normals)
+    middle = sum(q.mean / q.variance for q in normals) / precision
+    torch.testing.assert_close(p.mean.squeeze(1), torch.cat([middle, torch.full((2, DIM), 9.0)]))
+    assert mm.generate(vae, 3)["a"].shape == (3, 3)
 
 
 def unpooled(vae, x, names):

@@ -42,7 +42,9 @@ class DynamicPrior(nn.Module):
         self.fusion, self.otherwise = fusion, otherwise
 
     def forward(self, experts: Experts | None = None) -> Distribution:
-        return self.otherwise(None) if experts is None else self.fusion(experts)
+        if experts is None:
+            return self.otherwise(None)
+        return self.fusion(experts.against(lambda _: self.otherwise(None)))  # of a private code they have N(0, I)
 
 
 class Pooled(nn.Module):
