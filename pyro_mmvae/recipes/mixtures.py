@@ -69,7 +69,8 @@ def mmjsd(modalities: Modalities, dim: int) -> Ready:
     """mmJSD: a mixture of experts, each held against the geometric mean of all of them and the prior.
 
     sum_m -E log p(x_m | z) + 1/(M + 1) sum_m KL(q_m || geometric mean); z from each expert in turn. On an incomplete
-    row the sum is over what it has, with the weight M/(M + 1) of the whole kept.
+    row the sum is over what it has, with the weight M/(M + 1) of the whole kept. The paper's divergence counts the
+    prior among its members, and so has 1/(M + 1) KL(prior || geometric mean) as well, which is left out here.
 
     Reference:
         Sutter, Daunhawer and Vogt, 2020, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence,
