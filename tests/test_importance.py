@@ -12,7 +12,7 @@ from exact import LinearGaussian
 import pyro_mmvae as mm
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.diagnostics.curve import _bound
-from pyro_mmvae.psis import Smoothed, khat_limit, smooth
+from pyro_mmvae.psis import Smoothed, khat_limit, resampled, smooth
 
 SUBSETS = [s for size in (1, 2, 3) for s in combinations("abc", size)]
 
@@ -252,3 +252,11 @@ def test_the_better_proposal_misses_nothing_has_a_good_khat_or_the_larger_ess():
     further = proposal(100, ess=50, khat=0.9, log_mean=0.6, raw_ess=50.0)
     assert further.beats(many) and not many.beats(further)
     assert not further.beats(many, errors=6.0) and many.beats(further, errors=6.0)
+
+
+def test_draws_are_taken_as_often_as_their_weights_say_and_by_strata():
+    rows, weights = 20_000, torch.tensor([0.05, 0.31, 0.64, 0.0])
+    index = resampled(weights.log().unsqueeze(1).expand(-1, rows), 3)
+    counts = torch.nn.functional.one_hot(index, 4).sum(0).double()
+    assert ((counts.mean(0) - 3 * weights).abs() <= 4.5 * (counts.var(0) / rows).sqrt()).all()
+    assert (counts.var(0) < 0.99 * 3 * weights * (1 - weights))[:3].all()  # that of draws without strata
