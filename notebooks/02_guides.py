@@ -282,7 +282,7 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for 57 % of the rows or more: those
+# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for 55 % of the rows or more: those
 # can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
 # every subset. Some coordinate is a little too narrow (over-confident); or none is, but ranked by log p(x | z) the truth
 # fits the data better than the draws do, so that in some direction which no single coordinate shows the draws are too
