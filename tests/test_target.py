@@ -153,12 +153,15 @@ def test_shares_that_sum_to_one_have_a_coordinate_less():
     def program(x, observed):
         with pyro.plate("data", len(x["a"]), dim=-1):
             z = pyro.sample("z", dist.Dirichlet(torch.ones(3)))
+            pyro.sample("next", dist.Normal(0.0, 1.0))
             observed and pyro.sample("a", dist.Normal(z[..., 0], 1.0), obs=x["a"])
 
     a, target = target_of(lambda x, mask=None: program(x, True), lambda x, mask=None: program(x, False))
-    u = torch.randn(1, ROWS, 2)
+    assert target.columns(["next"]).tolist() == [2]
+    u = torch.randn(1, ROWS, 3)
     z = target.latents(u)["z"]
-    slopes = torch.autograd.functional.jacobian(lambda v: target.latents(v)["z"][0, :, :2], u)[:, :, 0]
+    slopes = torch.autograd.functional.jacobian(lambda v: target.latents(v)["z"][0, :, :2], u)[:, :, 0, :, :2]
     volume = torch.stack([slopes[row, :, row].det().abs() for row in range(ROWS)])
     exact = math.log(2) + volume.log() + dist.Normal(z[0, :, 0], 1.0).log_prob(a)
+    exact = exact + dist.Normal(0.0, 1.0).log_prob(u[0, :, 2])
     torch.testing.assert_close(target.log_prob(u, {})[0], exact)
