@@ -69,7 +69,7 @@ def support_of(site: Any) -> Constraint:
     while not isinstance(inner, (*ANGLES, TransformedDistribution)) and any(hasattr(inner, name) for name in WRAPPED):
         inner = next(getattr(inner, name) for name in WRAPPED if hasattr(inner, name))
     if isinstance(inner, ANGLES):
-        return independent(interval(-math.pi, math.pi), len(site["fn"].event_shape))
+        return interval(-math.pi, math.pi)
     return plain_support(site["fn"].support)
 
 
