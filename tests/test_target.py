@@ -24,9 +24,9 @@ def test_positive_codes_in_plates_on_the_left_have_the_volume_of_their_logarithm
     def model(x, mask=None, observed=True):
         with pyro.plate("data", len(x["a"]), dim=-1):
             z = pyro.sample("z", dist.LogNormal(torch.zeros(()), 1.0))
-            with pyro.plate("one", 2, dim=-3), pyro.plate("two", 3, dim=-2):
+            with pyro.plate("one", 2, dim=-4), pyro.plate("alone", 1, dim=-3), pyro.plate("two", 3, dim=-2):
                 w = pyro.sample("w", dist.Gamma(2.0, torch.full((), 3.0)))
-            loc = z + (LOADING.unsqueeze(-1) * w).sum((-3, -2), keepdim=True)
+            loc = z + (LOADING[:, None, :, None] * w).sum((-4, -2), keepdim=True)
             observed and pyro.sample("a", dist.Normal(loc, 0.5), obs=x["a"])
 
     a, target = target_of(model, lambda x, mask=None: model(x, observed=False))
