@@ -111,7 +111,8 @@ def test_a_mixture_of_angles_draws_what_it_scores():
     """They have no reparameterised draw; E cos t of VonMises(m, 2) is cos(m) I1(2) / I0(2)."""
     loc, two = torch.tensor([0.5, -2.0, 3.0]), torch.tensor(2.0)
     mixture = Mixture(dist.VonMises(loc.unsqueeze(-1), two).to_event(1), torch.tensor([0.5, 0.2, 0.3]))
-    for angles, w in ((mixture, mixture.weights), (Stratum(mixture, 1, 2), torch.tensor([0.0, 0.4, 0.6]))):
+    strata = (Stratum(mixture, 1, 2), torch.tensor([0.0, 0.4, 0.6])), (Stratum(mixture, 1, 1), torch.eye(3)[1])
+    for angles, w in ((mixture, mixture.weights), *strata):
         exact = (w * loc.cos()).sum() * torch.special.i1(two) / torch.special.i0(two)
         assert not angles.has_rsample
         assert abs(angles.sample((20_000,)).cos().mean() - exact) < 4.5 * (0.5 / 20_000) ** 0.5

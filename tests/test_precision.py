@@ -95,17 +95,19 @@ class Scales(Trace_ELBO):
     def differentiable_loss(self, model, guide, *args, **kwargs):
         trace = poutine.trace(model).get_trace(*args)
         bases = [trace.nodes[name]["fn"].base_dist for name in ("fixed", "learnt", "table")]
+        assert bases[0].narrow.dim() == 0  # and one number is not spread over all entries
         self.seen += [part.scale for base in bases for part in getattr(base, "parts", [base])]
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
 
 class Densities(Trace_ELBO):
-    """Notes the log-probabilities of x."""
+    """Notes the log-probabilities of x given a code that the guide draws."""
 
     seen: list
 
     def differentiable_loss(self, model, guide, *args, **kwargs):
-        trace = poutine.trace(model).get_trace(*args)
+        q = poutine.trace(guide).get_trace(*args)
+        trace = poutine.trace(poutine.replay(model, q)).get_trace(*args)
         trace.compute_log_prob()
         self.seen.append(trace.nodes["x"]["log_prob"].detach())
         return super().differentiable_loss(model, guide, *args, **kwargs)
@@ -173,7 +175,7 @@ def test_networks_alone_are_lowered(likelihood):
             if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 layer.weight.zero_()
                 layer.bias.copy_(layer.bias.bfloat16())
-    vae, found = mm.MultimodalVAE({"x": part}, mm.StandardNormal(2), mm.PoE()), []
+    vae, found = mm.MultimodalVAE({"x": part}, mm.StandardNormal(2), mm.MoE()), []  # z as the head gives it
     for autocast in (None, torch.bfloat16):
         loss = Densities()
         loss.seen = found

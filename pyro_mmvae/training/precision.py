@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from pyro_mmvae.distributions import mapped
 from pyro_mmvae.likelihoods import Likelihood
 from pyro_mmvae.modality import Modality
-from pyro_mmvae.tables import TableLikelihood
-
-LIKELIHOODS = Likelihood, TableLikelihood
 
 
 @contextmanager
@@ -43,10 +40,10 @@ def lowered(modules: Sequence[nn.Module], dtype: torch.dtype | None) -> Iterator
 
 
 def networks_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """The networks of the modalities; of a likelihood those in it, so that its scale, say, is as exact as ever."""
+    """The networks of the modalities; of a likelihood those in it: a scale of all entries stays one number."""
     owners = [part for module in modules for part in module.modules() if isinstance(part, Modality)]
     parts = [net for m in owners for net in (m.trunk, m.encoder, m.private, m.decoder) if net is not None]
-    inner = [list(net.children()) if isinstance(net, LIKELIHOODS) else [net] for net in parts]
+    inner = [list(net.children()) if isinstance(net, Likelihood) else [net] for net in parts]
     return list(dict.fromkeys(chain.from_iterable(inner)))
 
 
