@@ -8,6 +8,8 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.nn import PyroModule
+from pyro.nn.module import _Context
 from pyro.params.param_store import param_with_module_name
 from pyro.poutine.block_messenger import BlockMessenger
 from pyro.poutine.lift_messenger import LiftMessenger
@@ -100,6 +102,31 @@ def announce(module: nn.Module) -> None:
     for trace, names in zip(steps, told):
         if sites and sites[-1][0] in trace.nodes:  # a `block` may have kept them from it
             names[id(module)] = sites[0]
+
+
+class _Own(_Context):
+    """What PyroModules of a model have in place of Pyro's context, by which parameters go by names in the store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.param_state: Any = {"params": {}, "constraints": {}}
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def take_from_store(module: nn.Module) -> None:
+    """Makes every `PyroParam` a parameter of its module alone, as an `nn.Parameter` is.
+
+    In Pyro's store it goes by a name, which begins anew below what is no `PyroModule`: the scales of two modalities, or
+    of two models, would be one parameter. Modules with a `PyroSample` stay as they are: it is a site by such a name.
+    """
+    parts = [part for part in module.modules() if isinstance(part, PyroModule)]
+    drawn = {id(part._pyro_context) for part in parts if part._pyro_samples}
+    for part in parts:
+        if id(part._pyro_context) not in drawn:
+            part._pyro_context = _Own()
 
 
 def _refuse_tracing() -> None:

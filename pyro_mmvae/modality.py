@@ -39,8 +39,8 @@ class Modality(nn.Module):
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
 
-    Limits: Pyro keeps a `pyro.nn.PyroParam` in its store by name, so that two models that have one of the same name
-    share it, loaded and copied ones too; an `nn.Parameter` belongs to its module.
+    Limits: a `PyroParam` of a network is the model's own, as an `nn.Parameter` is, if it was there when the model was
+    made; one of a network that was put in later lies in Pyro's store, where all of the same name are one.
 
     Raises:
         ValueError: a weight below zero.

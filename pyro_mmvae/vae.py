@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.announce import once_a_step
+from pyro_mmvae.announce import once_a_step, take_from_store
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse, refuse_made
@@ -76,6 +76,7 @@ class MultimodalVAE(nn.Module):
         self.prior, self.fusion = None if prior is None else of_experts(prior), fusion
         self.private_prior = nn.ModuleDict({k: of_experts(v) for k, v in (private_prior or {}).items()})
         self.auxiliary_prior = nn.ModuleDict({k: of_experts(v) for k, v in (auxiliary_prior or {}).items()})
+        take_from_store(self)
 
     @program
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor | None:
