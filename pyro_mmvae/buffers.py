@@ -17,16 +17,16 @@ def places(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Place]]:
     """The names that `named_buffers` gives, with the places; of empty ones too, which a network may fill."""
     for owner in modules:
         for prefix, module in owner.named_modules():
-            for name in module._buffers:
+            for name in module._buffers.keys():  # noqa: SIM118, those of torch.jit's modules are no dictionary
                 yield f"{prefix}.{name}" if prefix else name, (module, name)
 
 
 def apart(modules: Iterable[nn.Module]) -> None:
     """Gives buffers whose entries lie on top of each other, as after `expand`, memory that can be written to."""
     for _, (module, name) in places(modules):
-        value = module._buffers[name]
+        value = getattr(module, name)
         if value is not None and not is_lazy(value) and _overlaps(value):
-            module._buffers[name] = value.clone(memory_format=torch.contiguous_format)
+            setattr(module, name, value.clone(memory_format=torch.contiguous_format))
 
 
 def _overlaps(value: Tensor) -> bool:
@@ -37,10 +37,10 @@ def _overlaps(value: Tensor) -> bool:
 @contextmanager
 def in_place(owner: nn.Module) -> Iterator[None]:
     """Raises ValueError if a network puts another tensor in the place of a buffer, which a graph would not do."""
-    before = {name: module._buffers[key] for name, (module, key) in places([owner])}
+    before = {name: getattr(module, key) for name, (module, key) in places([owner])}
     yield
     for name, (module, key) in places([owner]):
-        if module._buffers[key] is not before.get(name):
+        if getattr(module, key) is not before.get(name):
             name = name.removeprefix("parts.").partition(".")[2]
             raise ValueError(
                 f"compile: a step puts another tensor in the place of the buffer {name!r}, which its graph would not"

@@ -111,3 +111,17 @@ def test_buffers_that_lie_on_top_of_themselves_are_kept_and_put_back(tmp_path, c
     assert same(vae[0], vae[2]) and torch.equal(vae[2].wide, torch.full((6,), 0.5))
     with pytest.raises(FloatingPointError, match="the weights of its start are back"):
         train(vae[0], epochs=1, lr=1e38, compile=compile)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_network_of_torch_jit_trains_as_the_one_that_it_was_made_from():
+    found = []
+    for made in (torch.jit.script, lambda net: net):
+        torch.manual_seed(1)
+        trunk = made(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)))
+        parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 6)), mm.NormalHead(8, 2), trunk=trunk)}
+        vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+        x = {"a": torch.randn(40, 6)}
+        mm.fit(vae, x, validation=x, epochs=4, batch_size=20, lr=3e-2, progress=False)
+        found.append({**vae.state_dict(), "value": mm.log_likelihood(vae, x, num_particles=20).value})
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())

@@ -59,7 +59,7 @@ class Course:
     @property
     def live(self) -> Values:
         """The parameters and buffers as they are now, by name: a network may have put another tensor in a place."""
-        held = {name: module._buffers.get(key) for name, (module, key) in self.held.items()}
+        held = {name: getattr(module, key, None) for name, (module, key) in self.held.items()}
         return {**self.parameters, **{name: buffer for name, buffer in held.items() if buffer is not None}}
 
     @torch.no_grad()
@@ -78,12 +78,13 @@ class Course:
             parameter.copy_(values[name])
         device = next(iter(self.parameters.values())).device
         for name, (module, key) in self.held.items():
-            own, value = module._buffers.get(key), values.get(name)
+            own: Tensor | None = getattr(module, key, None)
+            value = values.get(name)
             if own is not None and value is not None and own is self.first.get(name):
                 own.copy_(value)
             else:  # a network put a tensor of its own there, which may be a part of the data
                 there = device if own is None else own.device
-                module._buffers[key] = None if value is None else value.detach().to(there, copy=True)
+                setattr(module, key, None if value is None else value.detach().to(there, copy=True))
 
     def rest(self, data: Batches) -> Iterator[Batch]:
         """The batches of this epoch that are still to come."""
