@@ -21,6 +21,15 @@ def places(modules: Iterable[nn.Module]) -> Iterator[tuple[str, Place]]:
                 yield f"{prefix}.{name}" if prefix else name, (module, name)
 
 
+def standing(owner: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers at every place that has one: by one name a place, though its module may stand at several,
+    and by several names where modules have a tensor in common."""
+    for prefix, module in owner.named_modules():
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None:
+                yield f"{prefix}.{name}" if prefix else name, value
+
+
 def apart(modules: Iterable[nn.Module]) -> None:
     """Gives buffers whose entries lie on top of each other, as after `expand`, memory that can be written to."""
     for _, (module, name) in places(modules):

@@ -402,6 +402,24 @@ def test_a_parameter_that_a_graph_would_not_train_is_refused(scale, name):
     assert (getattr(vae.modalities["body"].decoder.scale, name) - before).abs().min() > 1e-3
 
 
+def test_modules_and_parameters_that_stand_at_several_places_are_compiled():
+    torch.manual_seed(0)
+    shared, x = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8)), {"left": torch.randn(48, 6)}
+    x["right"] = x["left"] + 0.1 * torch.randn(48, 6)
+    nets = mm.mlp(2, 8, 6), mm.mlp(2, 8, 6)
+    nets[1][-1].weight = nets[0][-1].weight
+    parts = {
+        name: mm.Modality(mm.NormalLikelihood(net), nn.Sequential(shared, mm.NormalHead(8, 2)))
+        for name, net in zip(x, nets, strict=True)
+    }
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+    same(both(vae, x))
+    before = dict(vae.named_parameters(remove_duplicate=False))
+    mm.fit(vae, x, epochs=1, progress=False, compile="eager")
+    after = dict(vae.named_parameters(remove_duplicate=False))
+    assert len(before) == 22 and all(after[name] is value for name, value in before.items())
+
+
 def test_a_refusal_after_steps_with_holes_puts_the_weights_back():
     vae = three()
     body = vae.modalities["body"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pyro_mmvae.buffers import in_place
+from pyro_mmvae.buffers import in_place, standing
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.holes import hide
@@ -98,7 +98,8 @@ class Compiled:
         places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
         if any(id(p) not in places for p in parameters):
             raise ValueError("compile: a parameter of the programs is in no module; make it an nn.Parameter of one")
-        self.names, self.values = list(tensors), [tensor.detach() for tensor in tensors.values()]
+        self.names = {name: places[id(tensor)] for name, tensor in standing(self.whole)}
+        self.values = [tensor.detach() for tensor in tensors.values()]
         self.parameters, self.trained = parameters, {places[id(p)]: None for p in parameters}
         self.form: Form | None = None
         self.weighted = False
@@ -136,7 +137,8 @@ class Compiled:
 
     def _step(self, batch: Batch, values: list[Tensor], beta: Tensor) -> Found:
         values = [value.detach().requires_grad_(k in self.trained) for k, value in enumerate(values)]
-        whole = partial(functional_call, self.whole, dict(zip(self.names, values, strict=True)))
+        named = {name: values[k] for name, k in self.names.items()}  # torch's own tie takes shared modules apart
+        whole = partial(functional_call, self.whole, named, tie_weights=False)
         return self._found(whole, batch, [values[k] for k in self.trained], beta)
 
     def _found(self, whole: Callable[..., Tensor], batch: Batch, trained: Sequence[Tensor], beta: Tensor) -> Found:
@@ -157,8 +159,7 @@ class Compiled:
 
         tensors = form.tensors(batch)
         with undisturbed(self.devices), self._restored(), _refused("cannot be traced"):
-            dense = partial(step, dense=True)
-            graph: Any = make_fx(dense)(self.values, tensors, self.values[0].new_full((), 0.5))
+            graph: Any = make_fx(partial(step, dense=True))(self.values, tensors, self.values[0].new_full((), 0.5))
         for seed in range(CHECKS):
             self._check(form.tensors(_other(form.batch(tensors, batch, False), form, seed)), seed, graph, step)
         self._check_ways(batch)
@@ -188,7 +189,7 @@ class Compiled:
         step = self._run(partial(self._step, batch, self.values, one), 0)
         for k, slope, found in zip(self.trained, plain[1], step[1], strict=True):
             if not same((plain[0], [slope]), (step[0], [found]), SAME[False]):
-                name = self.names[k].split(".", 2)[-1]
+                name = next(name for name, place in self.names.items() if place == k).split(".", 2)[-1]
                 raise ValueError(
                     f"compile: the programs get at the parameter {name!r} by another way than by its name in its"
                     " module, as pyro.nn.PyroParam and closures do; make it an nn.Parameter, or leave compile out"
