@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import distribution
-from pyro_mmvae.distributions import NaturalNormal, Normal, Switch, drawn_part, is_normal, like, mapped
+from pyro_mmvae.distributions import Normal, Switch, drawn_part, is_correlated, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, Seen, ask
 from pyro_mmvae.networks import SeesHoles
 from pyro_mmvae.stack import Stack
@@ -240,7 +240,7 @@ def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distributi
 
 def not_normal(name: str, q: Distribution) -> NoReturn:
     """Raises the TypeError for an expert that a fusion cannot multiply."""
-    kind, other = ("diagonal normals", "PoE()") if isinstance(q, NaturalNormal) else ("normals", "MoE()")
+    kind, other = ("diagonal normals", "PoE()") if is_correlated(q) else ("normals", "MoE()")
     raise TypeError(
         f"the expert of {name!r} is {_title(q)}, but this fusion multiplies {kind};"
         f" give the encoder a NormalHead, or use {other}"

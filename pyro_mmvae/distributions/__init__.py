@@ -19,7 +19,7 @@ from pyro_mmvae.distributions.categorical import Categorical
 from pyro_mmvae.distributions.chain import Beside, Chain, drawn_part
 from pyro_mmvae.distributions.columns import Columnwise, numbers_of
 from pyro_mmvae.distributions.mixture import Mixture
-from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
+from pyro_mmvae.distributions.natural import NaturalNormal, is_correlated, natural_form, product
 from pyro_mmvae.distributions.negative_binomial import NegativeBinomial
 from pyro_mmvae.distributions.normal import Normal, is_normal
 from pyro_mmvae.distributions.pool import LogPool
@@ -51,6 +51,7 @@ __all__ = [
     "drawn_part",
     "feasible",
     "indicator",
+    "is_correlated",
     "is_normal",
     "like",
     "log_prob_sum",

@@ -9,7 +9,7 @@ from pyro.distributions import Distribution
 from torch import nn
 
 from pyro_mmvae.checks import check_made_for
-from pyro_mmvae.distributions import Mixture, NaturalNormal, natural_form, product, stacked
+from pyro_mmvae.distributions import Mixture, NaturalNormal, is_correlated, natural_form, product, stacked
 from pyro_mmvae.experts import Experts, not_normal
 from pyro_mmvae.fusion.base import (
     Fusion,
@@ -17,7 +17,6 @@ from pyro_mmvae.fusion.base import (
     even,
     filled,
     natural,
-    prior_normal,
     product_of,
     with_prior,
 )
@@ -33,7 +32,8 @@ class PoE(Fusion):
     on rows that lack some (`mm.hide`), or with passes of single modalities, as `mm.recipes.mvae` does.
 
     Args:
-        prior_expert: whether the prior stands in the product, once (the model's own if it is normal, else N(0, I)).
+        prior_expert: whether the prior stands in the product, once: the model's own if it is a diagonal normal or,
+            beside experts with covariances, any normal; else N(0, I).
 
     Reference:
         Wu and Goodman, 2018, Multimodal Generative Models for Scalable Weakly-Supervised Learning,
@@ -52,7 +52,7 @@ class PoE(Fusion):
         self.prior_expert = prior_expert
 
     def fuse(self, experts: Experts) -> Distribution:
-        if any(isinstance(experts.entries(name), NaturalNormal) for name in experts):
+        if any(is_correlated(experts.entries(name)) for name in experts):
             return self._with_covariances(experts)
         precision, shift, _ = product_of(experts, self.prior_expert)
         return product(precision, shift)
@@ -64,13 +64,14 @@ class PoE(Fusion):
             shift, precision = natural_form(q) or not_normal(name, q)
             shifts.append(experts.seen[name].summed(shift))
             precisions.append(experts.seen[name].summed(precision))
+        eye = torch.eye(shifts[0].shape[-1], dtype=shifts[0].dtype, device=shifts[0].device)
         if self.prior_expert:
-            prior = prior_normal(experts)
-            shifts.append(prior.loc * prior.scale**-2)
-            precisions.append(torch.diag_embed(prior.scale**-2))
+            shift, precision = natural_form(experts.plain_prior) or (torch.zeros_like(shifts[0]), eye)
+            shifts.append(shift)
+            precisions.append(precision)
         else:
             nothing = ~experts.any().unsqueeze(-1).unsqueeze(-1)
-            precisions.append(nothing * torch.eye(shifts[0].shape[-1], dtype=shifts[0].dtype, device=shifts[0].device))
+            precisions.append(nothing * eye)
         return NaturalNormal(sum(shifts[1:], shifts[0]), sum(precisions[1:], precisions[0]))
 
 

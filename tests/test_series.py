@@ -1,0 +1,103 @@
+"""Rows that are series, visits with holes: codes of all visits under one prior, against Gaussian conditioning."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.distributions import NaturalNormal
+
+VISITS, KEPT, NOISE = 5, 0.8, {"lab": 0.5, "wear": 0.9}
+LOADING = {"lab": torch.tensor([[1.0], [-0.7]]).double(), "wear": torch.tensor([[1.3]]).double()}
+
+
+def prior_covariance():
+    """Of a code z_t = KEPT z_(t-1) + noise that stays as wide as it starts."""
+    visit = torch.arange(VISITS).double()
+    return KEPT ** (visit - visit[:, None]).abs()
+
+
+def prior():
+    return dist.MultivariateNormal(torch.full((VISITS,), 0.4), prior_covariance())
+
+
+class Visits(nn.Module):
+    """The code of each visit, (..., visit), as what is measured there, (..., visit, feature)."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.loading = nn.Parameter(LOADING[name].clone())
+
+    def forward(self, z):
+        return z.unsqueeze(-1) @ self.loading.mT
+
+
+class Look(nn.Module):
+    """What the measurements of a patient say of all codes: their likelihood, all but flat where nothing was."""
+
+    def __init__(self, name, family):
+        super().__init__()
+        self.name, self.family = name, family
+
+    def forward(self, h):
+        x, seen = (part.unflatten(-1, (VISITS, -1)) for part in h.chunk(2, -1))
+        loading, variance = LOADING[self.name][:, 0], NOISE[self.name] ** 2
+        shift, precision = (seen * x * loading).sum(-1) / variance, (seen * loading**2).sum(-1) / variance + 1e-9
+        if self.family is NaturalNormal:
+            return NaturalNormal(shift, torch.diag_embed(precision))
+        return self.family(shift / precision, precision_matrix=torch.diag_embed(precision))
+
+
+def series(family):
+    holes = mm.WithHoles(nn.Identity())
+    parts = {
+        name: mm.Modality(mm.NormalLikelihood(Visits(name), NOISE[name]), Look(name, family), trunk=holes)
+        for name in LOADING
+    }
+    return mm.MultimodalVAE(parts, prior, mm.PoE())
+
+
+def data(rows=12):
+    z, x, mask = prior().sample((rows,)), {}, {}
+    for name, loading in LOADING.items():
+        loc = z.unsqueeze(-1) @ loading.mT
+        x[name] = loc + NOISE[name] * torch.randn(loc.shape)
+        mask[name] = torch.rand(loc.shape) > 0.4
+    mask["wear"][:, 1:-1] = False  # at the first visit and at the last
+    mask["lab"][:3, 3:] = False  # who dropped out
+    for seen in mask.values():
+        seen[0] = False
+    return x, mask
+
+
+def exact(x, mask, row):
+    """log p(x_S), and mean and covariance of the codes given it."""
+    seen = torch.cat([mask[name][row].flatten() for name in x])
+    values = torch.cat([x[name][row].flatten() for name in x])[seen]
+    loading = torch.cat([torch.kron(torch.eye(VISITS), LOADING[name]) for name in x])[seen]
+    noise = torch.cat([torch.full(x[name][row].shape, NOISE[name]).flatten() for name in x])[seen]
+    p = prior()
+    if not len(values):
+        return torch.zeros(()), p.mean, p.covariance_matrix
+    joint = loading @ p.covariance_matrix @ loading.mT + torch.diag(noise**2)
+    gain = torch.linalg.solve(joint, loading @ p.covariance_matrix).mT
+    density = dist.MultivariateNormal(loading @ p.mean, joint).log_prob(values)
+    mean = p.mean + gain @ (values - loading @ p.mean)
+    return density, mean, p.covariance_matrix - gain @ loading @ p.covariance_matrix
+
+
+@pytest.mark.parametrize("family", [NaturalNormal, dist.MultivariateNormal])
+def test_a_prior_with_covariances_stands_in_the_product_of_such_experts(family):
+    (x, mask), vae = data(), series(family)
+    truth = [exact(x, mask, row) for row in range(12)]
+    q = vae.posterior(x, mask)
+    for row, (_, mean, covariance) in enumerate(truth):
+        torch.testing.assert_close(q.mean[row], mean, rtol=0, atol=1e-6)
+        torch.testing.assert_close(q.variance[row], covariance.diagonal(), rtol=0, atol=1e-6)
+    evidence = torch.stack([density for density, *_ in truth])
+    found = mm.log_likelihood(vae, x, mask, num_particles=50)
+    torch.testing.assert_close(found.value, evidence, rtol=0, atol=1e-6)
+    bound = -Trace_ELBO().loss(vae.model, vae.guide, x, mask)
+    assert bound == pytest.approx(evidence.sum().item(), abs=1e-5)
