@@ -40,6 +40,14 @@ def test_weights_that_are_equal_but_for_rounding_are_good_below_a_hundred_thousa
     assert smooth(raw).khat.tolist() == [-math.inf] * 2
 
 
+def test_weights_are_alike_up_to_the_rounding_of_the_larger_terms_that_they_are_differences_of():
+    """Of rows with little to see and many codes: those were called -inf, some k-hat, or none at all, by chance."""
+    torch.manual_seed(0)
+    prior, q = (100 + 1e-13 * torch.randn(1000, 50) for _ in range(2))
+    assert smooth(prior - q - 3).khat.tolist() == [-math.inf] * 50
+    assert (smooth(1e-3 * torch.randn(1000, 50)).khat > -1).all()  # which are alike to no such degree
+
+
 def test_an_exact_guide_of_large_pictures_is_trusted_in_single_precision(single):
     """At -20,000 nats a worse proposal, with weights that differ, must not take the place of the exact one."""
     truth = LinearGaussian({"picture": 3 * 80 * 80})
