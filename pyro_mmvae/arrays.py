@@ -79,7 +79,9 @@ def _no_numbers(what: str, value: Any, array: np.ndarray | None) -> str:
                 tensor_of(what, value.iloc[:, place])
             except ValueError as error:
                 return f"has the column {label!r}, which {str(error).removeprefix(what).lstrip()}"
-    if array is None and isinstance(value, (list, tuple)) and any(isinstance(row, (list, tuple)) for row in value):
+    rows = value if array is None and isinstance(value, (list, tuple)) else ()
+    uneven = len({tuple(row.shape) for row in rows if hasattr(row, "shape")}) > 1
+    if uneven or any(isinstance(row, (list, tuple)) for row in rows):
         return "has rows of different lengths, or names; pad them with NaN to one length, and give codes for categories"
     kind = getattr(value, "dtype", type(value).__name__) if array is None else array.dtype
     if str(kind) == "category":  # whose codes have -1 for missing

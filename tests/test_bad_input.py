@@ -385,9 +385,17 @@ def test_a_table_of_pandas_names_the_column_that_is_no_numbers():
         mm.fit(three(), table, progress=False)
 
 
-def test_captions_of_different_numbers_are_to_be_padded():
+RAGGED = {
+    "lists": [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]],
+    "tensors": [torch.zeros(3), torch.zeros(2)],
+    "arrays": [np.zeros((3, 2)), np.zeros((1, 2))],
+}
+
+
+@pytest.mark.parametrize("kind", RAGGED)
+def test_captions_of_different_numbers_are_to_be_padded(kind):
     with pytest.raises(ValueError, match=r"^modality 'caption' has rows of different lengths, .* pad them with NaN"):
-        mm.from_nan({"caption": [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]})
+        mm.from_nan({"caption": RAGGED[kind]})
 
 
 def test_codes_of_pandas_with_missing_ones_are_doubted():
