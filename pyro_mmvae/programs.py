@@ -58,12 +58,13 @@ class Pair(NamedTuple):
 
     Both are callables `(x, mask)` that share a plate "data"; the model samples latent sites and one observed site a
     modality, named after it; the guide samples the latent sites. A modality that hangs on another one takes the value
-    that `pyro.sample` returned for that: what was observed of it, or what a tool has drawn.
+    that `pyro.sample` returned for that: what was observed of it, or what a tool has drawn. What the mask hides
+    has numbers in x all the same: a model that scores them, without `.mask(mask[name])`, is refused by the tools.
 
     Holes that depend on what they hide (missing not at random, by a mask of itself) are such a modality:
 
         value = pyro.sample("x", p, obs=x["x"], obs_mask=mask["x"])
-        pyro.sample("seen", dist.Bernoulli(logits=a + b * value), obs=x["seen"])
+        pyro.sample("seen", dist.Bernoulli(logits=a + b * value).mask(mask["seen"]), obs=x["seen"])
 
     Train it by `mm.Objective(bound=mm.objectives.iwae, num_particles=20)`, until the slope b settles, and impute with
     the `latents` of `mm.importance(pair, x).resample(100)` or `mm.posterior_draws`, as the guide's z does not know. Of

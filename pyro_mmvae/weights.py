@@ -15,7 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.checks import check_collection
+from pyro_mmvae.checks import check_collection, refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of
@@ -171,6 +171,8 @@ def draw(
     places = {name: scored_at(model, name) for name in model.observation_nodes if row_axis(model.nodes[name])}
     inner = {place for name, place in places.items() if place != name}
     likelihood = {k: per_row(model.nodes[v], num_draws, batch.rows) for k, v in places.items() if k not in inner}
+    if library_of(vae) is None:
+        refuse_unmasked(likelihood, batch.only(targets))
     log_weights = sum(likelihood.values(), torch.zeros((), device=batch.device))  # of no axes, so of no precision
     for name in shared:
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
