@@ -143,3 +143,35 @@ def test_a_model_that_scores_what_its_mask_hides_is_refused():
     torch.testing.assert_close(mm.log_likelihood(forgets, whole, num_particles=30).value, both[3:])
     with pytest.raises(ValueError, match=r"scores 'b' in rows where its mask hides it"):
         mm.certify(forgets, whole, rows=20, progress=False)
+
+
+def test_a_guide_may_leave_the_states_of_a_hidden_markov_chain_to_the_model():
+    """Its draws are the prior's: unbiased for log p, and too wide, as the certificate says now."""
+    stay, loc, visits = torch.tensor([[0.8, 0.2], [0.3, 0.7]]), torch.tensor([-1.0, 1.5]), range(3)
+
+    def model(x=None, mask=None):
+        batch, state = mm.Batch.of(x, mask), None
+        with pyro.plate("data", batch.rows, dim=-1):
+            for t in visits:
+                chances = torch.full((2,), 0.5) if state is None else stay[state]
+                state = pyro.sample(f"state {t}", dist.Categorical(chances))
+                p, name = dist.Normal(loc[state], 0.8), f"visit {t}"
+                pyro.sample(name, p.mask(batch.mask[name]) if name in batch else p, obs=batch.get(name))
+
+    def guide(x=None, mask=None):
+        with pyro.plate("data", mm.Batch.of(x, mask).rows, dim=-1):
+            pass
+
+    pair = mm.Pair(model, guide)
+    x = mm.generate(pair, 30)
+    x["visit 1"][:8] = torch.nan
+    forward = torch.full((30, 2), 0.5).log()
+    for t, value in enumerate(x.values()):
+        forward = forward if t == 0 else (forward.unsqueeze(-1) + stay.log()).logsumexp(1)
+        score = dist.Normal(loc, 0.8).log_prob(value.nan_to_num().unsqueeze(-1))
+        forward = forward + torch.where(value.isnan().unsqueeze(-1), 0, score)
+    found = mm.log_likelihood(pair, x, num_particles=3000)
+    assert ((found.value - forward.logsumexp(1)).abs() < 4 * found.se + 1e-3).all()
+    (row,) = mm.certify(pair, x, subsets=[list(x)], rows=150, gap_rows=0, progress=False).rows
+    assert row.verdict == "under-confident"
+    assert row.log_likelihood == pytest.approx(forward.logsumexp(1)[8:].mean().item(), abs=0.1)

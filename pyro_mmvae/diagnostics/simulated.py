@@ -138,7 +138,8 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
         except (NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
             return None
         p = [per_row(model.nodes[name], 1, rows)[0] for name in seen]
-    return torch.stack(p).sum(0) - torch.stack(q).sum(0)
+    nothing = torch.zeros((), device=batch.device)  # of no precision of its own; a guide may leave all to the model
+    return (sum(p, nothing) - sum(q, nothing)).expand(rows)
 
 
 def placed_in(vae: Any, truth: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
