@@ -8,7 +8,7 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_mmvae as mm
-from pyro_mmvae.distributions import NaturalNormal
+from pyro_mmvae.distributions import LogPool, NaturalNormal
 
 VISITS, KEPT, NOISE = 5, 0.8, {"lab": 0.5, "wear": 0.9}
 LOADING = {"lab": torch.tensor([[1.0], [-0.7]]).double(), "wear": torch.tensor([[1.3]]).double()}
@@ -175,3 +175,12 @@ def test_a_guide_may_leave_the_states_of_a_hidden_markov_chain_to_the_model():
     (row,) = mm.certify(pair, x, subsets=[list(x)], rows=150, gap_rows=0, progress=False).rows
     assert row.verdict == "under-confident"
     assert row.log_likelihood == pytest.approx(forward.logsumexp(1)[8:].mean().item(), abs=0.1)
+
+
+def test_a_pool_of_a_correlated_normal_and_a_diagonal_one_is_drawn_as_their_product():
+    p, q = prior(), dist.Normal(torch.linspace(-1, 1, VISITS), 0.7).to_event(1)
+    found = LogPool([p, q], [torch.tensor(0.6), torch.tensor(0.4)]).normalized()
+    precision = 0.6 * p.precision_matrix + 0.4 / 0.7**2 * torch.eye(VISITS)
+    torch.testing.assert_close(found.covariance_matrix, torch.linalg.inv(precision))
+    shift = 0.6 * p.precision_matrix @ p.mean + 0.4 / 0.7**2 * q.mean
+    torch.testing.assert_close(found.mean, torch.linalg.solve(precision, shift))

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_mmvae.distributions.base import Frozen, Mapped, mapped
-from pyro_mmvae.distributions.natural import NaturalNormal, natural_form, product
+from pyro_mmvae.distributions.natural import NaturalNormal, is_correlated, natural_form, product
 
 
 class LogPool(Frozen):
@@ -62,7 +62,7 @@ class LogPool(Frozen):
             raise NotImplementedError(
                 f"a log-linear pool of {kinds} can be scored, not drawn; use normals, or draw with NUTS"
             )
-        if any(isinstance(p, NaturalNormal) for p in self.parts):
+        if any(map(is_correlated, self.parts)):
             forms = [natural_form(p) for p in self.parts]
             shifts = [w.unsqueeze(-1) * f[0] for f, w in zip(forms, self.weights, strict=True) if f]
             precisions = [w.unsqueeze(-1).unsqueeze(-1) * f[1] for f, w in zip(forms, self.weights, strict=True) if f]
