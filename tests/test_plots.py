@@ -36,6 +36,15 @@ def test_history_shows_both_losses_and_the_best_epoch():
     assert ax.lines[2].get_xdata() == [1, 1] and ax.get_legend().texts[2].get_text() == "best epoch, 1"
 
 
+def test_history_is_not_pressed_flat_by_how_it_began():
+    """Nor by the margin above it: one row of raw counts may cost 1e12 nats at first."""
+    loss = [3e12, 500.0, *(300.0 - epoch for epoch in range(30))]
+    ax = mm.plot_history(mm.History(loss=loss, validation=[2e9, *loss[1:]]))
+    assert ax.get_ylim() == pytest.approx((271 - 0.05 * 229, 500 + 0.05 * 229))
+    low, high = mm.plot_history(mm.History(loss=[1e9, *[4.0] * 12])).get_ylim()
+    assert low < 4 and high > 1e9  # there is no range but that one
+
+
 def test_missingness_counts_patterns():
     mask = {"a": torch.tensor([True, True, True, False]), "b": torch.tensor([True, True, False, True])}
     ax = mm.plot_missingness({"a": torch.zeros(4, 2), "b": torch.zeros(4)}, mask)

@@ -36,6 +36,8 @@ def plot_history(history: History, ax: Any = None) -> Any:
     ax.set(xlabel="epoch", ylabel="loss, nats a row")
     values = np.asarray(history.loss + history.validation)
     if len(values) > 10:  # the first steps would press all the rest flat
-        ax.set_ylim(values.min() - 0.05 * np.ptp(values), np.quantile(values, 0.97) + 0.05 * np.ptp(values))
+        low, high = values.min(), np.quantile(values, 0.97, method="lower")
+        if high > low:
+            ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     ax.legend(frameon=False)
     return ax
