@@ -7,7 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import DIM, LIKELIHOODS, data, modality, three, three_rows
+from cases import DIM, LIKELIHOODS, From, data, modality, three, three_rows
 from exact import LinearGaussian
 from pyro import poutine
 from torch import nn
@@ -39,6 +39,21 @@ def finite_or_named(vae, x, **options):
         stopped = False
     assert all(bool(value.isfinite().all()) for value in vae.state_dict().values())
     return not stopped
+
+
+def test_counts_are_named_that_only_a_pass_of_their_own_or_the_sum_over_rows_cannot_hold():
+    """The joint encoder's code is fine; of the expert's each row has a log-probability, and all together have none."""
+
+    def says(loc):
+        return From(lambda h: dist.Normal(torch.full((len(h), 1), loc), torch.tensor([1e-3])).to_event(1))
+
+    counts = mm.Modality(mm.PoissonLikelihood(From(lambda z: 900 * z)), says(1.0))
+    fine = mm.Modality(mm.NormalLikelihood(mm.mlp(1, 2)), mm.encoder(2, 8, dim=1))
+    fusion = mm.JointEncoder(says(0.0), {"fine": 2, "x": 1}, otherwise=mm.PoE())
+    vae = mm.MultimodalVAE({"fine": fine, "x": counts}, mm.StandardNormal(1), fusion)
+    x, loss = {"fine": torch.zeros(4, 2), "x": torch.zeros(4, 1)}, mm.Objective([mm.objectives.unimodal])
+    with pytest.raises(FloatingPointError, match=r"the loss is inf .* from modality 'x'; .*counts see log\(1 \+ x\)"):
+        mm.fit(vae, x, loss=loss, epochs=1, progress=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

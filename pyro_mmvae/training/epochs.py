@@ -133,5 +133,5 @@ class Loop:
         self.course.set(self.course.start)
         return FloatingPointError(
             f"{what} in epoch {self.course.epoch}, step {step}, from {culprit}; the weights of its start are back:"
-            " lower lr, clip the gradient, or rescale the data"
+            " lower lr, clip the gradient, rescale the data, or let the encoder of counts see log(1 + x)"
         )

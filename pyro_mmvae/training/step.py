@@ -151,13 +151,14 @@ class Run:
         return total / batch.rows
 
     def culprit(self, batch: Batch) -> str:
-        """Which site of the programs has a log-probability that is not finite."""
+        """Which site of the programs has a log-probability, summed, that is not finite: given all, or one modality."""
         with torch.no_grad(), silent():
             try:
-                guide, model = traced(self, batch)
-                for name, site in [*model.nodes.items(), *guide.iter_stochastic_nodes()]:
-                    if site["type"] == "sample" and not bool(site["fn"].log_prob(site["value"]).isfinite().all()):
-                        return f"modality {name!r}" if name in batch else f"the site {name!r}"
+                for part in (batch, *(batch.only([name]) for name in batch)):
+                    guide, model = traced(self, part)
+                    for name, site in [*model.nodes.items(), *guide.iter_stochastic_nodes()]:
+                        if site["type"] == "sample" and not site["fn"].log_prob(site["value"]).sum().isfinite():
+                            return f"modality {name!r}" if name in batch else f"the site {name!r}"
             except ValueError as error:
                 return str(error).splitlines()[0]
         return "no single site"
