@@ -5,7 +5,7 @@ import math
 import pyro
 import pytest
 import torch
-from cases import Explodes, three, three_holes, three_rows
+from cases import DIM, SIZES, Explodes, joint_net, of_tables, rows_of_tables, three, three_holes, three_rows
 from exact import LinearGaussian, maximum_likelihood
 from pyro.infer import RenyiELBO, Trace_ELBO
 from torch import nn
@@ -247,6 +247,21 @@ def test_losses_without_a_differentiable_form_train_too():
     history = mm.fit(vae, x, epochs=40, lr=1e-2, loss=loss, progress=False)
     assert history.loss[-1] < history.loss[0] - 0.5
     assert len(pyro.get_param_store()) == 0
+
+
+@pytest.mark.parametrize("recipe", [mm.recipes.telbo, mm.recipes.jnf])
+def test_a_phase_that_trains_nothing_is_warned_of(recipe):
+    """The second one freezes all that the first trains, and it may have been made too early."""
+    x = rows_of_tables()[0]
+    vae, first, second = recipe(of_tables(), DIM, joint_net(), SIZES)
+    second()
+    with pytest.warns(UserWarning, match=r"nothing is trained: .* vae.requires_grad_\(True\) unfreezes all"):
+        mm.fit(vae, x, loss=first, epochs=2, progress=False)
+    vae.requires_grad_(True)
+    before = vae.fusion.net[-1].linear.weight.detach().clone()
+    mm.fit(vae, x, loss=first, epochs=2, progress=False)
+    assert not torch.equal(before, vae.fusion.net[-1].linear.weight)
+    mm.fit(vae, x, loss=second(), epochs=2, progress=False)
 
 
 def test_a_batch_in_which_nothing_was_seen_teaches_nothing():

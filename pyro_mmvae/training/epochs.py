@@ -23,6 +23,10 @@ LONG = 100
 then costs less than a hundredth of it."""
 UNREAD = 1000
 """Steps after which losses that were left on an accelerator are read."""
+NOTHING = (
+    "nothing is trained: the loss of no step hangs on a parameter that is not frozen; vae.requires_grad_(True)"
+    " unfreezes all, such as what the second phase of a recipe froze"
+)
 
 
 @dataclass
@@ -86,6 +90,8 @@ class Loop:
                 if held_out is not None and not math.isfinite(held_out):
                     raise self._failed(course.step, f"the loss is {held_out}", "the validation data")
                 course.end_epoch(held_out)
+                if course.epoch == 1 and self.last is not None and not self.run.taught and course.history.loss[0]:
+                    warn(NOTHING)
                 bar.set_postfix_str(course.history.summary(), refresh=False)
                 bar.update()
                 stop_if_told()  # of while the held-out rows were looked at

@@ -33,6 +33,7 @@ class Run:
     """One step of the optimiser, and one measurement of the loss.
 
     Attributes:
+        taught: whether some step had a gradient.
         late: whether the losses of steps may be read later. On an accelerator nothing waits for them then: after one
             that is not finite it is the optimiser there that takes no step any more.
     """
@@ -55,7 +56,7 @@ class Run:
         self.loss, self.optim, self.parameters, self.clip, self.beta = loss, optim, parameters, clip, 1.0
         self.advance = step_of(optim)
         self.devices, self.modules = devices, modules
-        self.differentiable = hasattr(loss, "differentiable_loss")
+        self.differentiable, self.taught = hasattr(loss, "differentiable_loss"), False
         places = {p.device for p in parameters}
         self.late = self.differentiable and type(optim) is Adam and len(places) == 1 and on_gpu(*places)
         self.doubt = parameters[0].new_zeros((), dtype=torch.float32)  # 0, and NaN after a loss that is not finite
@@ -92,6 +93,7 @@ class Run:
         for p in self.parameters:  # of which the optimiser may have a part
             p.grad = None
         loss, taught = self._teach(batch, beta)
+        self.taught = self.taught or any(p.grad is not None for p in self.parameters)
         if not taught:
             return loss
         if self.late:
