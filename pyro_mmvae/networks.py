@@ -30,7 +30,7 @@ def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
 
 
 class Standardize(nn.Module):
-    """(x - loc) / scale as real numbers: the first layer of an encoder of counts, grey levels or measurements.
+    """(x - loc) / scale as real numbers: the first layer of an encoder of grey levels, measurements or log(1 + counts).
 
     Example:
         >>> Standardize(loc=8, scale=8)(torch.tensor([0, 8, 16]))

@@ -60,8 +60,11 @@ class History:
     """What `fit` saw, one entry an epoch; `mm.plot_history` draws it.
 
     Attributes:
-        loss: mean training loss, nats a row, as weighted in the loss.
-        validation: the same on held-out rows, with the KL at its own weight; empty without validation data.
+        loss: mean training loss, nats a row, as weighted in the loss. One row far out may carry it, of a kind that
+            the held-out ones lack.
+        validation: the same on held-out rows, with the KL at its own weight; empty without validation data. Of passes
+            that are drawn at random, such as `random_subsets`, it has the same ones in every epoch, and may so stay
+            above or below the training loss.
         lr: the learning rate at the end of the epoch.
         seconds: wall time since the start.
         best_epoch: the epoch (from 0) whose weights were kept; None without validation data.
