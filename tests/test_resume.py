@@ -239,6 +239,10 @@ def test_a_file_of_another_run_is_refused(tmp_path):
         fit(x={"body": x["body"]})
     with pytest.raises(ValueError, match=r"written from another model: 'prior\.\S*' does not exist there"):
         fit(three(prior="LearnedNormal"))
+    frozen = three()
+    frozen.modalities["body"].decoder.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"not exist in this one; build .*, frozen .*; or another path, .* each phase"):
+        fit(frozen)
     with pytest.raises(ValueError, match=r"of a run with part 'fusion' PoE\(prior_expert=True\), not MoE\("):
         fit(three(fusion="MoE"))
     heavier, shorter = three(), three()

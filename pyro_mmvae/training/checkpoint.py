@@ -126,7 +126,10 @@ class Checkpoint:
     def _check(self, file: Path, record: dict[str, Any], course: Course) -> None:
         live = course.live
         filled = (course.held.keys() & record["live"].keys()) - live.keys()  # by a network, since the run began
-        compare(file, record["live"], {**live, **{name: record["live"][name] for name in filled}})
+        try:
+            compare(file, record["live"], {**live, **{name: record["live"][name] for name in filled}})
+        except ValueError as error:
+            raise ValueError(f"{error}, frozen where that was; or another path, such as one for each phase") from None
         for key in {**self.settings, **record["settings"]}:
             there, here = record["settings"].get(key), self.settings.get(key)
             longer = key == "epochs" and self.settings["schedule"] == course_of(constant) and there <= here
