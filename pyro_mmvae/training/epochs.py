@@ -23,6 +23,7 @@ LONG = 100
 then costs less than a hundredth of it."""
 UNREAD = 1000
 """Steps after which losses that were left on an accelerator are read."""
+UNCOUNTED = "validation: no row of it counts in this loss, which is 0; give rows that do, such as complete ones"
 NOTHING = (
     "nothing is trained: the loss of no step hangs on a parameter that is not frozen; vae.requires_grad_(True)"
     " unfreezes all, such as what the second phase of a recipe froze"
@@ -89,6 +90,9 @@ class Loop:
                 held_out = None if self.validate is None else self.validate()
                 if held_out is not None and not math.isfinite(held_out):
                     raise self._failed(course.step, f"the loss is {held_out}", "the validation data")
+                if held_out == 0:  # in every epoch, of which the first would be kept
+                    course.set(course.start)
+                    raise ValueError(UNCOUNTED)
                 course.end_epoch(held_out)
                 if course.epoch == 1 and self.last is not None and not self.run.taught and course.history.loss[0]:
                     warn(NOTHING)
