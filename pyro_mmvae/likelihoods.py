@@ -14,7 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal
+from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal, Poisson
 from pyro_mmvae.heads import SMALLEST, as_exact, one_tensor
 
 QUICK = 10.0
@@ -222,7 +222,7 @@ class PoissonLikelihood(Likelihood):
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         most = math.log(torch.finfo(out.dtype).max) - 1  # an infinite rate has no log-probability
-        return dist.Poisson(out.clamp(max=most).exp())
+        return Poisson(out.clamp(max=most))
 
 
 class NegativeBinomialLikelihood(Likelihood):

@@ -57,6 +57,23 @@ def test_counts_are_named_that_only_a_pass_of_their_own_or_the_sum_over_rows_can
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_counts_of_a_rate_that_is_too_small_for_a_number_have_a_density_and_its_gradient(dtype):
+    log_rate = torch.tensor([-800.0, -800.0, -90.0, 2.0], dtype=dtype, requires_grad=True)
+    count = torch.tensor([0.0, 3.0, 40.0, 5.0], dtype=dtype)
+    p = mm.PoissonLikelihood(From(lambda z: log_rate.expand(len(z), 4)))(torch.zeros(1, 2, dtype=dtype))
+    rate = math.exp(2.0)
+    expected = -2400 - math.log(6) - 3600 - math.lgamma(41) + 10 - rate - math.lgamma(6)
+    assert p.log_prob(count).item() == pytest.approx(expected, rel=1e-6)
+    (slope,) = torch.autograd.grad(p.log_prob(count).sum(), log_rate)
+    assert slope.tolist() == pytest.approx([0.0, 3.0, 40.0, 5 - rate], rel=1e-6)
+    assert p.mean[0, 3].item() == pytest.approx(rate, rel=1e-6)
+    spread = p.expand((2, 1))
+    assert spread.log_prob(count).flatten().tolist() == pytest.approx([expected] * 2, rel=1e-6)
+    few = spread.sample((1000,))
+    assert few[..., :2].eq(0).all() and few[..., 3].mean().item() == pytest.approx(rate, abs=0.4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_whatever_a_network_gives_the_loss_is_finite_or_the_modality_is_named(likelihood, dtype):
     x = {"fine": torch.randn(10, 2), "x": data(likelihood, 10)}

@@ -22,6 +22,7 @@ from pyro_mmvae.distributions.mixture import Mixture
 from pyro_mmvae.distributions.natural import NaturalNormal, is_correlated, natural_form, product
 from pyro_mmvae.distributions.negative_binomial import NegativeBinomial
 from pyro_mmvae.distributions.normal import Normal, is_normal
+from pyro_mmvae.distributions.poisson import Poisson
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, members_of, pick_subsets
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
@@ -38,6 +39,7 @@ __all__ = [
     "NaturalNormal",
     "NegativeBinomial",
     "Normal",
+    "Poisson",
     "ProductMixture",
     "Rows",
     "Stacked",
