@@ -264,13 +264,15 @@ def test_a_phase_that_trains_nothing_is_warned_of(recipe):
     mm.fit(vae, x, loss=second(), epochs=2, progress=False)
 
 
-def test_validation_data_of_which_no_row_counts_are_refused():
+def test_validation_data_of_which_no_row_counts_are_refused_and_such_data_are_warned_of():
     """Of incomplete rows there is no joint posterior to match: the first epoch would be the best one."""
     x = rows_of_tables()[0]
     vae, _, second = mm.recipes.jnf(of_tables(), DIM, joint_net(), SIZES)
     loss, before = second(), {name: value.clone() for name, value in vae.state_dict().items()}
     with pytest.raises(ValueError, match=r"validation: no row of it counts in this loss, which is 0; give .* complete"):
         mm.fit(vae, x, loss=loss, validation={"a": x["a"], "b": x["b"]}, epochs=2, progress=False)
+    with pytest.warns(UserWarning, match="x: no row of it counts in this loss, which is 0; give .* complete ones"):
+        mm.fit(vae, {"a": x["a"], "b": x["b"]}, loss=loss, epochs=1, progress=False)
     assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
     history = mm.fit(vae, x, loss=loss, validation=rows_of_tables(60), epochs=2, progress=False)
     assert 0 not in history.validation
@@ -280,7 +282,8 @@ def test_a_batch_in_which_nothing_was_seen_teaches_nothing():
     vae, x = three(), three_rows(4)
     nothing = {name: torch.zeros(4, dtype=torch.bool) for name in x}
     before = [p.detach().clone() for p in vae.parameters()]
-    assert mm.fit(vae, x, nothing, epochs=1, progress=False).loss == [0.0]
+    with pytest.warns(UserWarning, match="x: no row of it counts in this loss, which is 0"):
+        assert mm.fit(vae, x, nothing, epochs=1, progress=False).loss == [0.0]
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters()))
 
 

@@ -23,7 +23,7 @@ LONG = 100
 then costs less than a hundredth of it."""
 UNREAD = 1000
 """Steps after which losses that were left on an accelerator are read."""
-UNCOUNTED = "validation: no row of it counts in this loss, which is 0; give rows that do, such as complete ones"
+UNCOUNTED = "no row of it counts in this loss, which is 0; give rows that do, such as complete ones"
 NOTHING = (
     "nothing is trained: the loss of no step hangs on a parameter that is not frozen; vae.requires_grad_(True)"
     " unfreezes all, such as what the second phase of a recipe froze"
@@ -92,13 +92,19 @@ class Loop:
                     raise self._failed(course.step, f"the loss is {held_out}", "the validation data")
                 if held_out == 0:  # in every epoch, of which the first would be kept
                     course.set(course.start)
-                    raise ValueError(UNCOUNTED)
+                    raise ValueError(f"validation: {UNCOUNTED}")
                 course.end_epoch(held_out)
-                if course.epoch == 1 and self.last is not None and not self.run.taught and course.history.loss[0]:
-                    warn(NOTHING)
+                if course.epoch == 1 and self.last is not None:
+                    self._warn_of_nothing()
                 bar.set_postfix_str(course.history.summary(), refresh=False)
                 bar.update()
                 stop_if_told()  # of while the held-out rows were looked at
+
+    def _warn_of_nothing(self) -> None:
+        if self.course.history.loss[0] == 0:
+            warn(f"x: {UNCOUNTED}")
+        elif not self.run.taught:
+            warn(NOTHING)
 
     def _epoch(self, stop_if_told: Callable[[], None]) -> None:
         """What is left of an epoch, step by step."""
