@@ -46,7 +46,7 @@ def nuts(path: Path, start: Tensor, warmup: int, num_draws: int, deadline: float
     """
 
     def potential(values: dict[str, Tensor]) -> Tensor:
-        return -(path.target.log_prob(path.codes(values["y"]), path.shared) + path.volume).sum()
+        return -path.target.log_prob(path.codes(values["y"]), path.shared).sum()
 
     def watch(*_: Any) -> None:
         if time.monotonic() > deadline:

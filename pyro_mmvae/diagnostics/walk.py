@@ -51,7 +51,8 @@ class Path:
         """All that is asked of y."""
         joint, slope = self.target.gradient(self.codes(y), self.shared)
         slope = (self.base.scale_tril.mT @ slope.unsqueeze(-1)).squeeze(-1)
-        return State(y, Normal(torch.zeros_like(y), 1.0).log_prob(y).sum(-1), joint + self.volume, slope)
+        base = Normal(torch.zeros_like(y), 1.0, validate_args=False)  # of a trajectory that goes astray y may be NaN
+        return State(y, base.log_prob(y).sum(-1), joint + self.volume, slope)
 
     def start(self) -> State:
         """A draw from the base for each chain and row."""
