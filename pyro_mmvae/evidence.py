@@ -99,10 +99,9 @@ def log_likelihood(
     batch, found = opened(vae, x, mask), []
     known(vae, given)
     known(vae, targets)
-    look = targets if given is None else given
     depth = nesting(vae, batch)
-    for part, sizes in chunks(batch if targets is None else batch.only({*targets, *(look or ())}), num_particles):
-        logs = [draw(vae, part, k, given=look, targets=targets, depth=depth).log_weights for k in sizes]
+    for part, sizes in chunks(batch if targets is None else batch.only({*targets, *(given or ())}), num_particles):
+        logs = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_weights for k in sizes]
         found.append(estimate(torch.cat(logs)))
     result = LogLikelihood(*(torch.cat(column) for column in zip(*found)))
     refuse(batch, result.value.isfinite(), "log p(x)")

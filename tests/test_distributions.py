@@ -374,6 +374,18 @@ def test_a_column_of_counts_has_the_mean_and_the_dispersion_that_it_is_told():
     torch.testing.assert_close(p.variance, mean + mean**2 / math.exp(1.3))
 
 
+def test_what_encoders_see_of_columns():
+    """Typical values are near 0, whatever the units; what is hidden may be any number."""
+    found = [
+        (mm.RealColumn(40.0, 5.0), [30.0, 40.0], [-2.0, 0.0]),
+        (mm.PositiveColumn(4.0), [8.0, -1.0], [math.log(2), 0.0]),
+        (mm.CountColumn(4.0), [12.0, -9.0], [math.log(4), 0.0]),
+        (mm.OrdinalColumn(4), [0.0, 3.0], [-1.0, 1.0]),
+    ]
+    for column, x, expected in found:
+        torch.testing.assert_close(column.features(torch.tensor(x)), torch.tensor(expected).unsqueeze(1))
+
+
 def test_a_normal_whose_scale_has_more_axes_than_its_mean_is_pyros():
     loc, scale, x = torch.randn(3), torch.rand(2, 3) + 0.5, torch.randn(4, 2, 3)
     ours, pyros = Normal(loc, scale), dist.Normal(loc, scale)

@@ -263,24 +263,25 @@ def told_of(what):
             elif what == "observation":
                 pyro.sample("s", dist.Normal(z, 1.0), obs=torch.ones(rows))
             pyro.deterministic("twice", 2 * z)
-            pyro.sample("a", dist.Normal(z, 1.0), obs=x and x["a"])
+            pyro.deterministic("one", torch.ones(rows))
+            pyro.sample("a", dist.Normal(z, 1.0), obs=x["a"] if x else torch.zeros(1) if what == "default" else None)
 
     def guide(x=None, mask=None):
-        precision = 2.0 + (what != "nothing")
+        precision = 3.0 if what in ("factor", "observation") else 2.0
         with pyro.plate("data", len(x["a"]), dim=-1):
             pyro.sample("z", dist.Normal((x["a"] + precision - 2) / precision, precision**-0.5))
 
     return mm.Pair(model, guide)
 
 
-@pytest.mark.parametrize("what", ["nothing", "factor", "observation"])
+@pytest.mark.parametrize("what", ["nothing", "default", "factor", "observation"])
 def test_what_is_known_besides_the_data_counts_and_is_not_simulated(what):
     """An exact guide of such a model would be called biased by rows from its prior."""
     pair, x = told_of(what), {"a": X["a"]}
     covariance = torch.ones(2, 2) + torch.eye(2)
     both = torch.stack([X["a"], torch.ones(ROWS)], 1)
     exact = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(both)
-    exact = dist.Normal(0.0, 2**0.5).log_prob(X["a"]) if what == "nothing" else exact
+    exact = exact if what in ("factor", "observation") else dist.Normal(0.0, 2**0.5).log_prob(X["a"])
     torch.testing.assert_close(mm.log_likelihood(pair, x, num_particles=9).value, exact)
     asks = [
         lambda: mm.sbc(pair, ["a"], rows=9),
@@ -289,7 +290,7 @@ def test_what_is_known_besides_the_data_counts_and_is_not_simulated(what):
         lambda: mm.Sleep().loss(pair.model, pair.guide, x),
     ]
     for ask in asks:
-        if what == "nothing":
+        if what in ("nothing", "default"):
             ask()
         else:
             says = {"factor": "has the factor", "observation": "observes, whatever the data,"}[what]
@@ -297,6 +298,11 @@ def test_what_is_known_besides_the_data_counts_and_is_not_simulated(what):
                 ValueError, match=f"the model {says} 's', which rows drawn from its prior know nothing of"
             ):
                 ask()
+
+
+def test_data_that_a_model_has_by_default_are_drawn_and_not_given_back():
+    drawn = mm.generate(told_of("default"), 2000)["a"]
+    assert float(drawn.var()) == pytest.approx(2.0, abs=4.5 * 2 * (2 / 2000) ** 0.5)
 
 
 def test_a_plate_that_weighs_a_batch_itself_is_refused_by_fit():

@@ -292,6 +292,14 @@ def test_ranks_among_equals_are_uniform(draws):
     assert float(found.mean()) == pytest.approx(0.5, abs=0.005)
 
 
+def test_a_likelihood_that_is_not_finite_names_the_row_and_what_is_large_in_it():
+    truth = LinearGaussian()
+    x = truth.simulate(4)
+    x["b"][2, 0] = 1e160
+    with pytest.raises(ValueError, match=r"^log p\(x\) is not finite in row 2, .* 1e\+160, of modality 'b'"):
+        mm.log_likelihood(truth.vae(), x, num_particles=9)
+
+
 def test_levels_far_from_the_thresholds_keep_their_log_probability():
     column, start = mm.OrdinalColumn(5), mm.OrdinalColumn(5).start().to(torch.float32)
     for out, level, exact in ((-20.0, 1.0, -18.96), (-30.0, 4.0, -31.5), (30.0, 0.0, -31.5)):
@@ -300,6 +308,8 @@ def test_levels_far_from_the_thresholds_keep_their_log_probability():
     ours = column.distribution(torch.tensor([0.3]), start.double())
     theirs = dist.OrderedLogistic(torch.tensor([0.3]), start[0].double() + torch.arange(4.0))
     torch.testing.assert_close(ours.probs.squeeze(), theirs.probs.squeeze())
+    closed = mm.OrdinalColumn(3).distribution(torch.zeros(1), torch.tensor([0.0, -800.0]))  # two thresholds are one
+    assert float(closed.log_prob(torch.tensor(1.0))) == pytest.approx(math.log(1e-12 / 4), abs=0.01)
 
 
 def test_the_variance_of_a_narrow_mixture_far_from_zero():

@@ -1,5 +1,7 @@
 """Networks for pictures, tokens, counts and tables: invariances, closed forms, and learning."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -36,6 +38,15 @@ def test_padding_changes_nothing(name):
     for row, length in enumerate(lengths):
         short = x[row : row + 1, :length]
         torch.testing.assert_close(found[row : row + 1], trunk(short, torch.ones_like(short, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("kind", [partial(mm.AttentionTrunk, 9, 12), partial(mm.RecurrentTrunk, 9)])
+def test_every_layer_of_a_trunk_has_a_say(kind):
+    trunks = [kind(8, layers=layers) for layers in (1, 2, 3)]
+    one, two, three = (sum(p.numel() for p in trunk.parameters()) for trunk in trunks)
+    assert three - two == two - one > 0
+    trunks[2](torch.arange(9).unsqueeze(0), torch.ones(1, 9, dtype=torch.bool)).square().sum().backward()
+    assert all(bool(p.grad.any()) for p in trunks[2].parameters())
 
 
 @pytest.mark.parametrize("name", TRUNKS)
