@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import DIM, SIZES, Explodes, joint_net, of_tables, rows_of_tables, three, three_holes, three_rows
 from exact import LinearGaussian, maximum_likelihood
-from pyro.infer import RenyiELBO, Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 
 import pyro_mmvae as mm
@@ -164,24 +164,61 @@ def test_warmup_weights_the_kl_from_zero():
     truth = LinearGaussian()
     vae, x = truth.vae(), truth.simulate(500)
     kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).mean().item()
-    history = mm.fit(vae, x, epochs=6, warmup=4, lr=0.0, batch_size=500, progress=False)
+    history = mm.fit(vae, x, epochs=6, warmup=4, lr=0.0, batch_size=500, validation=x, progress=False)
     full = -truth.log_prob(x).mean().item()
     for epoch, loss in enumerate(history.loss):
         assert loss == pytest.approx(full - (1 - min(1, epoch / 4)) * kl, abs=0.25)
     assert history.loss[4:] == pytest.approx([full, full], abs=1e-9)
+    assert history.validation == pytest.approx([full] * 6, abs=1e-9)  # with the KL at its own weight
 
 
-def test_any_course_of_the_kls_weight():
+@pytest.mark.parametrize("loss", [None, TraceGraph_ELBO()], ids=["differentiable", "with gradients"])
+def test_any_course_of_the_kls_weight(loss):
     """With lr 0 the loss of an epoch is reconstruction + beta KL, beta that of the epoch's one step."""
     truth = LinearGaussian()
     vae, x = truth.vae(), truth.simulate(500)
     kl = torch.distributions.kl_divergence(vae.posterior(x), vae.prior(None)).mean().item()
     full = -truth.log_prob(x).mean().item()
     course = [2.0, 0.0, 1.0, 0.5]
-    found = mm.fit(vae, x, epochs=4, beta=lambda p: course[int(4 * p)], lr=0.0, batch_size=500, progress=False)
+    beta = lambda p: course[int(4 * p)]  # noqa: E731
+    found = mm.fit(vae, x, loss=loss, epochs=4, beta=beta, lr=0.0, batch_size=500, progress=False)
     for beta, loss in zip(course, found.loss):
         assert loss == pytest.approx(full + (beta - 1) * kl, abs=0.25)
     assert found.loss[2] == pytest.approx(full, abs=1e-9)
+
+
+class Differentiable:
+    """Half the square of all parameters, for every row."""
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def differentiable_loss(self, model, guide, x, mask=None):
+        return x.rows * sum(p.square().sum() for p in self.parameters) / 2
+
+
+class WithGradients:
+    """The same, as a loss that runs backward itself."""
+
+    def __init__(self, parameters):
+        self.of = Differentiable(parameters)
+
+    def loss_and_grads(self, *args):
+        loss = self.of.differentiable_loss(*args)
+        loss.backward()
+        return loss.item()
+
+
+@pytest.mark.parametrize("make", [Differentiable, WithGradients])
+def test_steps_go_down_the_gradient_of_the_mean_however_many_rows_there_are(make):
+    vae, x = three(), three_rows(30)  # two batches, of 20 and of 10
+    before = [p.detach().clone() for p in vae.parameters()]
+    how = {"epochs": 1, "batch_size": 20, "lr": 0.1, "schedule": mm.constant, "optimizer": torch.optim.SGD}
+    history = mm.fit(vae, x, loss=make(list(vae.parameters())), progress=False, **how)
+    for old, new in zip(before, vae.parameters()):
+        torch.testing.assert_close(new.detach(), 0.81 * old)
+    start = sum(p.square().sum().item() for p in before) / 2
+    assert history.loss == pytest.approx([start * (2 + 0.81) / 3])
 
 
 def test_clipping_bounds_the_step():
