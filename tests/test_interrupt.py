@@ -103,6 +103,20 @@ def test_with_validation_data_they_are_those_of_the_best_epoch(tmp_path):
     assert torch.equal(values(again), values(whole))
 
 
+def test_of_one_that_comes_between_any_two_lines_as_well():
+    stopped, shorter = build(), build()
+
+    def raises(*_):
+        if stopped.training and calls(stopped) == 8:
+            raise KeyboardInterrupt
+
+    stopped.modalities["a"].decoder.register_forward_hook(raises)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, schedule=mm.constant, validation=HELD_OUT)
+    mm.fit(shorter, X, epochs=1, batch_size=8, lr=1e-2, progress=False, schedule=mm.constant)
+    assert torch.equal(values(stopped), values(shorter))
+
+
 @pytest.mark.parametrize("epochs", [3, 1], ids=["in the middle of a run", "after its last step"])
 def test_while_the_held_out_rows_are_looked_at(epochs):
     vae, seen = build(), []

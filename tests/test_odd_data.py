@@ -214,3 +214,18 @@ def test_the_share_that_is_hidden_is_that_of_what_was_there(keep_one):
         assert all(torch.equal(found[name], left[name]) for name in x)
     whole = mm.hide(x, share=1.0)[1]
     assert ((whole["a"].any(1).int() + whole["b"].int()) == 1).all()
+
+
+@pytest.mark.parametrize("first, second", [(4, 5), (5, 4)])
+def test_modalities_with_other_numbers_of_rows_are_refused_whichever_has_more(first, second):
+    x = {"a": torch.randn(first, 3), "b": torch.randn(second, 2)}
+    with pytest.raises(ValueError, match=f"modality 'b' has {second} rows where 'a' has {first}"):
+        mm.guess_modalities(x, dim=2)
+
+
+@pytest.mark.parametrize("mask", [None, {"a": torch.ones(4, dtype=torch.bool)}])
+def test_checked_data_do_not_change_with_the_arrays_that_they_are_of(mask):
+    x = {"a": torch.zeros(4, 3)}
+    batch = mm.Batch.of(x, mask)
+    x["a"].fill_(7.0)
+    assert bool((batch["a"] == 0).all())
