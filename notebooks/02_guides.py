@@ -128,7 +128,8 @@ for name, fusion in guides.items():
 # %% [markdown]
 # ## What they say of one row
 #
-# Contours hold 50 and 90 % of the probability: grey is the exact posterior, blue the guide.
+# Contours hold 50 and 90 % of the probability: grey is the exact posterior, blue the guide; z[0] to the right, z[1]
+# upwards.
 
 # %%
 side = torch.linspace(-3, 3, 121)
@@ -267,10 +268,11 @@ for position, row in enumerate(certificates["PoE"].rows):
 # %% [markdown]
 # The picture of the linear world comes back. PoE, with covariances or without, and the flow over it are too narrow for
 # every subset, and closest to the posterior, by the gap between ELBO and log-likelihood, wherever there is something to
-# combine, but that DeepSets is level with PoE given both halves of the picture; covariances help most there. The
-# averages are fine in the gap for one picture alone, and fall behind by several nats as soon as there is something to combine;
-# given everything, MoE's draws are too wide, and for two parts its spread looks right by accident. DeepSets had to
-# learn from 1,400 rows what a product knows by construction, and is not there yet.
+# combine, but that DeepSets is about level with PoE given both halves of the picture (with four seeds 1.97 to 2.57
+# nats, where PoE has 2.00 to 2.74); covariances help most there. The averages are fine in the gap for one picture
+# alone, and fall behind by several nats as soon as there is something to combine; given everything, MoE's draws are too
+# wide, and for two parts its spread looks nearly right by accident. DeepSets had to learn from 1,400 rows what a
+# product knows by construction, and is not there yet.
 #
 # And the loss matters as much as the fusion. The ELBO punishes draws where the posterior has nothing, and never misses
 # those that a guide leaves out: narrow guides win. A bound of several draws forgives bad draws if there are good ones
@@ -282,15 +284,16 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for 55 % of the rows or more: those
-# can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
-# every subset. Some coordinate is a little too narrow (over-confident); or none is, but ranked by log p(x | z) the truth
-# fits the data better than the draws do, so that in some direction which no single coordinate shows the draws are too
-# wide (under-confident; mismatched, if the coordinates together are too narrow).
+# Its intervals for z hold nearly what they promise, and its weights are good (k-hat) for about half of the rows or
+# more: those can be repaired by importance sampling, `mm.importance(vae, x)`. The certificate still refuses it for
+# every subset, with any of four seeds. Some coordinate is a little too narrow (over-confident); or none is, but ranked
+# by log p(x | z) the truth fits the data better than the draws do, so that in some direction which no single coordinate
+# shows the draws are too wide (under-confident; mismatched, if the coordinates together are too narrow).
 #
-# And it takes the gap apart. The best normal of a row would lack less than half a nat (approximation); our encoders
-# lose one to three against it (amortisation). So the shape of the family, which decided everything in the
-# linear world, is the smaller part of the trouble with digits, and encoders that learnt from 1,400 rows are the larger.
+# And it takes the gap apart. The best normal of a row would lack about half a nat at most (approximation); our encoders
+# lose one to three against it (amortisation), with other seeds up to six. So the shape of the family, which decided
+# everything in the linear world, is the smaller part of the trouble with digits, and encoders that learnt from 1,400
+# rows are the larger.
 #
 # What to take home: multiply to combine, use several draws in the loss if width matters, hide entries of the training
 # rows, and read the certificate for every subset that will be asked about: it says not only whether a guide is wrong

@@ -94,9 +94,9 @@ for ax in axes.flat:
 
 # %% [markdown]
 # It has understood what most emoji with a word have in common: the colour and the outline of a face, a blue globe, the
-# blue-grey button of an arrow. It has no idea how to draw a ball of yarn, and the emoji without any word gets the mean
-# picture. The blur is the honest answer to words that leave the picture open, made worse by a small network that
-# learnt from 1,402 pictures.
+# blue-grey button of an arrow. It has no idea how to draw a ball of yarn, whatever the seed, and the emoji without any
+# word gets the mean picture. The blur is the honest answer to words that leave the picture open, made worse by a small
+# network that learnt from 1,402 pictures.
 #
 # And words of your own. The draws differ in z, so they differ where the words leave something open.
 
@@ -130,7 +130,8 @@ usual = test["words"][:, frequency.argmax()].mean()
 print(f"the most probable word is right for {first:.0%}; the most frequent word of all would be for {usual:.0%}")
 
 # %% [markdown]
-# Faces, clocks, couples and arrows get sensible words; what is rare gets the frequent words of things of its colour.
+# Faces, couples, arrows and, with most seeds, clocks get sensible words; what is rare gets the frequent words of things
+# of its colour.
 #
 # ## Finding one by the other
 #
@@ -167,10 +168,10 @@ for line, row in zip(axes, shown[1::2]):
             spine.set(color="tab:green" if candidate == row else "0.8", linewidth=3 if candidate == row else 1)
 
 # %% [markdown]
-# Well above chance both ways: the right one comes first for 9 to 10 % of the queries, where chance is 0.4 %, and is
-# among the first ten for four in ten. Look at the mistakes: they are often of the right colour, and sometimes of the
-# right kind (arrows for an arrow, hearts for a heart). The true partner has a green frame, where it is among the first
-# six.
+# Well above chance both ways: the right one comes first for 9 to 10 % of the queries (9 to 15 % with four seeds), where
+# chance is 0.4 %, and is among the first ten for four in ten (39 to 46 %). Look at the mistakes: they are often of the
+# right colour, and sometimes of the right kind (arrows for an arrow, hearts for a heart). The true partner has a green
+# frame, where it is among the first six.
 #
 # ## The certificate
 #
@@ -184,6 +185,6 @@ ax = mm.plot_certificate(certificate)
 # %% [markdown]
 # Not good at all: over-confident for every subset, and k-hat good for 1 % of the rows at most. A picture has 3,072
 # numbers, which this likelihood takes to be independent given z, so the model's own posterior is very sharp; a normal
-# lacks up to six nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too much, lose
-# tens or hundreds more. Rank by these predictions, as above; do not take the log-likelihoods for more than loose lower
-# bounds, and do not read the codes with error bars.
+# lacks up to six or seven nats of it at best, and our encoders, which have seen 1,402 pictures and are sure of too
+# much, lose tens or hundreds more. Rank by these predictions, as above; do not take the log-likelihoods for more than
+# loose lower bounds, and do not read the codes with error bars.

@@ -138,14 +138,14 @@ ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
 # Badly, and you have seen it: for one clip the three drawings are all but the same picture, where ten people who hear
-# "three" would write ten threes. The certificate says *over-confident* for every subset; given a voice alone, the 90 %
-# intervals for z hold the truth fewer than 40 times in 100.
+# "three" would write ten threes. The certificate says *over-confident* for every subset (with one of three other seeds,
+# *biased* for two of them); given a voice alone, the 90 % intervals for z hold the truth fewer than 40 times in 100.
 #
 # Why? MoPoE draws the code from one of several products of experts, and whichever it is, that one is asked to explain
 # all that is there. A listener who is trained by pictures that she cannot see learns to bet on one typical picture, and
 # not to say how many would do. Hence also the line for `label`: ten equally likely names have log p of -2.3, and here
-# -7.2 is reported, with a good k-hat for 1 % of the rows. That is what a low k-hat is for: the number is a lower bound,
-# and a loose one.
+# -7.2 is reported (-6.7 to -7.5 with other seeds), with a good k-hat for 1 to 4 % of the rows. That is what a low k-hat
+# is for: the number is a lower bound, and a loose one.
 #
 # So use this model to name and to draw, and do not take its spread for uncertainty. `02_guides` shows fusions that are
 # better calibrated, `10_published_methods` that products of experts draw less well from a voice, by draws of their own

@@ -113,17 +113,19 @@ counts = {k: v for k, v in test.items() if k != "cell_type"}
 print(mm.compare(models, counts, num_particles=200))
 
 # %% [markdown]
-# The negative binomial is far ahead, by 14 nats a cell and about ten standard errors of the difference. But look at the
-# k-hats: by draws of the guides hardly a cell has a number that can be trusted, and both are lower bounds, of which one
-# may be lower than the other. So once more, with a proposal that is refined for every cell:
+# The negative binomial is far ahead, by 14 nats a cell and about ten standard errors of the difference (13 to 17 nats
+# with three other splits of cells and genes). But look at the k-hats: by draws of the guides hardly a cell has a number
+# that can be trusted, and both are lower bounds, of which one may be lower than the other. So once more, with a
+# proposal that is refined for every cell:
 
 # %%
 print(mm.compare(models, counts, num_particles=200, refined=True))
 
 # %% [markdown]
-# A good third of the lead was the guides': draws of the Poisson model's guide had lost 8.6 nats a cell and those of the
-# other 3.2, and the difference had been held against the model. The rest stands: the negative binomial is ahead by 9.1
-# nats, about nine standard errors, and now nearly every k-hat is good.
+# A good third of the lead was the guides' (a quarter to two fifths with other splits): draws of the Poisson model's
+# guide had lost 8.6 nats a cell and those of the other 3.2, and the difference had been held against the model. The
+# rest stands: the negative binomial is ahead by 9.1 nats (9 to 11), about nine standard errors, and now nearly every
+# k-hat is good.
 #
 # ## The latent space, in `.obsm`
 #
@@ -213,9 +215,9 @@ print(certificate)
 ax = mm.plot_certificate(certificate)
 
 # %% [markdown]
-# Over-confident, by a wide margin: with both panels the 90 % intervals for z hold the truth about 52 times in 100.
-# Counts of hundreds of genes pin a code down to within little, and the encoder has to hit that little. Is it the
-# encoder that misses, or is the posterior no normal? `mm.gaps` fits the best normal to each of 40 cells on its own,
+# Over-confident, by a wide margin: with both panels the 90 % intervals for z hold the truth about 52 times in 100 (49
+# to 57). Counts of hundreds of genes pin a code down to within little, and the encoder has to hit that little. Is it
+# the encoder that misses, or is the posterior no normal? `mm.gaps` fits the best normal to each of 40 cells on its own,
 # once with independent coordinates as in the guide, once with a covariance.
 
 # %%
@@ -225,7 +227,7 @@ for title, full_rank in [("independent coordinates", False), ("with a covariance
     print(title, mm.gaps(vae, some, full_rank=full_rank), sep="\n")
 
 # %% [markdown]
-# It is the encoder. The best normal of a cell would lose 0.86 nats with independent coordinates, and 0.04 with a
-# covariance; the encoder, which has seen 560 cells, loses about ten nats on top (9.7 and 10.6). So the means are good
+# It is the encoder. The best normal of a cell would lose 0.86 nats with independent coordinates (0.5 to 0.9), and 0.04
+# with a covariance; the encoder, which has seen 560 cells, loses about ten nats on top (8 to 12). So the means are good
 # for maps, for filling in and for naming, as seen above; for error bars on z, let each cell be refined on its own:
 # `mm.posterior_draws`, in `09_diagnostics`.

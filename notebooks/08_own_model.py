@@ -180,10 +180,11 @@ for ax, (name, z) in zip(axes, clouds.items()):
 axes[0].set_ylabel("z[1]")
 axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
-# Both guides come out a little too narrow, by 5 %, with means that are off by a seventh of a standard deviation (ours)
-# and a fifth (the product of experts). `mm.importance` weighs the very same draws by the model, and more than half of
-# that distance goes away. So short a run of NUTS could not tell more: where it has as few as some 105 effective draws,
-# its own means are uncertain by about 0.1 standard deviations.
+# Both guides come out a little too narrow, by 5 % (with three other seeds from 7 % too narrow to 2 % too wide), with
+# means that are off by a seventh of a standard deviation (ours, up to a fifth) and a fifth (the product of experts).
+# `mm.importance` weighs the very same draws by the model, and more than half of that distance goes away. So short a run
+# of NUTS could not tell more: where it has as few as some 105 effective draws, its own means are uncertain by about 0.1
+# standard deviations.
 #
 # ## Certificates
 #
@@ -212,10 +213,10 @@ axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 # %% [markdown]
 # What the certificate adds to the referee: it sees every pattern. With all six numbers our guide loses about 0.13 nats,
 # where the product of experts loses 0.23. But look at *isotopes alone*: our guide is far too wide there (its 90 %
-# intervals hold the truth 96 times in 100), and loses 1.05 nats where the product of experts loses 0.06. It has to
-# learn from the indicators what to do without a body, from the fifth or so of the rows in which that occurred; a
-# product of experts simply leaves the missing expert out. With your own guide, check the patterns that you are going to
-# ask about.
+# intervals hold the truth 96 times in 100), and loses 1.05 nats where the product of experts loses 0.06 (with other
+# seeds 94 to 96 times in 100, and 0.5 to 1.2 nats for 0.1). It has to learn from the indicators what to do without a
+# body, from the fifth or so of the rows in which that occurred; a product of experts simply leaves the missing expert
+# out. With your own guide, check the patterns that you are going to ask about.
 #
 # A verdict names the refused check that says most, and no guide is the posterior to the last digit. *Over-confident*
 # with `spread of z[1]`: the true z[1] lies at the ends of its draws too often, and *under-confident* with `spread of
