@@ -260,6 +260,8 @@ def test_it_prints_a_table_and_gives_numbers_and_is_reproducible():
     assert first.rows == second.rows and torch.equal(state, torch.get_rng_state())
     text = str(first)
     assert "a + b + c" in text and "pass" in text and "nats a row" in text
+    words = ("over-confident", "under-confident", "biased", "mismatched")
+    assert all(f"{word}:" in text.lower() for word in words)  # what each verdict says
     assert max(len(line) for line in text.splitlines()) <= 110
     data = first.to_xarray()
     assert data["dispersion"].sel(subset="a + b + c").item() == first.rows[0].dispersion

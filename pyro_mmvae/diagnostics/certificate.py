@@ -112,9 +112,11 @@ class Certificate:
             "SBC: the true codes, log p(x_S | z) and the log weight log p(x_S, z) - log q(z | x_S) there, ranked among",
             "the draws; TARP: the same of distances to a random point. Both as the largest distance of an ECDF to the",
             "diagonal, p-values corrected for the number of tests. Spread: 12 var(rank), 1 if calibrated, above 1",
-            "over-confident. 50 %, 90 %: coverage of central intervals. Mismatched: wrong in no one direction, as in",
-            "correlations or in shape, or too sure of some rows and not sure enough of others. A correct guide is",
-            f"refused with probability {LEVEL:g} a subset. How far off a refused one is, coverage and gap say.",
+            "over-confident. 50 %, 90 %: coverage of central intervals. Over-confident: draws too close together;",
+            "under-confident: too far apart, or a poorer fit to x than true codes are; biased: off to one side;",
+            "mismatched: wrong in no one direction, as in correlations or in shape, or too sure of some rows and not",
+            f"sure enough of others. A correct guide is refused with probability {LEVEL:g} a subset. How far off a",
+            "refused one is, coverage and gap say.",
         ]
 
     def _data(self) -> list[str]:
