@@ -211,7 +211,7 @@ line = ax.axhline(0, color="0.7")
 # complete ones are left, a tenth (0.11 +- 0.05) with one in five, and with one in two the models cannot be told apart
 # (-0.05 +- 0.08). But these errors are those of 100 test birds, and the starts do more: 60 epochs of so few rows stop
 # short, some models a nat below others, and with five other seeds single lines came out between -0.4 and 1.5. Given
-# four times the epochs and four times the patience, the gains of three seeds line up: 0.1 to 0.4 nats with one bird in
+# four times the epochs and four times the patience, the gains of four seeds line up: 0.1 to 0.4 nats with one bird in
 # five, 0.2 to 0.3 with one in two, 0.9 to 1.5 with four in five. It costs little time: rows that lack a modality never
 # pass through its networks.
 #
