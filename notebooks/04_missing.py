@@ -83,7 +83,7 @@ def build(more=None):
 LOSS = mm.objectives.Objective([mm.objectives.joint], mm.objectives.iwae, num_particles=5)
 
 
-def learn(vae, train, mask=None):
+def learn(vae, train, mask=None, times=1):
     """Four fifths of the rows to learn from, the rest to tell when to stop."""
     batch = mm.Batch.of(train, mask)
     order = torch.randperm(batch.rows, generator=torch.Generator().manual_seed(1))
@@ -92,7 +92,8 @@ def learn(vae, train, mask=None):
         ({m: v[i] for m, v in batch.items()}, {m: v[i] for m, v in batch.mask.items()})
         for i in (order[cut:], order[:cut])
     ]
-    options = {"epochs": int(60 * SCALE), "batch_size": 64, "lr": 2e-2, "patience": 12, "loss": LOSS}
+    length = {"epochs": int(60 * SCALE * times), "patience": 12 * times}
+    options = {"batch_size": 64, "lr": 2e-2, "loss": LOSS, **length}
     return mm.fit(vae, parts[0], validation=parts[1], progress=False, **options)
 
 
@@ -190,9 +191,9 @@ for share in (0.2, 0.5, 0.8):
     lost &= (torch.rand(rows, generator=generator) < share).unsqueeze(1)
     shown = {name: ~lost[:, k] for k, name in enumerate(train)}
     kept, dropped = build(), build()
-    learn(kept, train, shown)
+    learn(kept, train, shown, times=4)
     left = ~lost.any(1)
-    learn(dropped, {m: v[left] for m, v in train.items()})
+    learn(dropped, {m: v[left] for m, v in train.items()}, times=4)
     found = [mm.log_likelihood(model, test, num_particles=1000).value for model in (kept, dropped)]
     gain = found[0] - found[1]
     gains[share] = (gain.mean().item(), gain.std().item() / len(gain) ** 0.5)

@@ -168,7 +168,7 @@ average = profile / profile.sum() * b.sum(1, keepdim=True)
 
 
 def deviance(mean):  # of a Poisson, per count: 0 is perfect
-    return (2 * (torch.xlogy(b, b / mean) - (b - mean))).mean()
+    return (2 * (torch.xlogy(b, b) - torch.xlogy(b, mean) - (b - mean))).mean()
 
 
 print(
