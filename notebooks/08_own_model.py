@@ -180,10 +180,10 @@ for ax, (name, z) in zip(axes, clouds.items()):
 axes[0].set_ylabel("z[1]")
 axes[0].legend(frameon=False, fontsize=8, markerscale=3)
 # %% [markdown]
-# Both guides come out a little too narrow, by 5 % (with three other seeds from 7 % too narrow to 2 % too wide), with
+# Both guides come out a little too narrow, by 6 % (with three other seeds from 7 % too narrow to 2 % too wide), with
 # means that are off by a seventh of a standard deviation (ours, up to a fifth) and a fifth (the product of experts).
 # `mm.importance` weighs the very same draws by the model, and more than half of that distance goes away. So short a run
-# of NUTS could not tell more: where it has as few as some 105 effective draws, its own means are uncertain by about 0.1
+# of NUTS could not tell more: where it has as few as some 115 effective draws, its own means are uncertain by about 0.1
 # standard deviations.
 #
 # ## Certificates
