@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import pyro.distributions as dist
@@ -67,7 +67,7 @@ class Experts(Mapping[str, Distribution]):
     def __getitem__(self, name: str) -> Distribution:
         seen, q = self.seen[name], self.entries(name)
         try:
-            return mapped(q, lambda value, _: seen.scatter(value))
+            return mapped(q, partial(_laid_out, seen))
         except (TypeError, NotImplementedError) as error:
             raise TypeError(
                 f"the expert of {name!r} is {_title(q)}, which cannot be laid out by row; give the encoder a"
@@ -163,8 +163,7 @@ class Experts(Mapping[str, Distribution]):
         for name, seen in self.given.items():
             q = self[name]
             for repeat in range(seen.shape[1]):
-                column = slice(repeat, repeat + 1)
-                yield name, _column(q, column), seen[:, column]
+                yield name, _column(q, repeat), seen[:, repeat : repeat + 1]
 
     def any(self) -> Tensor:
         """Where the guide saw anything, bool (row, 1)."""
@@ -223,8 +222,14 @@ def _holes(x: Tensor, seen: Seen) -> Tensor:
     return with_axes(mask, x.dim()).expand(x.shape)
 
 
-def _column(q: Distribution, column: slice) -> Distribution:
-    return mapped(q, lambda value, _: value[:, column])
+def _laid_out(seen: Seen, value: Tensor, event_dims: int) -> Tensor:
+    """From (..., entry, *event) to (..., row, repeat, *event): a mixture has its components in front."""
+    axis = value.dim() - event_dims - 1
+    return seen.scatter(value.movedim(axis, 0)).movedim((0, 1), (axis, axis + 1))
+
+
+def _column(q: Distribution, repeat: int) -> Distribution:
+    return mapped(q, lambda value, event_dims: value.narrow(value.dim() - event_dims - 1, repeat, 1))
 
 
 def otherwise(where: Tensor, q: Distribution, prior: Distribution) -> Distribution:

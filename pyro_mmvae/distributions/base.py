@@ -20,13 +20,13 @@ def parameters_of(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
     """The tensors that a plain distribution was built from, each with its number of event axes."""
     stored = vars(distribution)
     names = [name for name in distribution.arg_constraints if name in stored]
-    if {"scale_tril", "covariance_matrix"} <= set(names):  # torch caches the other forms of a matrix beside the first
-        names = [name for name in names if name not in ("covariance_matrix", "precision_matrix")]
+    if "scale_tril" in distribution.arg_constraints:  # of a matrix's forms the one that torch always has
+        names = [name for name in distribution.arg_constraints if name not in ("covariance_matrix", "precision_matrix")]
     if {"probs", "logits"} <= set(names):  # likewise
         names.remove("probs" if stored["logits"] is stored.get("_param") else "logits")
     if not names:  # kept in a distribution inside, as those of Beta, HalfNormal and LogNormal
         return _within(distribution)
-    return {name: (stored[name], distribution.arg_constraints[name].event_dim) for name in names}
+    return {name: (getattr(distribution, name), distribution.arg_constraints[name].event_dim) for name in names}
 
 
 def _within(distribution: Distribution) -> dict[str, tuple[Tensor, int]]:
@@ -132,10 +132,15 @@ def stacked(distributions: Sequence[Distribution]) -> Distribution:
             inner = stacked([d.base_dist for d in distributions])
             if not isinstance(inner, Stacked):
                 return inner.to_event(ndims)
-    elif same and plain(first):
+    elif same and plain(first) and all(_events(d) == _events(first) for d in distributions):
         columns = [parameters_of(d) for d in distributions]
         return type(first)(**{k: torch.stack(torch.broadcast_tensors(*[c[k][0] for c in columns])) for k in columns[0]})
     return Stacked(distributions)
+
+
+def _events(distribution: Distribution) -> list[torch.Size]:
+    """The shapes of its parameters without their batch axes: factors of a lower rank must not broadcast."""
+    return [value.shape[value.dim() - own :] for value, own in parameters_of(distribution).values()]
 
 
 def plain(distribution: Distribution) -> bool:

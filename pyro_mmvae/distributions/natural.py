@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Distribution, MultivariateNormal
+from pyro.distributions import Distribution, LowRankMultivariateNormal, MultivariateNormal
 from torch import Tensor
 
 from pyro_mmvae.distributions.base import Frozen, Mapped
@@ -82,14 +82,14 @@ def product(precision: Tensor, shift: Tensor) -> Distribution:
 
 def is_correlated(q: Distribution) -> bool:
     """Is it a normal with all covariances, of ours or of Pyro's?"""
-    return isinstance(q, (NaturalNormal, MultivariateNormal))
+    return isinstance(q, (NaturalNormal, MultivariateNormal, LowRankMultivariateNormal))
 
 
 def natural_form(q: Distribution) -> tuple[Tensor, Tensor] | None:
     """Shift (..., dim) and precision (..., dim, dim) of a normal with event (dim,); None for any other family."""
     if isinstance(q, NaturalNormal):
         return q.shift, q.precision
-    if isinstance(q, MultivariateNormal):
+    if isinstance(q, (MultivariateNormal, LowRankMultivariateNormal)):
         return (q.precision_matrix @ q.loc.unsqueeze(-1)).squeeze(-1), q.precision_matrix
     if is_normal(q):
         own = q.base_dist.scale**-2

@@ -138,10 +138,13 @@ class JointEncoder(Fusion):
         if at is not None and not len(at):
             return self.otherwise.fuse(experts)
 
-        def spread(value: Tensor, _: int) -> Tensor:
+        def spread(value: Tensor, event_dims: int) -> Tensor:
             if at is None:
                 return value
-            return value[:1].detach().expand(experts.rows, *value.shape[1:]).index_copy(0, at, value)
+            axis = value.dim() - event_dims - 2  # a mixture has its components in front
+            value = value.movedim(axis, 0)
+            full = value[:1].detach().expand(experts.rows, *value.shape[1:]).index_copy(0, at, value)
+            return full.movedim(0, axis)
 
         q = mapped(self._all(experts, at), spread)
         return elsewhere(moved(complete, experts.device).unsqueeze(-1), q, self.otherwise.fuse(experts))
