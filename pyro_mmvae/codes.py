@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import pyro
 import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import components_of, like, stratum
-from pyro_mmvae.experts import Experts
+from pyro_mmvae.experts import Experts, check_size
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.view import View
 
@@ -61,6 +62,14 @@ def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, co
             " one that it would leave out: give a loss without strata, such as mm.Objective()"
         )
     return (sum(sizes[:place]), sizes[place]) if place < len(sizes) and sizes[place] else (count, 1)
+
+
+def sampled(prior: Distribution) -> Tensor:
+    """z in the model; raises ValueError if the guide's has another size."""
+    z = pyro.sample("z", prior)
+    if prior.event_shape:
+        check_size("the guide gives", z.shape[-1:], prior)
+    return z  # type: ignore[no-any-return]
 
 
 def own_of(experts: Experts, view: View) -> Experts:

@@ -115,7 +115,10 @@ class Experts(Mapping[str, Distribution]):
     @property
     def plain_prior(self) -> Distribution:
         """The model's own prior of z, without conditions beside it, of a batch that broadcasts to (row, 1)."""
-        return drawn_part(self._prior(self))
+        prior = drawn_part(self._prior(self))
+        for name, q in self._entries.items() if self._head == "encoder" else ():
+            check_size(f"the encoder of {name!r} gives", q.event_shape, prior)
+        return prior
 
     @property
     def device(self) -> torch.device | None:
@@ -201,6 +204,12 @@ class Experts(Mapping[str, Distribution]):
                     f" {tuple(p.event_shape)}; give all of them the size of z"
                 )
         return q
+
+
+def check_size(what: str, found: torch.Size, prior: Distribution) -> None:
+    """Refuses codes of another size than the prior's: those of size one would broadcast without a word."""
+    if found != prior.event_shape:
+        raise ValueError(f"{what} codes {tuple(found)}, the prior {tuple(prior.event_shape)}; give both the size of z")
 
 
 def unit_normal(experts: Experts) -> Distribution:

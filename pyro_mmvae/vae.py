@@ -15,7 +15,7 @@ from pyro_mmvae.announce import once_a_step, take_from_store
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse, refuse_made
-from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of
+from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of, sampled
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
@@ -93,7 +93,7 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         with shared_plate("data", batch.rows, dim=-2):
-            z = [] if self.prior is None else [pyro.sample("z", self.prior(experts))]
+            z = [] if self.prior is None else [sampled(self.prior(experts))]
             data = counted(seen, view.rows)
             for name, modality in self.explained(x, data, view):
                 has = modality.private is not None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import From
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 
 import pyro_mmvae as mm
 from pyro_mmvae.distributions import Normal, mapped
@@ -115,3 +116,24 @@ def test_a_joint_encoder_may_give_a_mixture_for_complete_rows():
         same(found[:rows], whole[:rows])
         other = mm.MultimodalVAE(vae.modalities, mm.StandardNormal(2), mm.PoE()).posterior(x, mask)
         same(found[rows:], other.log_prob(z)[rows:])
+
+
+def test_one_point_is_scored_under_parts_that_differ_in_kind():
+    vae, x, mask = of(("normal", "normal"), mm.GaussianMixture(2, components=3), mm.MoE(prior_expert=True))
+    q, z = vae.fusion(vae.experts(x, mask)), torch.randn(2)
+    same(q.log_prob(z), q.log_prob(z.expand(5, 1, 2)))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("fusion", [mm.PoE(), mm.PoE(prior_expert=False), mm.MoE(prior_expert=True)])
+def test_experts_of_another_size_than_the_prior_are_named_and_do_not_broadcast(fusion, whole, size):
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, 4, dim=size))}
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(2), fusion)
+    x, mask = {"a": torch.randn(4, 3)}, {"a": torch.arange(4) >= int(not whole)}
+    line = rf"the (encoder of 'a'|guide) gives codes \({size},\), the prior \(2,\); give both the size of z"
+    with pytest.raises(ValueError, match=line) as caught:
+        mm.fit(vae, x, mask, epochs=1, progress=False)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=line):
+        Trace_ELBO().loss(vae.model, vae.guide, x, mask)

@@ -213,7 +213,8 @@ class Stacked(Frozen):
     def log_prob(self, value: Tensor) -> Tensor:
         axis = -1 - self._inner - len(self.event_shape)
         values = value.expand(*value.shape[:axis], len(self.parts), *value.shape[axis + 1 :]).unbind(axis)
-        return torch.stack([d.log_prob(v) for d, v in zip(self.parts, values, strict=True)], -1 - self._inner)
+        logs = [d.log_prob(v) for d, v in zip(self.parts, values, strict=True)]
+        return torch.stack(torch.broadcast_tensors(*logs), -1 - self._inner)
 
     @property
     def mean(self) -> Tensor:
