@@ -62,6 +62,7 @@ class Batch(Mapping[str, Tensor]):
         self.numbers: dict[str, int] = {}  # and how many numbers its likelihoods of one row are made of
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
         self.shown: Batch | None = None  # what priors that look at data see of these rows; None = these data
+        self.veiled: frozenset[str] = frozenset()  # what `only` has hidden, whose values are still there
 
     def __getitem__(self, name: str) -> Tensor:
         return self._x[name]
@@ -211,9 +212,21 @@ class Batch(Mapping[str, Tensor]):
         keep = set(names)
         mask = {k: v if k in keep else torch.zeros_like(v) for k, v in self.mask.items()}
         new = self._derived(self._x, mask, self.rows, self.complete & keep)
+        new.veiled = self.veiled.union(name for name in self if name not in keep)
         new.encoded = self.encoded  # of what is kept the encoders see the same
         new.covered = True if new.complete else None
         new.filled = None if self.filled is None else self.filled & keep
+        return new
+
+    def blank(self) -> Batch:
+        """With zeros where `only` has hidden something, as where data are missing: what a guide that fills holes with
+        zeros, and asks for no mask, is to see. A model keeps the values: zero may be off the support of a likelihood.
+        """
+        if not self.veiled:
+            return self
+        x = {name: torch.zeros_like(v) if name in self.veiled else v for name, v in self._x.items()}
+        new = self._derived(x, self.mask, self.rows, self.complete)
+        new.known, new.encoded, new.shown = self.known, self.encoded, self.shown
         return new
 
     def after(self, shown: Batch) -> Batch:
@@ -236,7 +249,7 @@ class Batch(Mapping[str, Tensor]):
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)
         new.checked, new.covered, new.filled, new.dense = self.checked, self.covered, self.filled, self.dense
-        new.numbers = self.numbers
+        new.numbers, new.veiled = self.numbers, self.veiled
         return new
 
 

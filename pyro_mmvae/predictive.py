@@ -16,7 +16,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
-from pyro_mmvae.programs import FAILURES, library_of, silent
+from pyro_mmvae.programs import FAILURES, guide_on, library_of, silent
 from pyro_mmvae.sites import left_to_model, row_axis, rows_first, value_of
 from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
@@ -115,7 +115,7 @@ def _sites(
     else:  # in which nothing hangs on what is drawn of x
         model = vae.model if means else poutine.uncondition(vae.model)
     with pyro.plate("draws", num_draws, dim=-1 - depth):
-        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+        guide = guide_on(vae.guide, seen)
         trace = poutine.trace(knowing(poutine.replay(model, guide))).get_trace(full, full.mask)
     return {name: site for name in full if (site := trace.nodes.get(name)) and row_axis(site) is not None}
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pyro import poutine
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
@@ -115,6 +118,15 @@ class Program(nn.Module):
             return self.function(self.vae, *args, **kwargs)
         finally:
             _TURN.release()
+
+
+def guide_on(guide: Callable[..., Any], batch: Any, codes: Mapping[str, Tensor] = MappingProxyType({})) -> Trace:
+    """The trace of a guide on a batch, at those codes if there are any: what is hidden from it is zero, as holes are.
+
+    Ours looks at masks, and may go on with what it made of the batch before.
+    """
+    seen = batch if isinstance(guide, Program) else batch.blank()
+    return poutine.trace(poutine.condition(guide, codes) if codes else guide).get_trace(seen, seen.mask)
 
 
 def library_of(vae: Any) -> Any:

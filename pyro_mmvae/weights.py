@@ -19,7 +19,7 @@ from pyro_mmvae.checks import check_collection, refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of
-from pyro_mmvae.programs import library_of, silent
+from pyro_mmvae.programs import guide_on, library_of, silent
 from pyro_mmvae.sites import (
     auxiliary,
     outside_codes,
@@ -131,7 +131,7 @@ def traces_of(
         told: a handler of the model that knows some of the codes better.
     """
     with silent(), pyro.validation_enabled(False), pyro.plate("draws", num_draws, dim=-1 - depth):
-        guide = poutine.trace(vae.guide).get_trace(seen, seen.mask)
+        guide = guide_on(vae.guide, seen)
         model = poutine.replay(vae.model, guide)
         full = explained.after(seen)
         return guide, poutine.trace(model if told is None else told(model)).get_trace(full, full.mask)

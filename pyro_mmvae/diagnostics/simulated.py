@@ -21,7 +21,7 @@ from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.predictive import complete
-from pyro_mmvae.programs import library_of, silent
+from pyro_mmvae.programs import guide_on, library_of, silent
 from pyro_mmvae.sites import as_drawn, drawn_in, own_terms, per_row, row_axis, scored_at, value_of
 from pyro_mmvae.weights import devices, nesting
 
@@ -126,7 +126,7 @@ def weight_at(vae: Any, truth: dict[str, Tensor], batch: Batch) -> Tensor | None
     placed, rows = placed_in(vae, truth, batch), batch.rows
     with silent(), pyro.validation_enabled(False), undisturbed(devices(vae, batch)):
         model = _trace_at(vae, vae.model, truth, batch)
-        guide = poutine.trace(poutine.condition(vae.guide, placed)).get_trace(batch, batch.mask)
+        guide = guide_on(vae.guide, batch, placed)
         if any(not site_is_subsample(guide.nodes[name]) for name in guide.stochastic_nodes):
             return None
         codes = [name for name in guide.observation_nodes if name in truth and name in model]

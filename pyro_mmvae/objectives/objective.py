@@ -21,7 +21,7 @@ from pyro_mmvae.objectives.bounds import Bound, elbo
 from pyro_mmvae.objectives.doubled import Doubled, check_doubles
 from pyro_mmvae.objectives.loss import Loss
 from pyro_mmvae.objectives.passes import Pass, Views, joint
-from pyro_mmvae.programs import Program
+from pyro_mmvae.programs import Program, guide_on
 from pyro_mmvae.sites import auxiliary, counts, per_row, row_axis
 from pyro_mmvae.view import EVERYTHING, View
 
@@ -105,7 +105,7 @@ class Objective(Loss):
         viewed = view != EVERYTHING and not _viewless(view, guide=guide, model=model)
         seen = batch if viewed else batch.only(view.given)
         with pyro.plate("draws", self.num_particles, dim=-1 - self.max_plate_nesting):
-            q = poutine.trace(guide).get_trace(seen, seen.mask, *[view] * viewed)
+            q = poutine.trace(guide).get_trace(seen, seen.mask, view) if viewed else guide_on(guide, seen)
             share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
             rows = _that_count(batch, view, share) if viewed else None
             told = batch if viewed else batch.only(view.targets).after(seen)
