@@ -168,10 +168,11 @@ class Batch(Mapping[str, Tensor]):
             self._masks[name, rows] = self.mask[name][:rows]
         return self._masks[name, rows]
 
-    def few(self) -> Batch:
-        """The first rows in which each modality was seen: enough to look at shapes."""
+    def few(self, first: int = 0) -> Batch:
+        """The first rows in which each modality was seen, and so many first ones: enough to look at shapes."""
         seen = [seen_rows(mask).to(torch.uint8).argmax() for mask in self.mask.values()]
-        return self.take(torch.stack(seen).unique()) if seen else self
+        more = torch.arange(min(first, self.rows), device=self.device)
+        return self.take(torch.cat([torch.stack(seen), more]).unique()) if seen else self
 
     def as_if_seen(self) -> Batch:
         """The same rows as if all of them had been observed, hidden entries as the zeros that they are filled with."""

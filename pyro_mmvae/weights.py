@@ -16,10 +16,11 @@ from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection, refuse_unmasked
+from pyro_mmvae.contract import refuse_apart, refuse_beside, refuse_improper, refusing_writes
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of
-from pyro_mmvae.programs import guide_on, library_of, silent
+from pyro_mmvae.programs import Program, guide_on, library_of, silent
 from pyro_mmvae.sites import (
     auxiliary,
     outside_codes,
@@ -89,11 +90,15 @@ def nesting(vae: Any, batch: Batch) -> int:
     few = batch.few()
     check_guide(vae, few)
     with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
-        guide, model = traced(vae, few)
+        with refusing_writes(few):
+            guide, model = traced(vae, few)
         if outside_codes(model.nodes):
             more = torch.arange(few.rows + 1, device="cpu") % few.rows
             with suppress(RuntimeError, LookupError):  # of programs that are made for so many rows
                 refuse_mixed(model.nodes, traced(vae, few.take(more))[1].nodes)
+        if library_of(vae) is None or not isinstance(vae.guide, Program):
+            refuse_apart(guide, model)
+            refuse_beside(vae, batch.few(4))
     frames = plates_of(guide, model)
     if not any(frame.name == "data" for frame in frames):
         raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")
@@ -174,10 +179,12 @@ def draw(
     if library_of(vae) is None:
         refuse_unmasked(likelihood, batch.only(targets))
     log_weights = sum(likelihood.values(), torch.zeros((), device=batch.device))  # of no axes, so of no precision
+    noise = auxiliary(guide, model)
     for name in shared:
+        refuse_improper(guide.nodes[name], model.nodes[name], bool(noise))
         log_weights = log_weights + per_row(model.nodes[name], num_draws, batch.rows)
         log_weights = log_weights - per_row(guide.nodes[name], num_draws, batch.rows)
-    for site in [*auxiliary(guide, model), *own_terms(guide)]:
+    for site in [*noise, *own_terms(guide)]:
         log_weights = log_weights - per_row(site, num_draws, batch.rows)
     names = [n for t in (guide, model) for n in t.stochastic_nodes if row_axis(t.nodes[n])]
     latents = {name: value_of(model.nodes.get(name, guide.nodes.get(name)), num_draws, batch.rows) for name in names}

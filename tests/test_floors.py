@@ -23,7 +23,7 @@ FLOORS = [
         "storage",
         "plates",
     },
-    {"images", "owners"},
+    {"images", "owners", "contract"},
     {"convolutions"},
     {"modes"},
     {

@@ -3,7 +3,7 @@ rows that are there; what the guide leaves to the model not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -14,10 +14,11 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.contract import refuse_apart
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, left_to_model, outside_codes, refuse_mixed, row_axis, traced
+from pyro_mmvae.sites import check_axes, left_to_model, outside_codes, plates_of, refuse_mixed, row_axis, traced
 
 
 class Shares:
@@ -71,7 +72,8 @@ def special_sites(
         sites = again = _samples(guide, model)
         with undisturbed(devices), suppress(*FAILURES):  # of programs that are made for so many rows
             again = _samples(*traced(vae, batch.take(more)))  # with the same random numbers for what all rows share
-    _refuse_subsampled(sites)
+    _refuse_subsampled(guide, model)
+    refuse_apart(guide, model)
     for site in again.values():
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
@@ -86,10 +88,10 @@ def special_sites(
     return [name for name in outside if name in again and _alike(sites[name], again[name])], left
 
 
-def _refuse_subsampled(sites: Mapping[str, Any]) -> None:
+def _refuse_subsampled(guide: Trace, model: Trace) -> None:
     """Raises ValueError for a plate that scales the loss of a batch up to all rows: what all rows share, scaled down
     here, would count far too little beside it."""
-    for frame in (frame for site in sites.values() for frame in site["cond_indep_stack"]):
+    for frame in plates_of(guide, model):
         if frame.name == "data" and frame.full_size not in (None, frame.size):
             raise ValueError(
                 f"the plate 'data' has {frame.full_size} rows and scales the loss of a batch up to them; mm.fit weighs"

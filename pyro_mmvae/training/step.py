@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyro_mmvae.accelerator import on_gpu
 from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.checks import kind_of
+from pyro_mmvae.contract import refusing_writes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
@@ -192,7 +193,13 @@ def inventory(
     """The tensors to train, by name."""
     with at_rest(modules):
         check_guide(vae, batch)
-    with short_errors(), at_rest(modules), poutine.trace(param_only=True) as capture, undisturbed(devices):
+    with (
+        short_errors(),
+        at_rest(modules),
+        poutine.trace(param_only=True) as capture,
+        undisturbed(devices),
+        refusing_writes(batch),
+    ):
         guide = poutine.trace(vae.guide).get_trace(batch, batch.mask)
         poutine.replay(vae.model, guide)(batch, batch.mask)
     unique: dict[int, tuple[str, Tensor]] = {}
