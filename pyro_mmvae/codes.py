@@ -89,9 +89,10 @@ def one_code(prior: nn.Module, experts: Experts | None) -> Tensor:
     """A code for one row, (1, 1, dim); for a prior that cannot do without data a zero, of the size of the experts."""
     if not isinstance(prior, Fusion):
         p = prior(None)
-        if not p.event_shape:
+        if len(p.event_shape) != 1 or p.batch_shape.numel() != 1:  # one for all rows
             raise ValueError(
-                f"the prior has batch {tuple(p.batch_shape)} and event (); it must have event (dim,): add .to_event(1)"
+                f"the prior has batch {tuple(p.batch_shape)} and event {tuple(p.event_shape)}; it must have event"
+                " (dim,), and no batch of rows: add .to_event(1), or let it be the same for every row"
             )
         return p.expand((1, 1)).sample()
     if experts is None or not experts.given:

@@ -30,7 +30,7 @@ class Modality(nn.Module):
     Args:
         decoder: [z, w] (..., dim + private dim) -> p(x | z, w), any module that returns a Pyro distribution whose event
             is one entry of the data; wrap a network that wants one leading axis in `mm.batched`. None for a modality
-            that is only looked at.
+            that is only looked at. Nothing checks that a density of your own integrates to one, as log p(x) needs.
         encoder: x (entry, *event), or the trunk's h -> q(z | x) with event (dim,); None for a modality that is only
             generated.
         private: x, or the trunk's h -> q(w | x): gives the modality a private code w of its own; not if repeated.

@@ -62,7 +62,12 @@ class Pair(NamedTuple):
     Both are callables `(x, mask)` that share a plate "data"; the model samples latent sites and one observed site a
     modality, named after it; the guide samples the latent sites. A modality that hangs on another one takes the value
     that `pyro.sample` returned for that: what was observed of it, or what a tool has drawn. What the mask hides
-    has numbers in x all the same: a model that scores them, without `.mask(mask[name])`, is refused by the tools.
+    has numbers in x all the same: a model that scores them, without `.mask(mask[name])`, is refused by the tools. In a
+    guide they are zeros.
+
+    Limits: nothing checks that densities integrate to one, that factors and sites of other names leave out what is
+    hidden (nor what hangs on a value under `.mask`: `obs_mask` draws it), and that x[name] itself is observed: of a
+    transform, log p is that of the transform. A code that the guide does not name is drawn from the prior.
 
     Holes that depend on what they hide (missing not at random, by a mask of itself) are such a modality:
 

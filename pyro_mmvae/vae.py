@@ -38,7 +38,8 @@ class MultimodalVAE(nn.Module):
 
     Args:
         modalities: name -> `Modality`. A name becomes a site, so it may not be "z" or "data", nor have a dot.
-        prior: of z: a module experts -> distribution with event (dim,), or any function, of the experts or of nothing.
+        prior: of z: a module experts -> distribution with event (dim,), or any function, of the experts or of nothing;
+            what is to be learnt of it belongs to a module, as nothing else is trained.
         fusion: how the experts of the given modalities become one posterior. Without prior and fusion (None) there is
             no z, and every modality has its private code alone.
         private_prior: name -> prior of w_m, for every modality with a private code; one that depends on data gets the

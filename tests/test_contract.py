@@ -193,3 +193,50 @@ def test_programs_that_keep_the_contract_are_taken(rows):
     noisy = guide_with(lambda loc: loc + 0.1 * torch.randn(loc.shape[-1]))
     value = mm.log_likelihood(noisy, x, num_particles=20_000).value
     torch.testing.assert_close(value, found, atol=0.05, rtol=0)
+
+
+class Centred(torch.nn.Module):
+    """A decoder whose means add up to zero over the rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mm.mlp(2, 3)
+
+    def forward(self, z):
+        loc = self.net(z)
+        return dist.Normal(loc - loc.mean(-3, keepdim=True), 1.0).to_event(1)
+
+
+def with_parts(decoder, prior):
+    return mm.MultimodalVAE({"a": mm.Modality(decoder, mm.encoder(3, 8, dim=2))}, prior, mm.PoE()).double()
+
+
+def test_a_network_that_mixes_rows_gets_no_certificate():
+    vae = with_parts(Centred(), mm.StandardNormal(2))
+    with pytest.raises(ValueError, match="of a row is another one with other rows beside it"):
+        mm.certify(vae, {"a": torch.randn(ROWS, 3)}, rows=20, progress=False)
+
+
+@pytest.mark.parametrize(
+    "line, prior",
+    [
+        (r"batch \(\) and event \(1, 2\)", lambda: dist.Normal(torch.zeros(1, 2), 1.0).to_event(2)),
+        (r"batch \(8, 1\) and event \(2,\)", lambda: dist.Normal(torch.zeros(ROWS, 1, 2), 1.0).to_event(1)),
+    ],
+)
+def test_a_prior_of_other_axes_is_refused(line, prior):
+    """The first made the loss of a batch of 20 four times as large; the second serves a batch of one size alone."""
+    vae = with_parts(mm.NormalLikelihood(mm.mlp(2, 3)), prior)
+    with pytest.raises(ValueError, match=f"the prior has {line}; it must have event"):
+        mm.fit(vae, {"a": torch.randn(ROWS, 3)}, epochs=1, progress=False)
+
+
+def test_imputations_are_not_scored_by_a_model_that_scores_all_there_is():
+    """It had the log score of what was visible among that of what was hidden."""
+    x, visible = data(), {"b": torch.arange(ROWS) >= 4}
+    found = mm.imputation_error(mm.Pair(model, exact), x, visible=visible, num_draws=20_000)["b"]
+    scored = dist.Normal(x["a"] / 2, 1.5**0.5).log_prob(x["b"])[:4].mean()
+    assert found.log_score == pytest.approx(float(scored), abs=0.05)
+    pair = model_with(seen=lambda batch, name: torch.ones(batch.rows, dtype=torch.bool))
+    with pytest.raises(ValueError, match="the model scores 'b' in rows where its mask hides it"):
+        mm.imputation_error(pair, x, visible=visible)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded, undisturbed
 from pyro_mmvae.checks import refuse
+from pyro_mmvae.contract import refuse_beside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
@@ -22,6 +23,7 @@ from pyro_mmvae.diagnostics.simulated import conditions, having, simulate
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
+from pyro_mmvae.programs import silent
 from pyro_mmvae.psis import share_good, smooth
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
@@ -71,7 +73,8 @@ def certify(
         `Certificate`.
 
     Raises:
-        ValueError: bad input, no subset to look at, or a model that cannot be drawn from without data.
+        ValueError: bad input, no subset to look at, a model that cannot be drawn from without data, or one in which
+            rows hang on the rows beside them.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -88,6 +91,8 @@ def certify(
     with seeded(seed, devices(vae, batch)):
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
+        with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
+            refuse_beside(vae, batch.few(4))
         views = dict.fromkeys(map(in_view, wanted))
         simulated = {looked: simulate(vae, rows, having(batch, looked), looked) for looked in views}
         gap_rows = gap_rows if gap_rows and _refinable(vae, batch) else 0

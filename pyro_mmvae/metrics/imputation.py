@@ -12,7 +12,7 @@ from pyro.distributions import VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
-from pyro_mmvae.checks import check_index, check_mapping
+from pyro_mmvae.checks import check_index, check_mapping, refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
@@ -213,9 +213,12 @@ def _log_scores(
             for draws in torch.arange(num_draws, device="cpu").split(sizes):
                 known = {site: value[draws] for site, value in latents.items()}
                 _, model = traces_of(vae, part, wanted, len(draws), depth, told(known, rows, depth, but=hidden))
-                for name in names:
-                    if name in model:
-                        logs[name].append(per_row(model.nodes[scored_at(model, name)], len(draws), part.rows))
+                here = [name for name in names if name in model]
+                scores = {k: per_row(model.nodes[scored_at(model, k)], len(draws), part.rows) for k in here}
+                if library_of(vae) is None:
+                    refuse_unmasked(scores, wanted)
+                for name, score in scores.items():
+                    logs[name].append(score)
             for name, draws_of in logs.items():
                 score = torch.cat(draws_of).logsumexp(0) - math.log(num_draws) if draws_of else torch.zeros(part.rows)
                 found[name].append(score.double().cpu())
