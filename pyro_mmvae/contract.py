@@ -13,7 +13,6 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.programs import FAILURES, guide_on
@@ -25,15 +24,16 @@ CLOSE = 1e-3
 
 @contextmanager
 def refusing_writes(batch: Batch) -> Iterator[None]:
-    """Raises ValueError for programs that change what is observed of a batch, or its masks, in place."""
+    """Raises ValueError for programs that change a batch or its masks in place, which others are to see: also what is
+    hidden, as it may be asked for next."""
     before, masks = ({name: value.clone() for name, value in of.items()} for of in (batch, batch.mask))
     yield
     for name, value in before.items():
-        seen, same = with_axes(masks[name], value.dim()), torch.equal(masks[name], batch.mask[name])
-        if not same or bool((seen & (value != batch[name])).any()):
+        same = torch.equal(masks[name], batch.mask[name])
+        if not (same and torch.equal(value, batch[name])):
             raise ValueError(
-                f"the model or the guide writes into {'x' if same else 'the mask'} of {name!r}, and the other one goes"
-                " on with that; let it work on a copy, x.clone()"
+                f"the model or the guide writes into {'x' if same else 'the mask'} of {name!r}, and what comes after"
+                " goes on with that; let it work on a copy, x.clone()"
             )
 
 
