@@ -14,11 +14,22 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.checks import refuse_unmasked
 from pyro_mmvae.contract import refuse_apart
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
-from pyro_mmvae.programs import FAILURES, scaled, silent
-from pyro_mmvae.sites import check_axes, left_to_model, outside_codes, plates_of, refuse_mixed, row_axis, traced
+from pyro_mmvae.programs import FAILURES, library_of, scaled, silent
+from pyro_mmvae.sites import (
+    check_axes,
+    left_to_model,
+    outside_codes,
+    per_row,
+    plates_of,
+    refuse_mixed,
+    row_axis,
+    scored_at,
+    traced,
+)
 
 
 class Shares:
@@ -74,6 +85,8 @@ def special_sites(
             again = _samples(*traced(vae, batch.take(more)))  # with the same random numbers for what all rows share
     _refuse_subsampled(guide, model)
     refuse_apart(guide, model)
+    if library_of(vae) is None:
+        _refuse_unmasked(model, batch)
     for site in again.values():
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
@@ -86,6 +99,13 @@ def special_sites(
     if again is sites:
         return [name for name, shape in outside.items() if batch.rows not in shape], left
     return [name for name in outside if name in again and _alike(sites[name], again[name])], left
+
+
+def _refuse_unmasked(model: Trace, batch: Batch) -> None:
+    """Raises ValueError for a modality whose zeros under the holes are scored as data."""
+    partly = [name for name in batch if name not in batch.complete and name in model and row_axis(model.nodes[name])]
+    with suppress(NotImplementedError):
+        refuse_unmasked({n: per_row(model.nodes[scored_at(model, n)], 1, batch.rows) for n in partly}, batch)
 
 
 def _refuse_subsampled(guide: Trace, model: Trace) -> None:
