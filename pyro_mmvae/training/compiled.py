@@ -16,7 +16,7 @@ from pyro_mmvae.chance import seed_generators, undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.holes import hide
 from pyro_mmvae.programs import silent, weighted_kl
-from pyro_mmvae.training.agreement import SAME, Found, exact, same
+from pyro_mmvae.training.agreement import SAME, Found, agree, change, exact, refused, same
 from pyro_mmvae.training.captured import Captured
 
 CHECKS = 8
@@ -147,6 +147,16 @@ class Compiled:
             loss = whole(batch)
             return loss.detach(), torch.autograd.grad(loss / batch.rows, trained, allow_unused=True)
 
+    def _plain(self, batch: Batch) -> Found:
+        """As a step finds it, by `backward`, which runs hooks and checkpoints of torch's that a graph leaves out."""
+        with torch.enable_grad(), silent():
+            loss = self.whole(batch)
+            (loss / batch.rows).backward()
+        gradients = [p.grad for p in self.parameters]
+        for p in self.parameters:
+            p.grad = None
+        return loss.detach(), gradients
+
     def _traced(self, batch: Batch) -> Callable[..., Found]:
         """The graph of a step, compiled, that leaves no trace in the modules' buffers and in the generators."""
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a while to import, and few need it
@@ -158,7 +168,7 @@ class Compiled:
             return self._step(form.batch(tensors, batch, dense), values, beta)
 
         tensors = form.tensors(batch)
-        with undisturbed(self.devices), self._restored(), _refused("cannot be traced"):
+        with undisturbed(self.devices), self._restored(), refused("cannot be traced"):
             graph: Any = make_fx(partial(step, dense=True))(self.values, tensors, self.values[0].new_full((), 0.5))
         for seed in range(CHECKS):
             self._check(form.tensors(_other(form.batch(tensors, batch, False), form, seed)), seed, graph, step)
@@ -167,14 +177,15 @@ class Compiled:
         places = {value.device for value in (*self.values, *tensors)}
         if self.backend == "cudagraphs" or len(places) > 1 or places.pop().type != "cuda":
             return graph
-        with undisturbed(self.devices), self._restored(), _refused("cannot be recorded as a CUDA graph"):
+        with undisturbed(self.devices), self._restored(), refused("cannot be recorded as a CUDA graph"):
             return Captured(graph, self.values, tensors, self.values[0].new_full((), 1.0))
 
     def _check(self, tensors: list[Tensor], seed: int, graph: Callable[..., Found], step: Callable[..., Found]) -> None:
         beta = self.values[0].new_full((), 0.1 * seed)
         both = [self._run(partial(function, self.values, tensors, beta), seed) for function in (graph, step)]
         assert self.form is not None
-        if not same(both[0], both[1], SAME[bool(self.form.masks)]):
+        (one, moved), (other, moved_too) = both
+        if not (same(one, other, SAME[bool(self.form.masks)]) and agree(moved, moved_too)):
             hidden = ", or a network draws or counts where data are missing" if self.form.masks else ""
             raise ValueError(
                 "compile: traced once, a step of this loss says something else of other rows or random numbers: Python"
@@ -185,29 +196,30 @@ class Compiled:
         """Raises ValueError if the programs get at a parameter by another way than its name in a module: it would stay
         as it is."""
         one = self.values[0].new_full((), 1.0)
-        plain = self._run(partial(self._found, self.whole, batch, self.parameters, one), 0)
-        step = self._run(partial(self._step, batch, self.values, one), 0)
+        plain, _ = self._run(partial(self._plain, batch), 0)
+        step, _ = self._run(partial(self._step, batch, self.values, one), 0)
         for k, slope, found in zip(self.trained, plain[1], step[1], strict=True):
             if not same((plain[0], [slope]), (step[0], [found]), SAME[False]):
                 name = next(name for name, place in self.names.items() if place == k).split(".", 2)[-1]
                 raise ValueError(
                     f"compile: the programs get at the parameter {name!r} by another way than by its name in its"
-                    " module, as pyro.nn.PyroParam and closures do; make it an nn.Parameter, or leave compile out"
+                    " module, as closures, hooks and reentrant checkpoints do; make it an nn.Parameter, or leave"
+                    " compile out"
                 )
 
-    def _run(self, function: Callable[[], Found], seed: int) -> Found:
-        """What it says, with random numbers of that seed; no trace of it is left."""
-        with undisturbed(self.devices), self._restored(), torch.no_grad(), _refused("cannot be run on other rows"):
+    def _run(self, function: Callable[[], Found], seed: int) -> tuple[Found, list[Tensor | None]]:
+        """What it says, with random numbers of that seed, and what it did to the values, of which no trace is left."""
+        with undisturbed(self.devices), self._restored() as kept, refused("cannot be run on other rows"):
             seed_generators(self.devices, seed)
-            with exact(self.values[0].device):
-                return function()
+            with torch.no_grad(), exact(self.values[0].device):
+                return function(), [change(value, old) for value, old in zip(self.values, kept)]
 
     @contextmanager
-    def _restored(self) -> Iterator[None]:
-        """The values are as before afterwards: modules may count in their buffers."""
+    def _restored(self) -> Iterator[list[Tensor]]:
+        """The values, of which a copy is given, are as before afterwards: modules may count in their buffers."""
         kept = [value.clone() for value in self.values]
         try:
-            yield
+            yield kept
         finally:
             for value, old in zip(self.values, kept, strict=True):
                 value.copy_(old)
@@ -223,17 +235,6 @@ class _Whole(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         with in_place(self):
             return self.loss(batch)
-
-
-@contextmanager
-def _refused(how: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, NotImplementedError, IndexError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"compile: a step of this loss {how}: {reason}; leave compile out") from error
 
 
 def _other(batch: Batch, form: Form, seed: int) -> Batch:

@@ -1,0 +1,97 @@
+"""Networks of every kind as parts of a model: what they do beside computing a value is done, or refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import pyro_mmvae as mm
+
+
+def model(encoder, decoder=None):
+    parts = {
+        "p": mm.Modality(decoder or mm.NormalLikelihood(mm.mlp(2, 8, 6)), encoder),
+        "q": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 8, 3)), mm.encoder(3, 8, dim=2)),
+    }
+    return mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE())
+
+
+def rows(holes=True):
+    torch.manual_seed(1)
+    x = {"p": 3 + torch.randn(40, 6), "q": torch.randn(40, 3)}
+    if holes:
+        x["p"][::2] = torch.nan
+    return x
+
+
+def train(vae, holes=True, **options):
+    mm.fit(vae, rows(holes), epochs=1, batch_size=20, lr=1e-2, progress=False, **options)
+
+
+class Running(nn.Module):
+    """Keeps a running mean that it needs in eval mode alone; its mask of -inf is a buffer that stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((6,), 100.0))
+        self.register_buffer("far", torch.tensor([0.0, -torch.inf]))
+        self.net = mm.encoder(6, 8, dim=2)
+
+    def forward(self, x):
+        if not self.training:
+            return self.net(x - self.mean)
+        with torch.no_grad():
+            self.mean.lerp_(x.mean(0), 0.01)
+        return self.net(x)
+
+
+def test_a_graph_that_would_count_hidden_entries_into_a_buffer_is_refused():
+    vae = model(Running())
+    with pytest.raises(ValueError, match=r"^compile: .* or a network draws or counts where data are missing; leave"):
+        train(vae, compile="eager")
+    assert torch.equal(vae.modalities["p"].encoder.mean, torch.full((6,), 100.0))
+    found = []
+    for compile in (None, "eager"):
+        torch.manual_seed(2)
+        vae = model(Running())
+        train(vae, holes=False, compile=compile)
+        found.append(vae.modalities["p"].encoder.mean)
+    expected = 100 * 0.99**2 + 3 * (1 - 0.99**2)
+    assert torch.equal(*found) and found[0].mean() == pytest.approx(expected, abs=0.01)
+
+
+class Checkpointed(nn.Module):
+    """Computes its layer once more in backward, by a `backward` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = nn.Linear(6, 8), mm.NormalHead(8, 2)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.net, x.detach().requires_grad_(), use_reentrant=True))
+
+
+def frozen_afterwards():
+    encoder = mm.encoder(6, 8, dim=2)
+    next(encoder.parameters()).register_post_accumulate_grad_hook(lambda p: [p.grad.zero_()].clear())
+    return encoder
+
+
+def frozen_before():
+    encoder = mm.encoder(6, 8, dim=2)
+    next(encoder.parameters()).register_hook(lambda gradient: 0 * gradient)
+    return encoder
+
+
+@pytest.mark.parametrize(("made", "moves"), [(Checkpointed, True), (frozen_afterwards, False), (frozen_before, False)])
+def test_gradients_that_a_graph_would_not_have_are_refused(made, moves):
+    vae = model(made())
+    weight = next(vae.modalities["p"].encoder.parameters())
+    before = weight.detach().clone()
+    with pytest.raises(
+        ValueError, match=r"^compile: the programs get at the parameter 'modalities\.p\.encoder\..*hooks"
+    ):
+        train(vae, compile="eager")
+    assert torch.equal(weight, before) and all(p.grad is None for p in vae.parameters())
+    train(vae)
+    assert torch.equal(weight, before) is not moves
