@@ -219,8 +219,12 @@ class MultimodalVAE(nn.Module):
         return self._as_parameters(batch)
 
     def _as_parameters(self, batch: Batch) -> Batch:
-        """The batch in the model's precision, on its device."""
-        some = next((p for p in self.parameters() if p.is_floating_point()), None)
+        """The batch in the model's precision, on its device; not in that of a network in half precision, which may have
+        been trained by others and take its input so, unless there is no other."""
+        real = (p for p in self.parameters() if p.is_floating_point())
+        some = next(real, None)
+        if some is not None and some.dtype.itemsize < 4:
+            some = next((p for p in real if p.dtype.itemsize >= 4), some)
         return batch if some is None else batch.to(some.dtype, some.device)
 
     def _experts(self, batch: Batch, seen: Mapping[str, Seen], view: View) -> Experts:

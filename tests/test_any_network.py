@@ -1,5 +1,6 @@
 """Networks of every kind as parts of a model: what they do beside computing a value is done, or refused."""
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -95,3 +96,18 @@ def test_gradients_that_a_graph_would_not_have_are_refused(made, moves):
     assert torch.equal(weight, before) and all(p.grad is None for p in vae.parameters())
     train(vae)
     assert torch.equal(weight, before) is not moves
+
+
+def test_data_are_not_rounded_to_the_precision_of_a_pretrained_network():
+    class Pretrained(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mm.mlp(2, 8, 6).bfloat16().requires_grad_(False)
+
+        def forward(self, z):
+            return dist.Poisson(self.net(z.bfloat16()).to(z.dtype).exp()).to_event(1)
+
+    vae = model(mm.encoder(6, 8, dim=2), Pretrained())
+    x = {"p": torch.full((4, 6), 1001.0), "q": torch.full((4, 3), 1001.0)}  # 1000 in bfloat16
+    assert all(torch.equal(value, x[name]) for name, value in vae.check(x).items())
+    assert vae.bfloat16().check(x)["q"].dtype == torch.bfloat16
