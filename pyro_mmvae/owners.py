@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 
 from pyro_mmvae.programs import Program, check_model
+
+_FUNCTIONS = FunctionType, MethodType, partial
 
 
 def owners_of(vae: Any) -> list[nn.Module]:
@@ -30,6 +32,40 @@ def owners_of(vae: Any) -> list[nn.Module]:
                 ahead += _named_by(thing)
     inside = {id(m) for owner in found for m in owner.modules() if m is not owner}
     return [owner for owner in found if id(owner) not in inside]
+
+
+def refuse_hidden(owners: Iterable[nn.Module], trained: Collection[int]) -> None:
+    """Refuses a plain function as a part of a model if parameters behind it take gradients and nobody trains them.
+
+    Args:
+        trained: the ids of those that are.
+    """
+    for owner in owners:
+        own = {id(p) for p in owner.parameters()}
+        for prefix, part in owner.named_modules():
+            ours = type(part).__module__.startswith("pyro_mmvae.")  # of a class of the user's it is the user's business
+            for name, value in vars(part).items() if ours else ():
+                if isinstance(value, _FUNCTIONS) and not _behind(value) <= own | set(trained):
+                    where = f"{prefix}.{name}".strip(".").removesuffix(".function")
+                    raise ValueError(
+                        f"{where!r} is a function of a network whose parameters nobody would train; give an nn.Module"
+                        " that holds the network, or freeze it by requires_grad_(False)"
+                    )
+
+
+def _behind(function: Any) -> set[int]:
+    """The ids of the parameters behind a function that take gradients."""
+    found, visited, ahead = set(), set(), [function]
+    while ahead:
+        thing = ahead.pop()
+        if isinstance(thing, nn.Module):
+            found |= {id(p) for p in thing.parameters() if p.requires_grad}
+        elif isinstance(thing, nn.Parameter) and thing.requires_grad:
+            found.add(id(thing))
+        elif isinstance(thing, _FUNCTIONS) and id(thing) not in visited:
+            visited.add(id(thing))
+            ahead += _named_by(thing)
+    return found
 
 
 def _named_by(thing: Any) -> list[Any]:

@@ -1,5 +1,8 @@
 """Networks of every kind as parts of a model: what they do beside computing a value is done, or refused."""
 
+import functools
+
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -111,3 +114,50 @@ def test_data_are_not_rounded_to_the_precision_of_a_pretrained_network():
     x = {"p": torch.full((4, 6), 1001.0), "q": torch.full((4, 3), 1001.0)}  # 1000 in bfloat16
     assert all(torch.equal(value, x[name]) for name, value in vae.check(x).items())
     assert vae.bfloat16().check(x)["q"].dtype == torch.bfloat16
+
+
+def bound():
+    return mm.encoder(6, 8, dim=2).forward
+
+
+def closed():
+    net = mm.encoder(6, 8, dim=2)
+    return lambda x: net(x)
+
+
+def filled():
+    return functools.partial(lambda net, x: net(x), mm.encoder(6, 8, dim=2))
+
+
+@pytest.mark.parametrize("made", [bound, closed, filled])
+def test_a_function_that_hides_what_is_to_be_trained_is_refused(made):
+    vae = model(made())
+    with pytest.raises(
+        ValueError, match=r"^'modalities\.p\.encoder' is a function of a network whose parameters nobody"
+    ):
+        train(vae)
+    loc = nn.Parameter(torch.zeros(2))
+    vae = mm.MultimodalVAE(
+        model(mm.encoder(6, 8, dim=2)).modalities, lambda: dist.Normal(loc, 1.0).to_event(1), mm.PoE()
+    )
+    with pytest.raises(ValueError, match=r"^'prior' is a function of a network whose parameters nobody"):
+        train(vae)
+    assert vae.training
+    loc.requires_grad_(False)
+    train(vae)
+
+
+def test_a_function_of_what_is_trained_by_its_name_is_none_that_hides():
+    net = mm.encoder(6, 8, dim=2)
+    vae = model(lambda x: net(x))
+    vae.modalities["q"].held = net
+    before = net.state_dict()["1.0.weight"].clone()
+    train(vae)
+    assert not torch.equal(before, net.state_dict()["1.0.weight"])
+    loc = torch.zeros(2)
+
+    def prior():
+        return dist.Normal(pyro.param("loc", loc), 1.0).to_event(1)
+
+    train(mm.MultimodalVAE(vae.modalities, prior, mm.PoE()))
+    assert pyro.param("loc").abs().min() > 1e-4

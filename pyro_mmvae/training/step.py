@@ -21,6 +21,7 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import laid_like
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
+from pyro_mmvae.owners import refuse_hidden
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
 from pyro_mmvae.sites import traced
 from pyro_mmvae.training.compiled import Compiled
@@ -211,6 +212,7 @@ def inventory(
             "there is nothing to train: no parameter of the model or the guide takes gradients; unfreeze some, or name"
             " networks of programs of your own to Pyro by pyro.module"
         )
+    refuse_hidden(modules, unique.keys())
     return distinct(unique.values())
 
 
