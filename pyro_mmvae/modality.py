@@ -19,6 +19,7 @@ REMEDIES = {
     r"(?i)type.*\b(long|int)": "convert what it gets in its forward, as in x.float() or x.long()",
     "(?i)dtype|datatype|scalar type|have the type|type .*should be the same": "call vae.float() or vae.double()",
     'required "forward" function': "write its forward",
+    "Inference tensors": "compute what is frozen in torch.no_grad()",
     "not one tensor": "let it return one tensor",
 }
 """What to do about errors that have nothing to do with sizes or values: pattern -> remedy."""

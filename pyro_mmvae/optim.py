@@ -60,6 +60,8 @@ class Adam(torch.optim.Adam):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         _refuse_lacking([param_group])
         super().add_param_group(param_group)
+        if any(p.is_complex() for p in self.param_groups[-1]["params"]):
+            raise ValueError("mm.Adam takes no complex parameters; use torch.optim.Adam")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         _refuse_lacking(state_dict["param_groups"])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import pyro_mmvae as mm
+from pyro_mmvae.training.step import not_finite
 
 
 def model(encoder, decoder=None):
@@ -161,3 +162,55 @@ def test_a_function_of_what_is_trained_by_its_name_is_none_that_hides():
 
     train(mm.MultimodalVAE(vae.modalities, prior, mm.PoE()))
     assert pyro.param("loc").abs().min() > 1e-4
+
+
+class Spectrum(nn.Module):
+    """Weighs frequencies by complex parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, dtype=torch.complex128))
+        self.head = mm.NormalHead(6, 2)
+
+    def forward(self, x):
+        return self.head(torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=6))
+
+
+def test_complex_parameters_are_trained_and_looked_through():
+    with pytest.raises(ValueError, match=r"^mm\.Adam takes no complex parameters; use torch\.optim\.Adam$"):
+        train(model(Spectrum()))
+    vae = model(Spectrum())
+    train(vae, optimizer=torch.optim.Adam, clip=1.0)
+    weight = vae.modalities["p"].encoder.weight
+    assert (weight.detach() - 1).abs().min() > 1e-4
+    assert not_finite(dict(vae.named_parameters())) is None
+    with torch.no_grad():
+        weight[1] = complex(1.0, torch.nan)
+    assert not_finite(dict(vae.named_parameters())) == "the gradient of modality 'p'"
+
+
+def test_an_optimiser_that_asks_for_the_loss_is_refused():
+    class Twice(torch.optim.SGD):
+        def step(self, closure):
+            return super().step(closure)
+
+    for optimizer in (Twice, torch.optim.LBFGS):
+        with pytest.raises(
+            ValueError, match=r"^optimizer gives an object of .*, not what takes a step by itself; give"
+        ):
+            train(model(mm.encoder(6, 8, dim=2)), optimizer=optimizer)
+
+
+def test_a_network_with_inference_mode_inside_is_told_of_no_grad():
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.head = nn.Linear(6, 8), mm.NormalHead(8, 2)
+
+        def forward(self, x):
+            with torch.inference_mode():
+                h = self.net(x)
+            return self.head(h)
+
+    with pytest.raises(ValueError, match=r"the encoder of 'p' fails .*; compute what is frozen in torch\.no_grad\(\)$"):
+        train(model(Features()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -62,9 +63,15 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
         optim = make(parameters, lr=lr)
     except TypeError as error:
         raise ValueError(f"optimizer fails on (parameters, lr): {str(error).splitlines()[0]}; {BY_HAND}") from error
-    if not isinstance(optim, torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
+    if not isinstance(optim, torch.optim.Optimizer) or _asks(optim):
         raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
     held = {id(p) for group in optim.param_groups for p in group["params"]}
     if held.isdisjoint(map(id, parameters)):  # of another model, and then nothing would be trained
         raise ValueError(f"optimizer gives one that holds none of the parameters that it was given; {BY_HAND}")
     return optim
+
+
+def _asks(optim: torch.optim.Optimizer) -> bool:
+    """Whether its step cannot do without a function that gives the loss, as that of LBFGS."""
+    asked = inspect.signature(optim.step).parameters.get("closure")
+    return asked is not None and asked.default is asked.empty

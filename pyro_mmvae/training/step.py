@@ -179,6 +179,7 @@ def not_finite(values: Mapping[str, Tensor]) -> str | None:
     """
     real = {name: value.detach() for name, value in values.items() if value.requires_grad}  # and no buffers
     sums = [value.sum() for value in real.values()]  # one pass over the weights, where isfinite takes several
+    sums = [s.abs() if s.is_complex() else s for s in sums]
     if all(math.isfinite(s) for s in torch.stack([s.to(sums[0].device, torch.float32) for s in sums]).tolist()):
         return None
     lost = [name for name, value in real.items() if not bool(value.isfinite().all())]
