@@ -19,6 +19,7 @@ REMEDIES = {
     r"(?i)type.*\b(long|int)": "convert what it gets in its forward, as in x.float() or x.long()",
     "(?i)dtype|datatype|scalar type|have the type|type .*should be the same": "call vae.float() or vae.double()",
     'required "forward" function': "write its forward",
+    "batched .*tensor but received": "give it three axes; mm.batched gives a decoder one leading axis",
     "Inference tensors": "compute what is frozen in torch.no_grad()",
     "not one tensor": "let it return one tensor",
 }
@@ -239,7 +240,7 @@ def ask(what: str, name: str, network: Callable[..., Any], x: Tensor, *more: Ten
     state = state_of(x)
     try:
         found = network(x, *more)
-    except (ValueError, RuntimeError, IndexError) as error:
+    except (ValueError, RuntimeError, IndexError, AssertionError) as error:
         raise _failure(what, name, x, error) from error
     check_untouched(what, name, x, state)
     return found

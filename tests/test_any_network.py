@@ -214,3 +214,19 @@ def test_a_network_with_inference_mode_inside_is_told_of_no_grad():
 
     with pytest.raises(ValueError, match=r"the encoder of 'p' fails .*; compute what is frozen in torch\.no_grad\(\)$"):
         train(model(Features()))
+
+
+def test_attention_that_wants_other_axes_fails_in_one_line():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.out = nn.MultiheadAttention(2, 1, batch_first=True), nn.Linear(2, 6)
+
+        def forward(self, z):
+            return dist.Normal(self.out(self.attention(z, z, z)[0]), 1.0).to_event(1)
+
+    vae = model(mm.encoder(6, 8, dim=2), Attending())
+    with pytest.raises(
+        ValueError, match=r"^the decoder of 'p' fails on .* received 4-D .*; .* mm\.batched gives [^\n]*$"
+    ):
+        mm.log_likelihood(vae, rows(), num_particles=5)
