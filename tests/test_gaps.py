@@ -199,11 +199,26 @@ def seen(far, found=0.0, few=None):
         (seen(0), seen(500, found=2.0), True),
         (seen(0), seen(1000, found=6.0, few=9), False),  # nine draws tell nothing
         (seen(0), seen(1000, found=5.0, few=11), True),
+        (seen(0), seen(2, found=math.log(10), few=100), False),  # by a hundredth, which is no more than its error
+        (seen(2, found=math.log(10), few=100), seen(40), False),  # by two, of which its own error is one and a half
     ],
 )
 def test_what_one_witness_lacks_is_beyond_the_other_by_more_than_chance(here, there, tells):
     assert here.lacks(there, STANDARD).tolist() == [tells]
     torch.testing.assert_close(seen(38).beyond(STANDARD), torch.tensor([0.038]))
+
+
+def test_far_is_three_beyond_the_root_of_the_coordinates_in_those_of_the_normal():
+    """Five standard deviations of four coordinates that hang together, on either side; and what is not finite."""
+    factor = torch.eye(4) + torch.ones(4, 4).tril(-1)
+    white = (
+        torch.nn.functional.normalize(torch.randn(50, 1, 4), dim=-1)
+        * torch.tensor([4.99, 5.01]).repeat(25)[:, None, None]
+    )
+    z = 7 + white @ factor.T
+    z[0, 0, 2] = torch.inf
+    q = torch.distributions.MultivariateNormal(torch.full((1, 4), 7.0), scale_tril=factor.unsqueeze(0))
+    assert Witness(z, torch.zeros(50, 1)).far(q).squeeze(1).tolist() == [True, *([True, False] * 25)[:49]]
 
 
 def test_weights_completed_by_what_another_has_found_far_off_have_the_mean_of_both():
@@ -228,6 +243,8 @@ def test_some_rows_of_a_witness_come_and_go_with_their_coordinates():
     z[0, 0, 0] = torch.inf
     q = Witness(z, whole.raw).normal  # fifteen draws are too few for covariances of four coordinates
     assert torch.equal(q.scale_tril, torch.diag_embed(q.stddev)) and bool((q.stddev < 3).all())
+    alike = torch.randn(40, 1, 1) + 0.1 * torch.randn(40, 1, 4)  # forty are enough
+    assert bool((Witness(alike, torch.zeros(40, 1)).normal.covariance_matrix > 0.3).all())
 
 
 def test_draws_so_far_off_that_they_are_all_one_number_have_moments():
