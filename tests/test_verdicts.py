@@ -43,6 +43,7 @@ WORDS = [
     ({FIT: stretched(1.3)}, "mismatched", f"spread of {FIT}"),
     ({WEIGHT: EVEN**0.7}, "mismatched", f"mean of {WEIGHT}"),
     ({TARP: EVEN**0.3, "z[1]": stretched(0.75)}, "under-confident", "spread of z[1]"),  # of the latents, if refused
+    ({"z[1]": shifted(2.7), FIT: EVEN**0.7}, "under-confident", f"mean of {FIT}"),  # which one of nine is not at 0.007
     ({WEIGHT: EVEN**0.3, FIT: EVEN**0.7}, "under-confident", f"mean of {FIT}"),  # then of the fit
     ({FIT: stretched(1.6), WEIGHT: EVEN**0.8}, "mismatched", f"spread of {FIT}"),  # then the one furthest off
 ]
@@ -51,3 +52,12 @@ WORDS = [
 @pytest.mark.parametrize(("positions", "word", "because"), WORDS)
 def test_the_word_is_that_of_the_refused_test_that_says_most(positions, word, because):
     assert verdict(Calibration({"z[0]": EVEN, **positions}))[:2] == (word, because)
+
+
+def test_the_numbers_of_a_certificate_are_those_of_its_positions():
+    """Intervals of 50 % hold 0.5 / 0.8 of what is drawn together to 0.8, and u^2 is a quarter below u."""
+    found = Calibration({"z[0]": stretched(0.8), "w[0]": EVEN, FIT: EVEN**0.5})
+    assert found.coverage(0.5) == pytest.approx((0.625 + 0.5) / 2) and found.coverage(0.9) == pytest.approx(0.95)
+    assert found.dispersion == pytest.approx((0.64 + 1) / 2, abs=1e-4)
+    assert found.deviation("z[0]", FIT) == pytest.approx(0.25, abs=3e-3)
+    assert found.deviation("w[0]") < 3e-3
