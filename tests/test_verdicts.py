@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pyro_mmvae.diagnostics.calibration import FIT, TARP, WEIGHT, Calibration
-from pyro_mmvae.diagnostics.certify import verdict
+from pyro_mmvae.diagnostics.certify import _numbers, verdict
+from pyro_mmvae.diagnostics.ranks import rank, rank_ecdf, rank_of_weight, two_sided, uniformity
 
 EVEN = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
 
@@ -61,3 +62,38 @@ def test_the_numbers_of_a_certificate_are_those_of_its_positions():
     assert found.dispersion == pytest.approx((0.64 + 1) / 2, abs=1e-4)
     assert found.deviation("z[0]", FIT) == pytest.approx(0.25, abs=3e-3)
     assert found.deviation("w[0]") < 3e-3
+
+
+def test_ranks_and_tarp_have_columns_and_corrections_of_their_own():
+    """Six tests of two ranked quantities, three of TARP; the ECDFs are as far off as u (1 - u) is."""
+    sbc, sbc_p, tarp, tarp_p = _numbers(Calibration({"z[0]": shifted(2.5), WEIGHT: shifted(3.0), TARP: shifted(3.5)}))[
+        :4
+    ]
+    assert (sbc_p, tarp_p) == pytest.approx((6 * two_sided(3.0), 3 * two_sided(3.5)), rel=1e-3)
+    assert (sbc, tarp) == pytest.approx((18 / 4800**0.5 / 4, 21 / 4800**0.5 / 4), abs=4e-3)
+
+
+def test_the_truth_is_anywhere_among_its_equals_between_its_neighbours():
+    """Of four draws: between the second and third a fifth of the line; as large as two of them, three fifths."""
+    draws = torch.tensor([1.0, 2.0, 2.0, 3.0]).unsqueeze(1)
+    for truth, low, high in ((2.5, 0.6, 0.8), (2.0, 0.2, 0.8), (4.0, 0.8, 1.0)):
+        place = rank(draws.expand(-1, 4000), torch.full((4000,), truth))
+        assert place.min() == pytest.approx(low, abs=0.003) and place.max() == pytest.approx(high, abs=0.003)
+        assert place.min() >= low and place.max() <= high and place.mean() == pytest.approx((low + high) / 2, abs=0.015)
+
+
+def test_log_weights_half_a_bin_apart_are_alike_half_of_the_time():
+    """A bin is a tenth of a nat: alike they have any rank, else the truth has that above; 1/2 of 1/2 and of 3/4."""
+    place = rank_of_weight(torch.full((1, 8000), -3.0), torch.full((8000,), -2.95))
+    assert place.mean() == pytest.approx(0.625, abs=0.013)
+
+
+def test_mean_and_spread_are_measured_from_those_of_the_uniform_in_its_standard_errors():
+    mean, spread, _ = uniformity("z", torch.full((100,), 0.7))
+    assert mean.z == pytest.approx(0.2 * 1200**0.5) and spread.z == pytest.approx((12 * 0.04 - 1) / 0.008**0.5)
+
+
+def test_an_ecdf_counts_what_is_at_a_point_and_its_band_is_as_wide_as_its_errors():
+    found = rank_ecdf(torch.tensor([0.5]))
+    assert found.difference[24] == 0.5 and found.difference[23] == pytest.approx(-0.48)
+    torch.testing.assert_close(found.band / found.band[24], 2 * (found.grid * (1 - found.grid)).sqrt())
