@@ -39,6 +39,17 @@ def test_c2st_is_the_same_in_other_units():
     assert mm.c2st(a, b, permutations=9) == mm.c2st(units * a, units * b, permutations=9)
 
 
+def test_c2st_is_the_same_wherever_rows_are_and_however_wide():
+    a, b, width, place = torch.randn(100, 2, 2), torch.randn(100, 2, 2) + 0.3, torch.tensor([[64.0], [0.5]]), 40.0
+    moved = (width * one + torch.tensor([[place], [-place]]) for one in (a, b))
+    assert mm.c2st(a, b, permutations=9) == mm.c2st(*moved, permutations=9)
+
+
+def test_permutations_that_do_as_well_count_against_a_difference():
+    same = torch.zeros(50, 1)
+    assert mm.c2st(same, same, features=lambda z: z, permutations=19).p == 1.0
+
+
 def test_a_p_value_of_two_tests_is_twice_the_smaller_and_stays_a_probability():
     even = (torch.arange(FEWEST) + 0.5).unsqueeze(1) / FEWEST  # of the mean and spread that calibrated ranks have
     assert _left_out("a", even).p == 1.0
