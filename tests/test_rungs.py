@@ -4,7 +4,7 @@ import pytest
 import torch
 from exact import LinearGaussian
 
-from pyro_mmvae.diagnostics import rungs, witness
+from pyro_mmvae.diagnostics import climbs, rungs, witness
 from pyro_mmvae.diagnostics.refine import diagonal
 from pyro_mmvae.diagnostics.rungs import Budget, Ladder
 from pyro_mmvae.diagnostics.target import Target
@@ -158,3 +158,13 @@ def test_chains_certify_by_r_hat_and_number_where_no_witness_has_found_more(monk
     first, last = (starts[0] + 0.5 * step for step in (0, 249))
     served = made.served.latents["z"][:, some[taken]]
     torch.testing.assert_close(served[[0, -1]], torch.stack([first[0], last[-1]])[:, taken])
+
+
+def test_a_guide_has_missed_what_its_weights_or_its_draws_lack_or_climbs_leave_in_doubt(monkeypatch):
+    made, row = ladder(monkeypatch, 4), torch.arange(4)
+    monkeypatch.setattr(climbs, "with_modes", lambda *_: (made.prior, row == 2))
+    monkeypatch.setattr(Smoothed, "misses", lambda own, other: (row == 0) & (own.khat < other.khat))  # 2 and 3
+    monkeypatch.setattr(Witness, "lacks", lambda own, other, q: (row == 1) & (own.raw[3] != other.raw[3]))
+    monkeypatch.setattr(climbs, "Witness", lambda *_: made.guide)
+    _, prior, missed, unsure = climbs.witnesses(made.target, 1000)
+    assert prior is made.prior and missed.tolist() == [True, True, True, False] and torch.equal(unsure, row == 2)
