@@ -164,20 +164,6 @@ def refuse(batch: Mapping[str, Tensor], finite: Tensor, what: str) -> None:
     raise BadRow(f"{what} is not finite", row, f"{whose}standardise the data, or use a model in float64")
 
 
-def refuse_unmasked(scores: Mapping[str, Tensor], batch: Any) -> None:
-    """Raises ValueError for a modality that the model scores in rows where it is hidden: whatever is there would count.
-
-    Args:
-        scores: name -> log p(x_m | z), (draw, row).
-    """
-    for name in scores.keys() & batch.keys() - batch.complete:
-        if bool(torch.where(seen_rows(batch.mask[name]), 0, scores[name]).any()):
-            raise ValueError(
-                f"the model scores {name!r} in rows where its mask hides it, as missing or not asked for; give its"
-                f" distribution .mask(mask[{name!r}]), in the shape of its batch"
-            )
-
-
 def refuse_outside(sites: Sequence[str]) -> None:
     """Refuses sites that all rows share, where rows are simulated one by one."""
     for name in sites:

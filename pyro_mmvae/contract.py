@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.programs import FAILURES, guide_on
@@ -34,6 +35,20 @@ def refusing_writes(batch: Batch) -> Iterator[None]:
             raise ValueError(
                 f"the model or the guide writes into {'x' if same else 'the mask'} of {name!r}, and what comes after"
                 " goes on with that; let it work on a copy, x.clone()"
+            )
+
+
+def refuse_unmasked(scores: Mapping[str, Tensor], batch: Batch) -> None:
+    """Raises ValueError for a modality that the model scores in rows where it is hidden: whatever is there would count.
+
+    Args:
+        scores: name -> log p(x_m | z), (draw, row).
+    """
+    for name in scores.keys() & batch.keys() - batch.complete:
+        if bool(torch.where(seen_rows(batch.mask[name]), 0, scores[name]).any()):
+            raise ValueError(
+                f"the model scores {name!r} in rows where its mask hides it, as missing or not asked for; give its"
+                f" distribution .mask(mask[{name!r}]), in the shape of its batch"
             )
 
 

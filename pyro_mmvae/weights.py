@@ -15,8 +15,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
-from pyro_mmvae.checks import check_collection, refuse_unmasked
-from pyro_mmvae.contract import refuse_apart, refuse_beside, refuse_improper, refusing_writes
+from pyro_mmvae.checks import check_collection
+from pyro_mmvae.contract import refuse_apart, refuse_beside, refuse_improper, refuse_unmasked, refusing_writes
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.owners import owners_of

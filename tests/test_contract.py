@@ -170,6 +170,27 @@ def test_training_refuses(line):
         mm.fit(mm.Pair(pair.model, guide), data(holes=3), loss=loss, epochs=1, progress=False)
 
 
+def test_tools_refuse_a_model_that_scores_what_its_mask_hides():
+    """It counted the zeros under the holes as data, and for subsets what it was not asked about: log p of both."""
+
+    def scores_all(x=None, mask=None):
+        model(None if x is None else mm.Batch.of(x, mask).as_if_seen())
+
+    x, forgets = data(holes=3), mm.Pair(scores_all, exact)
+    alone = dist.Normal(0.0, 2**0.5).log_prob(x["a"])
+    both = dist.MultivariateNormal(torch.zeros(2), torch.ones(2, 2) + torch.eye(2)).log_prob(
+        torch.stack([x["a"], x["b"].nan_to_num()], -1)
+    )
+    found = mm.log_likelihood(mm.Pair(model, exact), x, num_particles=30).value
+    torch.testing.assert_close(found, torch.where(x["b"].isnan(), alone, both))
+    with pytest.raises(ValueError, match=r"scores 'b' in rows where its mask hides it.*\.mask\(mask\['b'\]\)"):
+        mm.log_likelihood(forgets, x)
+    whole = {name: value[3:] for name, value in x.items()}
+    torch.testing.assert_close(mm.log_likelihood(forgets, whole, num_particles=30).value, both[3:])
+    with pytest.raises(ValueError, match=r"scores 'b' in rows where its mask hides it"):
+        mm.certify(forgets, whole, rows=20, progress=False)
+
+
 def test_training_refuses_a_model_that_scores_what_is_missing():
     """Its loss was 2.77 nats a row, and 2.38 with the mask, of an exact guide."""
     x = data(holes=3)

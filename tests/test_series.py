@@ -104,47 +104,6 @@ def test_a_prior_with_covariances_stands_in_the_product_of_such_experts(family):
     assert bound == pytest.approx(evidence.sum().item(), abs=1e-5)
 
 
-def pair_of(masked):
-    """z ~ N(0, 1), a and b ~ N(z, 1), with the posterior of what the mask shows as guide."""
-
-    def seen(batch, name):
-        return batch.mask[name] if name in batch else torch.zeros(batch.rows, dtype=torch.bool)
-
-    def model(x=None, mask=None):
-        batch = mm.Batch.of(x, mask)
-        with pyro.plate("data", batch.rows, dim=-1):
-            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            for name in ("a", "b"):
-                p = dist.Normal(z, 1.0)
-                pyro.sample(name, p.mask(seen(batch, name)) if masked and x is not None else p, obs=batch.get(name))
-
-    def guide(x=None, mask=None):
-        batch = mm.Batch.of(x, mask)
-        precision = 1.0 + sum(seen(batch, name).double() for name in ("a", "b"))
-        with pyro.plate("data", batch.rows, dim=-1):
-            pyro.sample("z", dist.Normal(sum(batch.values()) / precision, precision.rsqrt()))
-
-    return mm.Pair(model, guide)
-
-
-def test_a_model_that_scores_what_its_mask_hides_is_refused():
-    """It counted the zeros under the holes as data, and for subsets what it was not asked about: log p of both."""
-    x = {"a": torch.randn(8), "b": torch.where(torch.arange(8) < 3, torch.nan, torch.randn(8))}
-    alone = dist.Normal(0.0, 2**0.5).log_prob(x["a"])
-    both = dist.MultivariateNormal(torch.zeros(2), torch.ones(2, 2) + torch.eye(2)).log_prob(
-        torch.stack([x["a"], x["b"].nan_to_num()], -1)
-    )
-    found = mm.log_likelihood(pair_of(masked=True), x, num_particles=30).value
-    torch.testing.assert_close(found, torch.where(x["b"].isnan(), alone, both))
-    forgets = pair_of(masked=False)
-    with pytest.raises(ValueError, match=r"scores 'b' in rows where its mask hides it.*\.mask\(mask\['b'\]\)"):
-        mm.log_likelihood(forgets, x)
-    whole = {name: value[3:] for name, value in x.items()}
-    torch.testing.assert_close(mm.log_likelihood(forgets, whole, num_particles=30).value, both[3:])
-    with pytest.raises(ValueError, match=r"scores 'b' in rows where its mask hides it"):
-        mm.certify(forgets, whole, rows=20, progress=False)
-
-
 def test_a_guide_may_leave_the_states_of_a_hidden_markov_chain_to_the_model():
     """Its draws are the prior's: unbiased for log p, and too wide, as the certificate says now."""
     stay, loc, visits = torch.tensor([[0.8, 0.2], [0.3, 0.7]]), torch.tensor([-1.0, 1.5]), range(3)

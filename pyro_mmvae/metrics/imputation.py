@@ -12,7 +12,8 @@ from pyro.distributions import VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
-from pyro_mmvae.checks import check_index, check_mapping, refuse_unmasked
+from pyro_mmvae.checks import check_index, check_mapping
+from pyro_mmvae.contract import refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool

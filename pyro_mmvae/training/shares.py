@@ -14,8 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.checks import refuse_unmasked
-from pyro_mmvae.contract import refuse_apart
+from pyro_mmvae.contract import refuse_apart, refuse_unmasked
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, library_of, scaled, silent

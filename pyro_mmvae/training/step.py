@@ -94,9 +94,9 @@ class Run:
         self.beta = beta
         for p in self.parameters:  # of which the optimiser may have a part
             p.grad = None
-        loss, taught = self._teach(batch, beta)
+        loss, fine = self._teach(batch, beta)
         self.taught = self.taught or any(p.grad is not None for p in self.parameters)
-        if not taught:
+        if not fine:
             return loss
         if self.late:
             self.doubt += 0 * loss
