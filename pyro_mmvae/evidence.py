@@ -14,7 +14,8 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import LARGEST, smooth
-from pyro_mmvae.weights import chunks, draw, known, nesting, opened
+from pyro_mmvae.questions import known, nesting, opened
+from pyro_mmvae.weights import chunks, draw
 
 
 class LogLikelihood(NamedTuple):

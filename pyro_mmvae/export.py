@@ -18,8 +18,9 @@ from pyro_mmvae.generation import joint_draws
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import predictive
 from pyro_mmvae.psis import smooth
+from pyro_mmvae.questions import opened
 from pyro_mmvae.told import Latents, asked, told
-from pyro_mmvae.weights import draw_in_parts, opened
+from pyro_mmvae.weights import draw_in_parts
 
 DRAWS = ("chain", "draw")
 

@@ -17,8 +17,8 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import FAILURES, library_of, silent
+from pyro_mmvae.questions import devices
 from pyro_mmvae.sites import drawn_in, plates_of, row_axis
-from pyro_mmvae.weights import devices
 
 
 @tool

@@ -13,8 +13,8 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import lacking, mean_of, predictive
 from pyro_mmvae.programs import library_of
+from pyro_mmvae.questions import known, opened
 from pyro_mmvae.told import Latents, asked
-from pyro_mmvae.weights import known, opened
 
 
 @tool

@@ -13,7 +13,7 @@ from pyro_mmvae.checks import check_members
 from pyro_mmvae.distributions import moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 ROWS_AT_ONCE = 4096
 

@@ -17,10 +17,11 @@ from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Columnwise, numbers_of
 from pyro_mmvae.programs import FAILURES, guide_on, library_of, silent
+from pyro_mmvae.questions import devices, nesting
 from pyro_mmvae.sites import left_to_model, row_axis, rows_first, value_of
 from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
-from pyro_mmvae.weights import devices, nesting, rows_at_once, traces_of
+from pyro_mmvae.weights import rows_at_once, traces_of
 
 
 class NoMean(ValueError):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.programs import check_model, silent
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 
 class MeanLoss(nn.Module):

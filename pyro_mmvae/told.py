@@ -21,8 +21,8 @@ from pyro_mmvae.checks import check_named, refuse_outside
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Beside
 from pyro_mmvae.programs import silent
+from pyro_mmvae.questions import devices, known
 from pyro_mmvae.sites import as_drawn, auxiliary, row_axis, value_of
-from pyro_mmvae.weights import devices, known
 
 Latents = Mapping[str, Tensor]
 """Site -> (draw, row, *event), as `mm.posterior_draws` and `mm.importance` have them."""

@@ -16,7 +16,7 @@ from pyro_mmvae.diagnostics.refine import diagonal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.psis import Smoothed
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 ROWS = 24
 

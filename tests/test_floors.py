@@ -25,7 +25,7 @@ FLOORS = [
     },
     {"images", "owners", "contract"},
     {"convolutions"},
-    {"modes"},
+    {"modes", "questions"},
     {
         "modality",
         "likelihoods",

@@ -15,7 +15,8 @@ from pyro_mmvae.diagnostics.refine import fit_normal, moments
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import draw, nesting, opened
+from pyro_mmvae.questions import nesting, opened
+from pyro_mmvae.weights import draw
 
 ROWS = 40
 

@@ -10,7 +10,7 @@ import torch
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import LogPool, Mixture
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 ROWS, LOADING = 4, torch.arange(6, dtype=torch.float64).reshape(2, 3)
 

@@ -13,8 +13,8 @@ from test_gaps import broken
 from test_priors import hierarchical
 
 import pyro_mmvae as mm
+from pyro_mmvae.questions import opened
 from pyro_mmvae.told import Told, chosen
-from pyro_mmvae.weights import opened
 
 ROWS, DRAWS = 8, 4000
 

@@ -14,7 +14,7 @@ from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.refine import normal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.walk import ACCEPTED, Path, transition, tuned
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 
 def walked(chains, rows=3):

@@ -22,7 +22,8 @@ from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import nesting, opened, parts
+from pyro_mmvae.questions import nesting, opened
+from pyro_mmvae.weights import parts
 
 
 @tool

@@ -20,7 +20,8 @@ from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import Check, corrected, rank, rank_ecdf, rank_of_weight, shown_p, uniformity
 from pyro_mmvae.diagnostics.simulated import Simulated, WholeMixtures, conditions, having, simulate, weight_at
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import draw_in_parts, opened
+from pyro_mmvae.questions import opened
+from pyro_mmvae.weights import draw_in_parts
 
 TARP, FIT, WEIGHT = "tarp", "log p(x | z)", "log weight"
 

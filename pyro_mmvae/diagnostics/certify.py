@@ -25,8 +25,9 @@ from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import silent
 from pyro_mmvae.psis import share_good, smooth
+from pyro_mmvae.questions import devices, known, nesting, opened
 from pyro_mmvae.warn import warn
-from pyro_mmvae.weights import chunks, devices, draw, known, nesting, opened
+from pyro_mmvae.weights import chunks, draw
 
 FEWEST = 100
 """Simulated rows below which no verdict is given."""

@@ -22,7 +22,7 @@ from pyro_mmvae.experts import Experts
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.psis import share_good
-from pyro_mmvae.weights import devices, opened
+from pyro_mmvae.questions import devices, opened
 
 
 class Compared(NamedTuple):

@@ -19,7 +19,8 @@ from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
-from pyro_mmvae.weights import chunks, draw, known, nesting, opened, parts
+from pyro_mmvae.questions import known, nesting, opened
+from pyro_mmvae.weights import chunks, draw, parts
 
 
 @tool

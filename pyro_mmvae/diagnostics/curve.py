@@ -13,7 +13,8 @@ from pyro_mmvae.arrays import shown, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import chunks, draw, nesting, opened
+from pyro_mmvae.questions import nesting, opened
+from pyro_mmvae.weights import chunks, draw
 
 
 class IWAECurve(NamedTuple):

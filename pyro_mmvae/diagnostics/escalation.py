@@ -19,7 +19,8 @@ from pyro_mmvae.diagnostics.refine import PARTICLES
 from pyro_mmvae.diagnostics.rungs import Budget, Ladder
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.modes import tool
-from pyro_mmvae.weights import joined, nesting, opened, parts
+from pyro_mmvae.questions import nesting, opened
+from pyro_mmvae.weights import joined, parts
 
 
 @tool

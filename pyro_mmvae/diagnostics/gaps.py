@@ -18,7 +18,8 @@ from pyro_mmvae.diagnostics.witness import proposed
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import share_good, smooth
-from pyro_mmvae.weights import nesting, opened, parts
+from pyro_mmvae.questions import nesting, opened
+from pyro_mmvae.weights import parts
 
 SURE = 4.5
 """Standard errors by which a proposal must find more of p(x_S) than a better one to be believed all the same: of three,

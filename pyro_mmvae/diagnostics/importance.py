@@ -13,7 +13,8 @@ from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import khat_limit, resampled, share_good, smooth
-from pyro_mmvae.weights import draw_in_parts, opened
+from pyro_mmvae.questions import opened
+from pyro_mmvae.weights import draw_in_parts
 
 
 class Importance(NamedTuple):

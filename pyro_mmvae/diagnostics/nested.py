@@ -15,7 +15,8 @@ from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
-from pyro_mmvae.weights import known, opened, parts
+from pyro_mmvae.questions import known, opened
+from pyro_mmvae.weights import parts
 
 
 class Nested(NamedTuple):

@@ -18,7 +18,8 @@ from pyro_mmvae.diagnostics.escalation import codes_by
 from pyro_mmvae.diagnostics.ranks import rank, shown_p, two_sided
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import predictive
-from pyro_mmvae.weights import devices, opened, parts
+from pyro_mmvae.questions import devices, opened
+from pyro_mmvae.weights import parts
 
 FEWEST = 20
 """Rows below which there is no p-value: of five, each with one entry, one of 0.001 came ten times too often."""

@@ -22,8 +22,8 @@ from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.generation import check_simulates, joint_draws
 from pyro_mmvae.predictive import complete
 from pyro_mmvae.programs import guide_on, library_of, silent
+from pyro_mmvae.questions import devices, nesting
 from pyro_mmvae.sites import as_drawn, drawn_in, own_terms, per_row, row_axis, scored_at, value_of
-from pyro_mmvae.weights import devices, nesting
 
 
 class Simulated(NamedTuple):

@@ -15,8 +15,9 @@ from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics.coordinates import Coordinates, bounds_of, coordinates, support_of
 from pyro_mmvae.distributions import LogPool
 from pyro_mmvae.programs import silent
+from pyro_mmvae.questions import nesting
 from pyro_mmvae.sites import left_to_model, per_row, row_axis, value_of
-from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, nesting, size_of, traces_of
+from pyro_mmvae.weights import NUMBERS_AT_ONCE, draw, size_of, traces_of
 
 PROBES = 16  # draws that tell whether a density hangs on a site
 
@@ -32,7 +33,7 @@ class Target:
     Args:
         vae: a `MultimodalVAE`, or a `Pair`.
         batch: checked data, of S alone.
-        depth: what `mm.weights.nesting` says, if the caller knows it.
+        depth: what `mm.questions.nesting` says, if the caller knows it.
 
     Raises:
         ValueError: a latent site is discrete, or its bounds hang on the row or on other codes.

@@ -18,7 +18,8 @@ from pyro_mmvae.distributions.base import plain
 from pyro_mmvae.errors import standard_error, variance
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
-from pyro_mmvae.weights import NUMBERS_AT_ONCE, opened
+from pyro_mmvae.questions import opened
+from pyro_mmvae.weights import NUMBERS_AT_ONCE
 
 ACTIVE = 0.01  # variance of the posterior means above which a dimension counts as active
 

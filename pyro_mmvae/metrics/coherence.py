@@ -21,8 +21,8 @@ from pyro_mmvae.generation import generate
 from pyro_mmvae.metrics.given import whole_labels
 from pyro_mmvae.modes import at_rest, tool
 from pyro_mmvae.predictive import predictive
+from pyro_mmvae.questions import known, opened
 from pyro_mmvae.view import subsets_of
-from pyro_mmvae.weights import known, opened
 
 Classifiers = Mapping[str, Callable[[Tensor], Tensor]]
 ACROSS = 90

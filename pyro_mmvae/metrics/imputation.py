@@ -19,9 +19,10 @@ from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import mean_of, predictive
 from pyro_mmvae.programs import library_of
+from pyro_mmvae.questions import nesting, opened
 from pyro_mmvae.sites import per_row, scored_at
 from pyro_mmvae.told import Latents, asked, told
-from pyro_mmvae.weights import chunks, nesting, opened, rows_at_once, traces_of
+from pyro_mmvae.weights import chunks, rows_at_once, traces_of
 
 Errors = tuple[float, float, float, float]
 DRAWS = 100

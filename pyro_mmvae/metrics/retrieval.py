@@ -17,7 +17,8 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import feasible, masked, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
-from pyro_mmvae.weights import known, nesting, opened, parts, traces_of
+from pyro_mmvae.questions import known, nesting, opened
+from pyro_mmvae.weights import parts, traces_of
 
 
 class Retrieval(NamedTuple):

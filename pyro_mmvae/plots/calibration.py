@@ -15,7 +15,7 @@ from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import BLUE, GREY, MARKERS, RED, beside, check_result, new_axes
 from pyro_mmvae.psis import khat_limit
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 
 @tool

@@ -19,7 +19,7 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import GREY, LETTERS, RED, cells, new_axes
 from pyro_mmvae.plots.entry import Look, Show, draw_entry, reach_of, span_of
 from pyro_mmvae.programs import library_of
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 WIDE = 16
 """Letters of a name that stand in one line beside the entries."""

@@ -15,7 +15,7 @@ import torch
 from pyro_mmvae.checks import check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
-from pyro_mmvae.weights import opened
+from pyro_mmvae.questions import opened
 
 AT_ONCE = 2**23
 """Bytes that are read from disk at once, where batches are smaller than that."""

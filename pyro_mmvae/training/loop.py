@@ -23,6 +23,7 @@ from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.modes import in_training
 from pyro_mmvae.optim import Adam
 from pyro_mmvae.programs import alone, check_model
+from pyro_mmvae.questions import opened
 from pyro_mmvae.training.arguments import check_arguments, optimizer_of
 from pyro_mmvae.training.batches import Batches, batches_of, pair
 from pyro_mmvae.training.checkpoint import Checkpoint, carry_on
@@ -34,7 +35,6 @@ from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by
 from pyro_mmvae.training.shares import Shares, special_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
-from pyro_mmvae.weights import opened
 
 
 @torch.inference_mode(False)  # which switches gradients on as well

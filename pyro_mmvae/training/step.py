@@ -23,10 +23,10 @@ from pyro_mmvae.modes import at_rest
 from pyro_mmvae.optim import Adam, step_of
 from pyro_mmvae.owners import refuse_hidden
 from pyro_mmvae.programs import short_errors, silent, weighted_kl
+from pyro_mmvae.questions import check_guide
 from pyro_mmvae.sites import traced
 from pyro_mmvae.training.compiled import Compiled
 from pyro_mmvae.training.shares import Shares
-from pyro_mmvae.weights import check_guide
 
 T = TypeVar("T")
 
