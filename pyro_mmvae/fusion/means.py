@@ -17,7 +17,7 @@ class WassersteinMean(WithPriorExpert):
     """Wasserstein barycentre of diagonal normals: locations and scales are averaged over the given experts.
 
     Args:
-        prior_expert: whether the prior is one of the experts.
+        prior_expert: whether the prior is one of the experts: the model's own if it is a diagonal normal, else N(0, I).
 
     Reference:
         Qiu et al., 2025, Multimodal Variational Autoencoder: a Barycentric View, https://arxiv.org/abs/2412.20487
@@ -46,7 +46,7 @@ class HoelderMixture(WithPriorExpert):
     `Mixture`. n experts make n (n + 1) / 2 components.
 
     Args:
-        prior_expert: whether the prior is one of the experts.
+        prior_expert: whether the prior is one of the experts: the model's own if it is a diagonal normal, else N(0, I).
 
     Reference:
         Vo, Martinez-Garcia and Valera, 2026, Hoelder++: Improving the Quality-Coherence Trade-off in Multimodal VAEs,
@@ -71,7 +71,7 @@ class Hellinger(WithPriorExpert):
     dimensions together.
 
     Args:
-        prior_expert: whether the prior is one of the experts.
+        prior_expert: whether the prior is one of the experts: the model's own if it is a diagonal normal, else N(0, I).
 
     Reference:
         Vo and Valera, 2026, Hellinger Multimodal Variational Autoencoders, https://arxiv.org/abs/2601.06572

@@ -84,7 +84,8 @@ class GeneralizedPoE(Fusion):
     Args:
         names: the modalities.
         dim: of z.
-        prior_expert: whether the prior is one of the experts, with weights of its own.
+        prior_expert: whether the prior is one of the experts, with weights of its own: the model's if it is a diagonal
+            normal, else N(0, I).
 
     Reference:
         Cao and Fleet, 2014, Generalized Product of Experts for Automatic and Principled Fusion of Gaussian Process
@@ -127,7 +128,7 @@ class GeometricMean(WithPriorExpert):
     As a prior it is mmJSD's, `DynamicPrior(GeometricMean(prior_expert=True), otherwise=...)`.
 
     Args:
-        prior_expert: whether the prior is one of the experts.
+        prior_expert: whether the prior is one of the experts: the model's own if it is a diagonal normal, else N(0, I).
 
     Reference:
         Sutter, Daunhawer and Vogt, 2020, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence,

@@ -32,7 +32,8 @@ class MoPoE(Fusion):
     whose ELBO is on average between that of the full mixture and, for `components=1`, the published one.
 
     Args:
-        prior_expert: whether the prior stands in every product, once.
+        prior_expert: whether the prior stands in every product, once: the model's own if it is a diagonal normal, else
+            N(0, I).
         components: the most subsets that are all taken; ten modalities have 1,023.
 
     Reference:
