@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import Normal, Switch, drawn_part, is_correlated, is_normal, like, mapped
-from pyro_mmvae.modality import Modality, Seen, ask
+from pyro_mmvae.modality import Modality, ask
 from pyro_mmvae.networks import SeesHoles
+from pyro_mmvae.seen import Seen
 from pyro_mmvae.stack import Stack
 
 

@@ -14,9 +14,10 @@ from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import BadRow, distribution
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import Categorical, Columnwise, Rows, feasible, masked
-from pyro_mmvae.modality import Modality, Seen, ask
+from pyro_mmvae.modality import Modality, ask
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
+from pyro_mmvae.seen import Seen
 
 
 def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) -> None:

@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_mmvae.modality import Seen
+from pyro_mmvae.seen import Seen
 
 
 class Stack:

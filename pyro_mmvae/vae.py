@@ -20,12 +20,13 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Modality, Seen, check_modalities, counted
+from pyro_mmvae.modality import Modality, check_modalities
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.priors.plain import of_experts
 from pyro_mmvae.programs import alone, program
+from pyro_mmvae.seen import Seen, counted
 from pyro_mmvae.storage import save
 from pyro_mmvae.view import EVERYTHING, View
 

@@ -28,6 +28,7 @@ FLOORS = [
     {"modes", "questions"},
     {
         "modality",
+        "seen",
         "likelihoods",
         "weights",
         "direct",

@@ -15,7 +15,8 @@ from pyro_mmvae.distributions import mapped
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.experts import otherwise as elsewhere
 from pyro_mmvae.fusion.base import Fusion
-from pyro_mmvae.modality import ask, places
+from pyro_mmvae.modality import ask
+from pyro_mmvae.seen import places
 from pyro_mmvae.sequences import attention_layer
 
 

@@ -13,7 +13,8 @@ from pyro_mmvae.checks import check_members, check_named
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, Mixture, Normal, like, mapped
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.modality import Modality, Seen
+from pyro_mmvae.modality import Modality
+from pyro_mmvae.seen import Seen
 
 
 class DynamicPrior(nn.Module):
