@@ -48,12 +48,22 @@ def damaged(tmp_path):
 
 
 def never_compiled(tmp_path):
+    vae, x = build(rows=8)
+    mask = {"a": torch.arange(8) < 4, "b": torch.arange(8) >= 4}
+    run = {"epochs": 1, "batch_size": 1, "lr": 0.0, "progress": False, "compile": "eager"}
+    return "every batch lacked", lambda: mm.fit(vae, x, mask, **run)
+
+
+def never_seen(tmp_path):
     vae, x = build()
-    mask = {"b": torch.zeros(400, dtype=torch.bool)}
-    return "every batch lacked", lambda: mm.fit(vae, x, mask, epochs=1, lr=0.0, progress=False, compile="eager")
+    x["a"][:, 2] = torch.nan
+    return "observed in no row", lambda: mm.fit(vae, x, epochs=1, lr=0.0, progress=False)
 
 
-@pytest.mark.parametrize("make", [drowned, collapsed, full, damaged, never_compiled], ids=lambda make: make.__name__)
+MAKE = [drowned, collapsed, full, damaged, never_compiled, never_seen]
+
+
+@pytest.mark.parametrize("make", MAKE, ids=lambda make: make.__name__)
 def test_it_points_here(make, tmp_path):
     part, call = make(tmp_path)
     lines, first = inspect.getsourcelines(call)
@@ -74,3 +84,23 @@ def test_runs_of_a_hundred_steps_are_looked_at_once_and_shorter_ones_never(make,
         warnings.simplefilter("always")
         make(tmp_path, rows=4 * steps)[1]()
     assert len(caught) == steps - 99
+
+
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        ({"b": torch.zeros(20, dtype=torch.bool)}, "modality 'b' is observed in no row"),
+        (
+            {"a": torch.arange(6).expand(20, 6) % 3 > 0},
+            "of modality 'a' 2 of 6 entries are observed in no row, first [0]",
+        ),
+        ({"a": torch.eye(20, 6, dtype=torch.bool), "b": torch.arange(20) == 3}, None),
+    ],
+)
+def test_what_no_row_has_is_named_before_it_is_not_learnt(mask, found):
+    vae, x = build(rows=20)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        mm.fit(vae, x, mask, epochs=1, progress=False)
+    rest = "; nothing of that is learnt, and what is said of it means nothing: leave it out"
+    assert [str(one.message) for one in caught] == ([] if found is None else [found + rest])

@@ -16,6 +16,7 @@ from pyro_mmvae.checks import check_mapping
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.dataset import MultimodalDataset
 from pyro_mmvae.questions import opened
+from pyro_mmvae.warn import warn
 
 AT_ONCE = 2**23
 """Bytes that are read from disk at once, where batches are smaller than that."""
@@ -52,6 +53,7 @@ class InMemory:
         self.data, self.batch_size, self.rows = data, min(batch_size, data.rows), data.rows
         self.steps = -(-data.rows // self.batch_size)
         data.survey()
+        _warn_of_unseen(data)
 
     def walk(self, start: int = 0) -> Iterator[Batch]:
         for index in torch.randperm(self.rows, device="cpu").split(self.batch_size)[start:]:
@@ -147,6 +149,21 @@ def pair(item: Any) -> tuple[Any, Any]:
             f"a {type(item).__name__} of {len(item)} stands where x or (x, mask) is asked for; give a pair"
         )
     return item[0], item[1]
+
+
+def _warn_of_unseen(data: Batch) -> None:
+    """Warns of what no row has: it would be imputed from weights that no step has changed."""
+    for name in data.keys() - data.complete:
+        seen = data.mask[name].any(0)
+        if bool(seen.all()):
+            continue
+        what = f"modality {name!r} is observed in no row"
+        if bool(seen.any()):
+            where = (~seen).nonzero().tolist()
+            what = (
+                f"of modality {name!r} {len(where)} of {seen.numel()} entries are observed in no row, first {where[0]}"
+            )
+        warn(f"{what}; nothing of that is learnt, and what is said of it means nothing: leave it out")
 
 
 def _masks(item: Any) -> bool:

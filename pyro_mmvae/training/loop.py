@@ -114,7 +114,8 @@ def fit(
         A `History`. The modules are left in eval mode, or as they were if something is refused; those whose parameters
         are all frozen are never in another.
 
-    A run of 100 steps or more warns of a modality that drowns the others, and of a posterior that has collapsed.
+    A run of 100 steps or more warns of a modality that drowns the others, and of a posterior that has collapsed; any
+    run on data in memory of a modality, or entries of one, that no row has.
 
     Ctrl-C stops it after the step that is under way, a second one at once. The weights are those of that moment, or of
     the best epoch if there are validation data, the checkpoint has the run as far as it got, and the KeyboardInterrupt
