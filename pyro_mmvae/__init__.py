@@ -5,8 +5,8 @@
 The model: MultimodalVAE of Modality, with a prior and a fusion; Pair for programs of your own; View says what the
 guide looks at and what the model explains (EVERYTHING by default); scaled weighs sites; guess_modalities is a start.
 
-Data: from_nan and hide make masks, Batch is checked data, MultimodalDataset is data on disk, from_mudata and to_mudata
-are for cells; load reads a model that `vae.save` wrote.
+Data: from_nan and hide make masks, Batch is checked data, MultimodalDataset is data on disk, Table is for tables of
+pandas, from_mudata and to_mudata are for cells; load reads a model that `vae.save` wrote.
 
 Fusions, experts to posterior (Fusion, Experts): PoE, GeneralizedPoE, MoE, MoPoE, GeometricMean, WassersteinMean,
 MixtureOfWasserstein, Hellinger, HoelderMixture, CoDE, DeepSets, Attention, JointEncoder, LadderPoE, Flow, Conditioned,
@@ -95,6 +95,7 @@ from pyro_mmvae.evidence import LogLikelihood, log_likelihood
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.export import to_arviz
 from pyro_mmvae.flows import ZukoTransform
+from pyro_mmvae.frames import Table
 from pyro_mmvae.fusion import (
     Attention,
     CoDE,
@@ -293,6 +294,7 @@ __all__ = [
     "StudentTLikelihood",
     "SubsetCertificate",
     "Switch",
+    "Table",
     "TableLikelihood",
     "TableTrunk",
     "TokenDecoder",

@@ -78,7 +78,8 @@ def _no_numbers(what: str, value: Any, array: np.ndarray | None) -> str:
             try:
                 tensor_of(what, value.iloc[:, place])
             except ValueError as error:
-                return f"has the column {label!r}, which {str(error).removeprefix(what).lstrip()}"
+                reason = str(error).removeprefix(what).lstrip()
+                return f"has the column {label!r}, which {reason}; of such tables see mm.Table"
     rows = value if array is None and isinstance(value, (list, tuple)) else ()
     uneven = len({tuple(row.shape) for row in rows if hasattr(row, "shape")}) > 1
     if uneven or any(isinstance(row, (list, tuple)) for row in rows):

@@ -76,9 +76,9 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     are so large that the default dtype has none but whole ones (8 million in float32); the rest is normal with one
     learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is told which; of an
     array without holes it takes one that is hidden later for a typical value. Draws of measurements know no bounds:
-    take logits of shares and logarithms of skewed positive numbers first, or see `TableLikelihood`. It warns of one
-    whole number a row from -1 on, which pandas has for a missing category, and of measurements that differ by less than
-    the default dtype can tell apart, such as seconds since 1970.
+    take logits of shares and logarithms of skewed positive numbers first; columns of different kinds are what `Table`
+    is for. It warns of one whole number a row from -1 on, which pandas has for a missing category, and of measurements
+    that differ by less than the default dtype can tell apart, such as seconds since 1970.
 
     Args:
         x: name -> array (row, *event), NaN = missing.

@@ -381,7 +381,7 @@ def test_a_table_of_pandas_names_the_column_that_is_no_numbers():
         mm.from_nan({"body": table})
     values = table["sex"]
     codes = values.cat.codes.where(values.notna())
-    assert str(told.value).endswith("values.cat.codes.where(values.notna())")
+    assert str(told.value).endswith("values.cat.codes.where(values.notna()); of such tables see mm.Table")
     assert mm.from_nan({"sex": codes})[1]["sex"].tolist() == [True, False]
     with pytest.raises(ValueError, match="x is a DataFrame; give a dictionary name -> array"):
         mm.fit(three(), table, progress=False)

@@ -153,6 +153,8 @@ def pair(item: Any) -> tuple[Any, Any]:
 
 def _warn_of_unseen(data: Batch) -> None:
     """Warns of what no row has: it would be imputed from weights that no step has changed."""
+    if all(data.lacks(name) for name in data):
+        return  # of which `fit` warns when it is over
     for name in data.keys() - data.complete:
         seen = data.mask[name].any(0)
         if bool(seen.all()):
