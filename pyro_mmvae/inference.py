@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.modes import tool
+from pyro_mmvae.observe import check_parts
 from pyro_mmvae.predictive import lacking, mean_of, predictive
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import known, opened
@@ -52,8 +53,9 @@ def impute(
         it lacks.
 
     Raises:
-        ValueError: bad input, a name that is no modality, latents of other rows, of too few draws or beside `given`, or
-            a row with draws that are not finite.
+        ValueError: bad input, a name that is no modality, latents of other rows, of too few draws or beside `given`,
+            single entries of a likelihood in which they hang on each other, such as `MultivariateNormal`, or a row with
+            draws that are not finite.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -65,6 +67,7 @@ def impute(
     """
     batch = opened(vae, x, mask)
     num_draws, latents = asked(vae, batch, num_draws, 1, given, latents)
+    _check_parts(vae, batch, given)
     drawn = predictive(vae, batch, num_draws=num_draws, given=given, latents=latents)
     found = {}
     for name, value in drawn.items():
@@ -108,6 +111,7 @@ def predict(
     """
     batch = opened(vae, x, mask)
     num_draws, latents = asked(vae, batch, num_draws, 30, given, latents)
+    _check_parts(vae, batch, given)
     found = predictive(vae, batch, read=mean_of, num_draws=num_draws, given=given, latents=latents)
     return {name: value.squeeze(0) for name, value in found.items()}
 
@@ -158,3 +162,12 @@ def translate(
     if to not in drawn:
         raise ValueError(f"modality {to!r} is only looked at, the model has no decoder of it; give another to draw")
     return drawn[to]
+
+
+def _check_parts(vae: Any, batch: Batch, given: Collection[str] | None) -> None:
+    """Raises ValueError for what is seen in part, if its likelihood knows no way from what is there to the rest."""
+    ours, names = library_of(vae), [n for n in batch if batch.mask[n].dim() > 1 and n not in batch.complete]
+    if ours is not None and names:
+        for name, p in ours.likelihoods(batch).items():
+            if name in names and (given is None or name in given):
+                check_parts(name, batch[name], batch.mask[name], p)

@@ -44,13 +44,13 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     x = seen.x if counts or seen.x.is_floating_point() else seen.x.to(latent.dtype)
     mask, draws = seen.mask, p.batch_shape[:-2] if isinstance(p, TransformedDistribution) else ()
     if mask is not None:
-        x = torch.where(with_axes(mask, x.dim()), x, feasible(p, x))
+        x = torch.where(with_axes(mask, x.dim()), x, _stand_in(name, p, x, seen.rows))
         p = _masked(name, p, mask if seen.rows is None else mask[seen.rows])
     if seen.rows is not None:
         known = (x, seen.values().unsqueeze(1)) if x is seen.x and repeats == 1 else None
         p = Rows(p, seen.rows, rows, known)
     if draws:  # networks of Pyro's conditional flows want their codes to have no more axes than the data
-        x = x.expand(*draws, *x.shape)
+        x = x.expand(*draws, *x.shape[-seen.x.dim() :])
     weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
     with plate(f"{name}_plate", repeats, dim=-1), weight:
         pyro.sample(name, p, obs=x)
@@ -70,11 +70,49 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
     return p
 
 
+def _stand_in(name: str, p: Distribution, x: Tensor, rows: Tensor | None) -> Tensor:
+    """What stands where x (row, repeat, *event) is hidden: a value on the support, of which the decoded rows alone may
+    know the bounds."""
+    try:
+        value = feasible(p, x)
+    except NotImplementedError:
+        raise ValueError(
+            f"modality {name!r} has hidden entries, and its likelihood {type(p).__name__} has neither a support nor"
+            " draws to put there; give it a support"
+        ) from None
+    axis = -2 - len(p.event_shape)
+    if rows is None or value.dim() < -axis or value.shape[axis] != len(rows):
+        return value
+    shape = list(value.shape)
+    shape[axis] = len(x)
+    return value.new_zeros(shape).index_copy(axis, rows, value)
+
+
 def _masked(name: str, p: Distribution, mask: Tensor) -> Distribution:
     try:
         return masked(p, mask, mask.dim() - 2)
     except TypeError as error:
+        if not _in_part(mask):
+            return masked(p, mask.flatten(2).all(-1))
         raise ValueError(f"modality {name!r} has rows with single entries missing: {error}") from None
+
+
+def _in_part(mask: Tensor) -> bool:
+    """Whether some of an entry is hidden and some is not, mask (row, repeat, ...)."""
+    mask = mask.flatten(2)
+    return bool((mask.any(-1) != mask.all(-1)).any())
+
+
+def check_parts(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
+    """Raises ValueError if single entries are hidden that hang on others beside the code: what the likelihood p draws
+    there is not what they are given those that are seen.
+
+    Args:
+        x, mask: as in a batch.
+    """
+    lead = x.dim() - len(p.event_shape)
+    if mask.dim() > lead:
+        _masked(name, p, mask if lead > 1 else mask.unsqueeze(1))
 
 
 def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> None:

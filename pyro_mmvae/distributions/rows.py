@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pyro.distributions import Distribution, Independent
+from pyro.distributions import Distribution, Independent, MaskedDistribution
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
@@ -113,7 +113,7 @@ def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Dis
         TypeError: the mask is finer than the entries that the distribution calls independent.
     """
     if event_dims == 0:
-        return distribution.mask(mask)
+        return MaskedDistribution(distribution, mask)
     if not isinstance(distribution, Independent) or distribution.reinterpreted_batch_ndims < event_dims:
         raise TypeError(
             f"{type(distribution).__name__} has no independent entries to hide one by one; mask whole rows, or use"
@@ -121,18 +121,27 @@ def masked(distribution: Distribution, mask: Tensor, event_dims: int = 0) -> Dis
         )
     whole = distribution.reinterpreted_batch_ndims
     mask = mask.reshape(*mask.shape, *[1] * (whole - event_dims))
-    return distribution.base_dist.mask(mask).to_event(whole)
+    return MaskedDistribution(distribution.base_dist, mask).to_event(whole)
 
 
 def feasible(distribution: Distribution, like: Tensor) -> Tensor:
-    """A value on the support, to stand where an observation is hidden, of the dtype and on the device of `like`."""
+    """A value on the support, to stand where an observation is hidden, of the dtype and on the device of `like`.
+
+    It broadcasts with a value of the whole batch. It is a draw where the support is not known, or not how to get there.
+    """
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     if isinstance(distribution, Columnwise):
-        return torch.stack([feasible(part, like) for part in distribution.parts])
-    support = plain_support(distribution.support)
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if support.is_discrete:
-        return like.new_zeros(()) + getattr(support, "lower_bound", 0)
-    return transform_to(support)(like.new_zeros(()))
+        return torch.stack(torch.broadcast_tensors(*[feasible(part, like) for part in distribution.parts]), -1)
+    try:
+        support = plain_support(distribution.support)
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        event = distribution.event_shape[len(distribution.event_shape) - support.event_dim :]
+        if support.is_discrete:
+            value = like.new_zeros(event) + getattr(support, "lower_bound", 0)
+            return value if support is not constraints.one_hot else value.index_fill(-1, value.new_zeros(1).long(), 1)
+        path = transform_to(support)
+        return path(like.new_zeros(path.inverse_shape(event)))
+    except (NotImplementedError, ValueError):
+        return distribution.sample().to(like.dtype)

@@ -171,8 +171,8 @@ def _refuse_blank(batch: Batch, names: Sequence[str]) -> None:
 
 def _log_prob(p: Distribution, entry: Tensor, mask: Tensor) -> Tensor:
     """log p of one entry (*event) of a modality under every distribution of a batch, as far as it was seen."""
-    lead = [1] * len(p.batch_shape)
     if not bool(mask.all()):
         entry = torch.where(with_axes(mask, entry.dim()), entry, feasible(p, entry))
         p = masked(p, mask, mask.dim())
-    return p.log_prob(entry.reshape(*lead, *p.event_shape))
+    lead = [1] * (len(p.batch_shape) + len(p.event_shape) - entry.dim())
+    return p.log_prob(entry.reshape(*lead, *entry.shape))

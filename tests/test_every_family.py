@@ -1,0 +1,134 @@
+"""Likelihoods of any family of Pyro's or of the user's: their holes, bounds, edges and means."""
+
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import From
+from pyro.infer import Trace_ELBO
+from torch import nn
+
+import pyro_mmvae as mm
+from pyro_mmvae.distributions import feasible
+
+ONES = torch.ones(3, dtype=torch.float64)
+
+
+class Bare(dist.TorchDistribution):
+    """A logistic density as a user writes it: it names no support, knows no mean, and does not expand."""
+
+    arg_constraints = {}
+
+    def __init__(self, loc, drawn=True):
+        self.loc, self.drawn = loc, drawn
+        super().__init__(loc.shape, validate_args=False)
+
+    def sample(self, sample_shape=()):
+        if not self.drawn:
+            raise NotImplementedError
+        u = torch.rand(self._extended_shape(sample_shape))
+        return self.loc + (u / (1 - u)).log()
+
+    def log_prob(self, value):
+        return self.loc - value - 2 * nn.functional.softplus(self.loc - value)
+
+
+def model(family, *, repeated=False):
+    """Of a family of what the code, repeated three times, is: (..., 3) -> distribution; the guide is the prior."""
+    prior, look = mm.StandardNormal(1), From(lambda x: dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+    decoder = nn.Sequential(nn.Linear(1, 1), From(lambda z: family(z.expand(*z.shape[:-1], 3))))
+    part = mm.Modality(decoder, look, repeated=repeated)
+    return mm.MultimodalVAE({"a": part}, prior, lambda _: prior())
+
+
+WHOLE = {  # whatever the code, so that log p(x) is known
+    "Dirichlet": lambda z: dist.Dirichlet((0 * z).exp() + ONES),
+    "relaxed one-hot": lambda z: dist.RelaxedOneHotCategorical(torch.tensor(0.7), logits=0 * z + ONES),
+    "LogisticNormal": lambda z: dist.LogisticNormal(0 * z, (0 * z).exp()),
+    "OneHotCategorical": lambda z: dist.OneHotCategorical(logits=0 * z),
+    "Multinomial": lambda z: dist.Multinomial(5, logits=0 * z),
+    "ProjectedNormal": lambda z: dist.ProjectedNormal(0 * z + ONES),
+    "MultivariateNormal": lambda z: dist.MultivariateNormal(0 * z, torch.eye(3)),
+    "LKJCholesky": lambda z: dist.LKJCholesky(3, 2 + 0 * z[..., 0]),
+    "Wishart": lambda z: dist.Wishart((9 + 0 * z[..., 0]), torch.eye(3).expand(*z.shape[:-1], 3, 3)),
+}
+ENTRIES = {
+    "Uniform": lambda z: dist.Uniform(0 * z + 1, 0 * z + 3),
+    "Pareto": lambda z: dist.Pareto(0 * z + 2, 0 * z + 3),
+    "MaskedMixture": lambda z: dist.MaskedMixture(ONES > 0, dist.Normal(0 * z, 1.0), dist.HalfNormal(1 + 0 * z)),
+    "Binomial": lambda z: dist.Binomial(torch.tensor([0.0, 3.0, 9.0]), logits=0 * z),
+    "Bare": lambda z: Bare(0 * z),
+    "LogNormal": lambda z: dist.LogNormal(0 * z, 1.0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Singular sample")  # torch's Wishart draws again then
+@pytest.mark.parametrize("family", WHOLE.values(), ids=WHOLE)
+def test_a_repeat_that_is_missing_has_a_value_on_the_support(family):
+    vae, p = model(family, repeated=True), family(torch.zeros(3))
+    x, mask = p.sample((6, 2)), torch.arange(12).reshape(6, 2) % 3 > 0
+    mask[4] = False
+    exact = torch.where(mask, p.log_prob(x), 0).sum(1)
+    x[~mask] = 0
+    found = mm.log_likelihood(vae, {"a": x}, {"a": mask}, num_particles=3).value
+    torch.testing.assert_close(found, exact)
+    loss = Trace_ELBO().loss(vae.model, vae.guide, {"a": x}, {"a": mask})  # under validation
+    assert loss == pytest.approx(-float(exact.sum()))
+    value = feasible(p, x)
+    assert bool(p.support.check(value.expand(p.event_shape)).all())
+
+
+@pytest.mark.parametrize("family", ENTRIES.values(), ids=ENTRIES)
+def test_single_entries_of_any_family_are_hidden_beside_rows_that_are_missing(family):
+    """Bounds and draws of the decoded rows are not laid over all rows."""
+    vae, p = model(lambda z: family(z).to_event(1)), family(torch.zeros(3))
+    x, mask = p.sample((6,)), torch.rand(6, 3) > 0.4
+    mask[2], mask[4:] = False, True
+    exact = torch.where(mask, p.log_prob(x), 0).sum(1)
+    x[~mask] = 0
+    found = mm.log_likelihood(vae, {"a": x}, {"a": mask}, num_particles=3).value
+    torch.testing.assert_close(found, exact)
+    assert Trace_ELBO().loss(vae.model, vae.guide, {"a": x}, {"a": mask}) == pytest.approx(-float(exact.sum()))
+    scores = mm.predictive_similarity(vae, {"a": x[4:]}, query=[], target="a", num_draws=2)
+    torch.testing.assert_close(scores, torch.zeros(2, 2))
+
+
+def test_a_candidate_is_scored_as_far_as_it_was_seen_within_bounds_of_its_own():
+    parts = {
+        "a": mm.Modality(From(lambda z: dist.Uniform(0 * z, 2 + z.tanh()).to_event(1))),
+        "b": mm.Modality(mm.NormalLikelihood(nn.Identity()), From(lambda x: dist.Normal(x, 1e-6).to_event(1))),
+    }
+    vae = mm.MultimodalVAE(parts, mm.StandardNormal(3), mm.PoE(prior_expert=False))
+    x, seen = {"a": torch.full((4, 3), 0.4), "b": torch.randn(4, 3)}, torch.rand(4, 3) > 0.5
+    seen[:, 0] = True
+    found = mm.predictive_similarity(vae, x, {"a": seen}, query=["b"], target="a", num_draws=2)
+    logs = -((2 + x["b"].tanh()).log() @ seen.double().T)
+    torch.testing.assert_close(found, logs - logs.logsumexp(0) + math.log(4), rtol=0, atol=1e-4)
+
+
+def test_what_can_neither_be_drawn_nor_has_a_support_is_named():
+    vae, mask = model(lambda z: Bare(z, drawn=False).to_event(1)), {"a": torch.tensor([[True, True, False]])}
+    line = "^modality 'a' has hidden entries, and its likelihood Independent has neither a support nor draws to put"
+    with pytest.raises(ValueError, match=line) as caught:
+        mm.log_likelihood(vae, {"a": torch.zeros(1, 3)}, mask)
+    assert "\n" not in str(caught.value)
+
+
+TOGETHER = {name: WHOLE[name] for name in ("MultivariateNormal", "Multinomial", "Dirichlet")}
+
+
+@pytest.mark.parametrize("family", TOGETHER.values(), ids=TOGETHER)
+def test_entries_that_hang_together_are_filled_in_whole_or_not_at_all(family):
+    """Draws given the code alone would have nothing to do with the entries beside them."""
+    vae, p = model(family), family(torch.zeros(3))
+    x, mask = p.sample((4,)), torch.ones(4, 3, dtype=torch.bool)
+    mask[1] = False  # a mask of entries that hides whole rows
+    exact = torch.where(mask[:, 0], p.log_prob(x), 0)
+    torch.testing.assert_close(mm.log_likelihood(vae, {"a": x}, {"a": mask}, num_particles=3).value, exact)
+    assert torch.equal(mm.impute(vae, {"a": x}, {"a": mask})["a"][0, 2:], x[2:])
+    mask[3, 1] = False
+    for ask in (mm.impute, mm.predict, mm.log_likelihood):
+        with pytest.raises(ValueError, match=r"^modality 'a' has rows with single entries missing: .* has no indep"):
+            ask(vae, {"a": x}, {"a": mask})
+    assert mm.impute(vae, {"a": x}, {"a": mask}, given=[])["a"].shape == (1, 4, 3)
