@@ -9,7 +9,18 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Categorical, Distribution, Independent, MaskedDistribution, VonMises
+from pyro.distributions import (
+    Categorical,
+    Distribution,
+    HalfCauchy,
+    Independent,
+    InverseGamma,
+    MaskedDistribution,
+    MixtureSameFamily,
+    Pareto,
+    SineBivariateVonMises,
+    VonMises,
+)
 from torch import Tensor
 
 from pyro_mmvae.chance import undisturbed
@@ -23,6 +34,9 @@ from pyro_mmvae.told import Latents, Shown, Told, told
 from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import rows_at_once, traces_of
 
+HEAVY = (HalfCauchy, InverseGamma, Pareto)
+"""Families whose mean may be infinite where nothing has overflowed."""
+
 
 class NoMean(ValueError):
     """A likelihood knows no mean."""
@@ -35,19 +49,21 @@ def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
         p = p.base_dist
     base = p.base_dist if isinstance(p, Independent) else p
     try:
-        value = base.probs if isinstance(base, Categorical) else p.mean
+        sides = sides_of(base)
+        value = sides[0] if sides else base.probs if isinstance(base, Categorical) else p.mean
         if bool(value.isnan().any()) and _is_fine(base):
             raise NotImplementedError("the mean is NaN, and no parameter is")
+        if bool(value.isinf().any()) and isinstance(base, HEAVY):
+            raise NotImplementedError("the mean is infinite")
     except NotImplementedError as error:
         raise NoMean(
             f"the likelihood of {site['name']!r}, a {type(base).__name__}, knows no mean; take a median of draws,"
             f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).median(0).values"
         ) from error
     events = value.dim() - len(p.batch_shape)
-    if isinstance(base, VonMises):  # an angle has no mean on the line, but (cos, sin) has, and that a direction
-        length = 1 - base.variance
-        sides = (rows_first(site, length * side, events, num_draws, rows) for side in (base.loc.sin(), base.loc.cos()))
-        return torch.atan2(*(side.mean(0, keepdim=True) for side in sides))
+    if sides:  # an angle has no mean on the line, but (cos, sin) has, and that a direction
+        every = (rows_first(site, side, events, num_draws, rows) for side in sides)
+        return torch.atan2(*(side.mean(0, keepdim=True) for side in every))
     value = rows_first(site, value, events, num_draws, rows).mean(0, keepdim=True)
     if isinstance(base, Columnwise):
         for column, categories in base.categories().items():
@@ -56,8 +72,32 @@ def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     return value
 
 
+def sides_of(base: Distribution) -> tuple[Tensor, Tensor] | None:
+    """The means of sine and cosine of angles, also of mixtures of them, (*batch, *event); None of what is none.
+
+    Raises:
+        NotImplementedError: angles of which they have no closed form.
+    """
+    if isinstance(base, SineBivariateVonMises):
+        raise NotImplementedError
+    if isinstance(base, VonMises):
+        length = 1 - base.variance
+        return length * base.loc.sin(), length * base.loc.cos()
+    if not isinstance(base, MixtureSameFamily):
+        return None
+    part = base.component_distribution
+    sides, events = sides_of(getattr(part, "base_dist", part)), len(base.event_shape)
+    probs = base.mixture_distribution.probs
+    probs = probs.reshape(*probs.shape, *[1] * events)
+    return sides and ((probs * sides[0]).sum(-1 - events), (probs * sides[1]).sum(-1 - events))
+
+
 def _is_fine(base: Distribution) -> bool:
-    """Whether the parameters are finite, so that a mean of NaN is the family's, as of a Cauchy or of df <= 1."""
+    """Whether the parameters are finite, so that a mean of NaN is the family's, as of a Cauchy or of df <= 1, or that
+    of a part of it."""
+    inside = [part for part in vars(base).values() if isinstance(part, torch.distributions.Distribution)]
+    if inside:
+        return all(map(_is_fine, inside))
     parameters = [value for name, value in vars(base).items() if name in base.arg_constraints]
     tensors = [value for value in parameters if isinstance(value, Tensor)]
     return bool(tensors) and all(bool(value.isfinite().all()) for value in tensors)

@@ -132,3 +132,53 @@ def test_entries_that_hang_together_are_filled_in_whole_or_not_at_all(family):
         with pytest.raises(ValueError, match=r"^modality 'a' has rows with single entries missing: .* has no indep"):
             ask(vae, {"a": x}, {"a": mask})
     assert mm.impute(vae, {"a": x}, {"a": mask}, given=[])["a"].shape == (1, 4, 3)
+
+
+MIXED = dist.Categorical(torch.tensor([0.3, 0.7]))
+NO_MEAN = {
+    "HalfCauchy": lambda z: dist.HalfCauchy(z.exp()),
+    "Pareto": lambda z: dist.Pareto(ONES, 0.9 + 0 * z),
+    "InverseGamma": lambda z: dist.InverseGamma(0.9 + 0 * z, z.exp()),
+    "a mixture": lambda z: dist.MixtureSameFamily(
+        MIXED.expand(z.shape), dist.Cauchy(z.unsqueeze(-1).expand(*z.shape, 2), 1.0)
+    ),
+    "a masked mixture": lambda z: dist.MaskedMixture(ONES > 0, dist.Normal(z, 1.0), dist.Cauchy(z, 1.0)),
+    "a mixture of categories": lambda z: dist.MixtureSameFamily(
+        MIXED.expand(z.shape), dist.Categorical(logits=torch.zeros(*z.shape, 2, 4))
+    ),
+}
+
+
+@pytest.mark.parametrize("family", NO_MEAN.values(), ids=NO_MEAN)
+def test_a_mean_that_is_infinite_or_none_is_said_to_be_none(family):
+    """And not that what is drawn is not finite, and the data are to be standardised."""
+    vae = model(lambda z: family(z).to_event(1))
+    x = mm.generate(vae, 5)
+    with pytest.raises(ValueError, match=r"^the likelihood of 'a', a .*, knows no mean; take a median of draws"):
+        mm.predict(vae, x)
+    assert mm.translate(vae, x, to="a", num_draws=3).isfinite().all()
+
+
+def test_a_mixture_of_angles_is_predicted_and_scored_around_the_circle():
+    """Two lobes near pi, on either side of where the circle is cut, and one of them is twice as likely."""
+
+    def family(z):
+        loc = torch.tensor([3.0, -2.8])
+        return dist.MixtureSameFamily(MIXED, dist.VonMises(loc.expand(*z.shape, 2), torch.tensor(9.0)))
+
+    vae = model(lambda z: family(z).to_event(1))
+    draws = family(torch.zeros(())).sample((40_000,))
+    way = math.atan2(float(draws.sin().mean()), float(draws.cos().mean()))
+    x = {"a": draws[:6].reshape(2, 3)}
+    predicted = mm.predict(vae, x)["a"]
+    torch.testing.assert_close(predicted, torch.full((2, 3), way), rtol=0, atol=0.01)
+    off = torch.remainder(x["a"] - predicted + math.pi, math.tau) - math.pi
+    found = mm.imputation_error(vae, x, visible={"a": torch.zeros(2, 3, dtype=torch.bool)})["a"]
+    assert found.rmse == pytest.approx(float(off.square().mean().sqrt())) and found.rmse < 2
+
+
+def test_angles_of_two_that_hang_together_have_no_mean_on_the_line():
+    two = dist.SineBivariateVonMises(*map(torch.tensor, (3.1, -3.1, 2.0, 2.0)), correlation=torch.tensor(0.3))
+    vae = model(lambda z: two.expand(z.shape[:-1]))
+    with pytest.raises(ValueError, match=r"^the likelihood of 'a', a SineBivariateVonMises, knows no mean"):
+        mm.predict(vae, {"a": torch.zeros(2, 2)})

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
-from pyro.distributions import VonMises
 from torch import Tensor
 
 from pyro_mmvae.arrays import with_axes
@@ -17,7 +16,7 @@ from pyro_mmvae.contract import refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import mean_of, predictive
+from pyro_mmvae.predictive import mean_of, predictive, sides_of
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import nesting, opened
 from pyro_mmvae.sites import per_row, scored_at
@@ -122,7 +121,7 @@ def imputation_error(
     guesses, labels = _guesses(vae, seen, names, count, latents or {})
     bases = _likelihoods(vae, batch)
     columns = {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
-    angles = {name for name, base in bases.items() if isinstance(base, VonMises)}
+    angles = {name for name in guesses if name in bases and sides_of(bases[name])}
     scores = _log_scores(vae, seen, wanted, names, count, latents or {})
     return {
         name: ImputationError(
