@@ -146,17 +146,59 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
         return
     while mask.dim() > fits.dim():  # a support of whole vectors says nothing of a part of one
         mask = mask.all(-1)
-    wrong = ~fits & with_axes(mask, fits.dim())
-    if bool(wrong.any()):
-        where = wrong.nonzero()[0].tolist()
-        value, column = x[tuple(where)], ""
-        p = p.base_dist if isinstance(p, Independent) else p
-        if isinstance(p, Columnwise):
-            p, column = p.parts[where[-1]], f" in column {where[-1]}"
-            support = p.support
-        raise BadRow(
-            f"modality {name!r} has the value {f'{value.item():g}' if value.dim() == 0 else value.tolist()}{column}",
-            where[0],
-            f"off the support of its likelihood {type(p).__name__} ({support}); mend or mask it, or use another"
-            " likelihood",
-        )
+    mask = with_axes(mask, fits.dim())
+    _refuse(name, x, ~fits & mask, p, support)
+    edge = _on_edge(x, support)
+    edge = None if edge is None else edge & mask
+    if edge is not None and bool(edge.any()):
+        rows = edge.flatten(1).any(1).nonzero().squeeze(1)[:100]  # of pixels, all rows may have some
+        wrong = edge[rows] & _without_density(x[rows], mask[rows], p)
+        _refuse(name, x, torch.zeros_like(edge).index_copy(0, rows, wrong), p, None)
+
+
+def _without_density(x: Tensor, mask: Tensor, p: Distribution) -> Tensor:
+    """Where p has an infinite density, or none, among what is observed: on its edge, at one code as at all others."""
+    while isinstance(p, Independent):
+        p = p.base_dist
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return ~p.log_prob(torch.where(with_axes(mask, x.dim()), x, feasible(p, x))).isfinite()
+
+
+def _on_edge(x: Tensor, support: constraints.Constraint) -> Tensor | None:
+    """Which values lie on the bounds of a closed interval or a simplex; None of another support."""
+    if support.is_discrete:
+        return None
+    if support is constraints.simplex:
+        return (x == 0).any(-1)
+    bounds = [getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
+    return torch.stack([x == bound for bound in bounds]).any(0) if bounds else None
+
+
+def _refuse(name: str, x: Tensor, wrong: Tensor, p: Distribution, support: constraints.Constraint | None) -> None:
+    """Raises the error about the first of the wrong values, off the support, or on its edge if that is None."""
+    if not bool(wrong.any()):
+        return
+    where = wrong.nonzero()[0].tolist()
+    value, column = x[tuple(where)], ""
+    p = p.base_dist if isinstance(p, Independent) else p
+    if isinstance(p, Columnwise):
+        p, column = p.parts[where[-1]], f" in column {where[-1]}"
+        support = p.support
+    advice = f"off the support of its likelihood {type(p).__name__} ({_at(support, wrong, where)}); mend or"
+    if support is None:
+        advice = f"where its likelihood {type(p).__name__} has an infinite density or none; move it off the edge,"
+    raise BadRow(
+        f"modality {name!r} has the value {f'{value.item():g}' if value.dim() == 0 else value.tolist()}{column}",
+        where[0],
+        f"{advice} mask it, or use another likelihood",
+    )
+
+
+def _at(support: constraints.Constraint | None, entries: Tensor, where: list[int]) -> str:
+    """A support in one line; bounds that differ from entry to entry are those of the one at that place."""
+    bounds = {name: getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)}
+    for name, bound in bounds.items():
+        if isinstance(bound, Tensor):
+            bounds[name] = f"{bound.expand(entries.shape)[tuple(where)].item():g}"
+    found = ", ".join(f"{name}={bound}" for name, bound in bounds.items())
+    return f"{type(support).__name__.strip('_')}({found})" if found else " ".join(str(support).split())

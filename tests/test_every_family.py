@@ -182,3 +182,55 @@ def test_angles_of_two_that_hang_together_have_no_mean_on_the_line():
     vae = model(lambda z: two.expand(z.shape[:-1]))
     with pytest.raises(ValueError, match=r"^the likelihood of 'a', a SineBivariateVonMises, knows no mean"):
         mm.predict(vae, {"a": torch.zeros(2, 2)})
+
+
+EDGES = {
+    "Beta": (lambda z: dist.Beta(z.exp() + 1, 2 * ONES).to_event(1), [0.2, 0.5, 1.0], "1"),
+    "Beta, infinite": (lambda z: dist.Beta(z.exp() / 9, 2 * ONES).to_event(1), [0.2, 0.5, 0.0], "0"),
+    "Gamma": (lambda z: dist.Gamma(z.exp() + 1, ONES).to_event(1), [1, 0, 3], "0"),
+    "Kumaraswamy": (lambda z: dist.Kumaraswamy(z.exp() + 1, 2 * ONES).to_event(1), [0.0, 0.5, 0.2], "0"),
+    "Uniform": (lambda z: dist.Uniform(0 * z, ONES).to_event(1), [0.2, 1.0, 0.3], "1"),
+    "Dirichlet": (lambda z: dist.Dirichlet(z.exp() + 1), [0.2, 0.8, 0.0], r"\[0.2, 0.8, 0.0\]"),
+}
+
+
+@pytest.mark.parametrize(("family", "row", "value"), EDGES.values(), ids=EDGES)
+def test_a_value_on_the_edge_where_there_is_no_density_is_named(family, row, value):
+    vae = model(family)
+    x = {"a": torch.tensor([[0.2, 0.5, 0.3], row, [0.3, 0.3, 0.4]])}
+    line = rf"^modality 'a' has the value {value} in row 1, where its likelihood \w+ has an infinite density or none;"
+    for ask in (mm.log_likelihood, lambda *data: mm.fit(*data, epochs=1, progress=False)):
+        with pytest.raises(ValueError, match=line):
+            ask(vae, x)
+    seen = {"a": torch.tensor([True, False, True])}
+    assert mm.log_likelihood(vae, x, seen, num_particles=3).value.isfinite().all()
+
+
+def test_an_edge_that_has_a_density_is_no_error():
+    """Also beside entries that are hidden, which have zeros."""
+    vae = model(lambda z: dist.Exponential(2 + 0 * z).to_event(1))
+    x, seen = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]]), torch.tensor([[True] * 3, [True, True, False]])
+    found = mm.log_likelihood(vae, {"a": x}, {"a": seen}, num_particles=3).value
+    torch.testing.assert_close(found, torch.tensor([3 * math.log(2) - 6, 2 * math.log(2) - 6]))
+    vae = model(lambda z: dist.Gamma(3 + 0 * z, ONES).to_event(1))
+    mm.log_likelihood(vae, {"a": x}, {"a": x > 0}, num_particles=3)
+
+
+def test_bounds_of_many_entries_are_told_in_one_line():
+    top = torch.arange(1.0, 785.0).reshape(28, 28)
+    vae = model(lambda z: dist.Binomial(top, logits=0 * z[..., :1, None].expand(*z.shape[:-1], 28, 28)).to_event(2))
+    x = torch.zeros(3, 28, 28)
+    x[2, 1, 0] = 30
+    line = (
+        r"has the value 30 in row 2, off the support of its likelihood Binomial \(IntegerInterval\(lower_bound=0, upp"
+    )
+    with pytest.raises(ValueError, match=line + r"er_bound=29\)\); mend or mask it, or use another likelihood$"):
+        mm.log_likelihood(vae, {"a": x})
+    mixed = model(
+        lambda z: dist.MixtureSameFamily(
+            MIXED, dist.Binomial(4 * ONES[:2], logits=0 * z[..., :2].unsqueeze(-2).expand(*z.shape, 2))
+        ).to_event(1)
+    )
+    with pytest.raises(ValueError, match="has the value 5 in row 0, off the support") as caught:
+        mm.log_likelihood(mixed, {"a": torch.tensor([[1.0, 5.0, 2.0]])})
+    assert "\n" not in str(caught.value)
