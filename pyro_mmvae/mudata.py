@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_mmvae.arrays import as_tensor
 from pyro_mmvae.checks import check_members
-from pyro_mmvae.distributions import moments_of
+from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.questions import opened
@@ -84,7 +84,7 @@ def to_mudata(vae: Any, data: Any, slots: Mapping[str, str] | None = None, *, ke
     vae = with_posterior(vae)
     batch, means, sds = opened(vae, *from_mudata(data, slots)), [], []
     for part in batch.split(ROWS_AT_ONCE):
-        mean, sd = moments_of(vae.posterior(part))
+        mean, sd = moments_of(drawn_part(vae.posterior(part)))
         means.append(mean)
         sds.append(sd)
     data.obsm[key], data.obsm[f"{key}_sd"] = torch.cat(means).cpu().numpy(), torch.cat(sds).cpu().numpy()

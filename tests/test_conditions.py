@@ -1,6 +1,7 @@
 """Codes with conditions beside them, against closed forms: what stands beside z is no code, whoever moves on it."""
 
 import math
+from types import SimpleNamespace
 
 import pyro.distributions as dist
 import pytest
@@ -86,6 +87,22 @@ def test_usage_ranks_and_pictures_are_of_the_code():
     assert set(calibration.position) == {"z[0]", "log p(x | z)", "log weight", "tarp"}
     shown = mm.plot_latent(vae, X, ax=Figure().subplots()).lines[0].get_xydata()
     torch.testing.assert_close(torch.as_tensor(shown[:, 0]), (mean - mean.mean()).squeeze(1))
+
+
+def test_agreement_similarity_and_what_is_written_to_cells_are_of_the_code():
+    vae, c = exact_cvae(), torch.randn(2000, 1)
+    rows = {"c": c, "x": SHIFT * c + (WEIGHT**2 + NOISE**2) ** 0.5 * torch.randn(2000, 1)}
+    found = mm.consistency(vae, rows, given=["c"], more=["c", "x"])
+    for value, right, se in ((found.shift, 0.0, found.shift_se), (found.spread, 1.0, found.spread_se)):
+        assert value.shape == (1,) and abs(float(value) - right) < 4.5 * float(se)
+    mean = mean_of(X["x"], X["c"])
+    side = (mean - mean.mean()).sign()
+    similar = mm.latent_similarity(vae, X, query=["x", "c"], target=["c", "x"])
+    torch.testing.assert_close(similar, side @ side.T)
+    cells = SimpleNamespace(obs_names=list("abcdef"), X=X["x"].numpy(), layers={"c": X["c"].numpy()}, obsm={})
+    mm.to_mudata(vae, cells, {"x": "X", "c": "c"})
+    torch.testing.assert_close(torch.as_tensor(cells.obsm["X_mmvae"]), mean)
+    assert cells.obsm["X_mmvae_sd"] == pytest.approx(VARIANCE**0.5)
 
 
 def test_a_condition_that_no_encoder_looks_at_is_not_passed_over():

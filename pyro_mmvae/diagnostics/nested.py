@@ -12,6 +12,7 @@ from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import rows_with
+from pyro_mmvae.distributions import drawn_part
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
@@ -105,7 +106,7 @@ def consistency(
         raise ValueError(f"no row has all of {sorted(more)}; give rows that do")
     batch, found = batch.take(complete), []
     for part in parts(batch, num_draws):
-        less, full = vae.posterior(part, given=given), vae.posterior(part, given=more)
+        less, full = (drawn_part(vae.posterior(part, given=names)) for names in (given, more))  # without conditions
         before, after = less.sample((num_draws,)), full.sample((num_draws,))
         gain = (full.log_prob(after) - less.log_prob(after)).mean(0)
         found.append((after.mean(0) - before.mean(0), after.var(0), before.var(0), gain))

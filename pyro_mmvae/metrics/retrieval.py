@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_mmvae.arrays import tensor_of, whole, with_axes
 from pyro_mmvae.checks import check_collection, first_row, seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import feasible, masked, moments_of
+from pyro_mmvae.distributions import drawn_part, feasible, masked, moments_of
 from pyro_mmvae.modes import tool
 from pyro_mmvae.programs import with_posterior
 from pyro_mmvae.questions import known, nesting, opened
@@ -99,7 +99,7 @@ def latent_similarity(
         check_collection(given)
         known(vae, given)
         _refuse_blank(batch, given)
-        mean, _ = moments_of(vae.posterior(batch, given=list(given)))
+        mean, _ = moments_of(drawn_part(vae.posterior(batch, given=list(given))))
         if len(mean) < 2:
             raise ValueError(f"x has {len(mean)} row, and similarities are relative to other rows; give more of them")
         mean = (mean - mean.mean(0)) / mean.std(0).clamp(min=1e-12)
