@@ -415,7 +415,7 @@ def test_coherence_of_the_model_is_told_from_that_of_its_guide():
     assert by_guide.certified == {} and "posterior" not in str(by_guide)
 
 
-def test_what_a_model_only_looks_at_cannot_be_imputed():
+def test_what_a_model_only_looks_at_cannot_be_imputed_nor_judged():
     x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
     parts, net = mm.guess_modalities(x, dim=2 + 2 + 1), mm.encoder(3 + 2 + 2, 8, dim=2)
     vae, _ = mm.recipes.cvae(parts, 2, "a", net, {"a": 3, "b": 2})
@@ -423,6 +423,12 @@ def test_what_a_model_only_looks_at_cannot_be_imputed():
         ValueError, match=r"^modality 'b' has no decoder, so that nothing fills it in; leave it visible$"
     ):
         mm.imputation_error(vae, x, visible={"b": torch.arange(20) < 5})
+    judges = dict.fromkeys(x, lambda drawn: torch.zeros(len(drawn)))
+    for ask in (lambda: mm.coherence(vae, x, torch.zeros(20), judges), lambda: mm.joint_coherence(vae, judges)):
+        with pytest.raises(
+            ValueError, match=r"^modality 'b' has no decoder, so that no classifier sees a draw of it; "
+        ):
+            ask()
 
 
 def test_judges_take_yes_and_no_as_labels_and_refuse_single_rows():

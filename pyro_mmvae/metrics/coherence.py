@@ -115,8 +115,8 @@ def coherence(
         `Coherence`.
 
     Raises:
-        ValueError: no classifier, labels that are not one whole number a row, nothing to draw from, more than 65,535
-            subsets, or an unknown method.
+        ValueError: no classifier, or one of a modality that the model only looks at, labels that are not one whole
+            number a row, nothing to draw from, more than 65,535 subsets, or an unknown method.
 
     Reference:
         Shi, Siddharth, Paige and Torr, 2019, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
@@ -148,8 +148,9 @@ def coherence(
             if latents is not None:
                 certified[given] = sure
             drawn = predictive(vae, rows, num_draws=1, given=given, latents=latents, only=targets)
+            drawn = {name: value[0] for name, value in drawn.items()}
             for name in targets:
-                said = _said(name, classifiers[name], drawn[name][0])
+                said = _said(name, classifiers[name], drawn)
                 share[given, name] = float((said == right[there]).double().mean())
             counts[given] = len(there)
     if not share:
@@ -160,10 +161,14 @@ def coherence(
     return Coherence(share, batch.rows, counts, method, certified)
 
 
-def _said(name: str, classifier: Callable[[Tensor], Tensor], drawn: Tensor) -> Tensor:
+def _said(name: str, classifier: Callable[[Tensor], Tensor], drawn: Mapping[str, Tensor]) -> Tensor:
     """What a classifier says of every row; a module in eval mode, as the networks of the model are asked."""
+    if name not in drawn:
+        raise ValueError(
+            f"modality {name!r} has no decoder, so that no classifier sees a draw of it; leave that one out"
+        )
     with at_rest([classifier] if isinstance(classifier, nn.Module) else []):
-        return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn), len(drawn)).cpu()
+        return whole_labels(f"labels by the classifier of {name!r}", classifier(drawn[name]), len(drawn[name])).cpu()
 
 
 @tool
@@ -193,5 +198,5 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
         raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
     known(vae, classifiers)
     drawn = generate(vae, num_draws)
-    said = torch.stack([_said(name, see, drawn[name]) for name, see in classifiers.items()])
+    said = torch.stack([_said(name, see, drawn) for name, see in classifiers.items()])
     return float((said == said[0]).all(0).double().mean())
