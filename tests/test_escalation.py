@@ -95,6 +95,20 @@ def test_the_guide_serves_where_it_is_right():
     assert set(forced.method) == {"guide"} and not forced.certified.any() and "guide" in str(forced)
 
 
+@pytest.mark.parametrize("method", ["guide", "refined", "psis"])
+def test_more_draws_than_weights_need_are_as_many_different_ones(method):
+    """And few draws have the certificate of a thousand weights, of which ten alone would know no k-hat."""
+    truth = LinearGaussian(orthogonal=False)
+    x, vae = truth.simulate(2), broken(truth, 0, 1)
+    many, few = (mm.posterior_draws(vae, x, method=method, num_draws=k, progress=False) for k in (2500, 10))
+    z, least = many.latents["z"], 1500 if method == "psis" else 2500  # which takes some of them twice
+    assert z.shape == (2500, 2, 2) and few.latents["z"].shape == (10, 2, 2)
+    assert min(len(z[:, row].unique(dim=0)) for row in range(2)) >= least
+    assert set(many.method) == set(few.method) == {method} and (few.khat < 0.7).all() and (few.ess > 200).all()
+    many.certified[:] = True
+    repaired(many, truth, x)
+
+
 def test_every_row_goes_as_far_as_it_needs_and_no_further():
     """The guide is right on even rows, and off by two standard deviations on odd ones."""
     truth = LinearGaussian()

@@ -160,6 +160,23 @@ def test_chains_certify_by_r_hat_and_number_where_no_witness_has_found_more(monk
     torch.testing.assert_close(served[[0, -1]], torch.stack([first[0], last[-1]])[:, taken])
 
 
+def test_chains_are_as_long_as_the_draws_that_are_asked_for(monkeypatch):
+    """Eight chains of 313 draws for 2500, every one of them different; of 250 at least for their R-hat."""
+    lengths, q = [], diagonal(torch.zeros(1, 2), torch.ones(1, 2))
+    monkeypatch.setattr(rungs, "mixing", lambda y: (torch.ones(1), torch.full((1,), 1e4)))
+
+    def walk(path, start, warmup, num_draws, deadline):
+        lengths.append(num_draws)
+        return torch.randn(num_draws, *start.shape)
+
+    made = ladder(monkeypatch, 1, "hmc")
+    for num_draws in (2500, 10):
+        made.num_draws, made.served.latents["z"] = num_draws, torch.zeros(num_draws, 1, 2)
+        made._walked("hmc", walk, torch.arange(1), torch.arange(1), q, torch.arange(2))
+        assert len(made.served.latents["z"].unique(dim=0)) == num_draws
+    assert lengths == [313, 250]
+
+
 def test_a_guide_has_missed_what_its_weights_or_its_draws_lack_or_climbs_leave_in_doubt(monkeypatch):
     made, row = ladder(monkeypatch, 4), torch.arange(4)
     monkeypatch.setattr(climbs, "with_modes", lambda *_: (made.prior, row == 2))
