@@ -84,6 +84,17 @@ def test_gaps_of_the_oracle_are_the_closed_forms():
     assert "amortisation gap" in str(found) and f"good for 100% of {len(found.khat)} rows" in str(found)
 
 
+def test_without_a_step_the_best_normal_is_that_of_the_guides_moments():
+    """So the whole gap of a normal guide is of the family, a step or two close some of it, and sixty the rest."""
+    truth = LinearGaussian()
+    x = truth.simulate(8)
+    none, few, all_of_them = (mm.gaps(broken(truth, 2, 0.5), x, num_draws=500, steps=k) for k in (0, 2, None))
+    total = 2 * (0.5 * (0.25 + 4 - 1) - math.log(0.5))  # KL(N(2, 0.5), N(0, 1)) for both coordinates
+    assert (none.amortisation.abs() < 0.2 * total).all() and (none.approximation > 0.8 * total).all()
+    assert (few.approximation < none.approximation - 0.1).all() and (few.approximation > 0.1).all()
+    assert (all_of_them.approximation.abs() < 0.02).all()
+
+
 def _within(found, expected, se):
     """Errors of many rows: none beyond 4.5 standard errors, and as many within one as there should be or more."""
     z = (found - expected) / se

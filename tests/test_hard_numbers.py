@@ -298,6 +298,10 @@ def test_a_likelihood_that_is_not_finite_names_the_row_and_what_is_large_in_it()
     x["b"][2, 0] = 1e160
     with pytest.raises(ValueError, match=r"^log p\(x\) is not finite in row 2, .* 1e\+160, of modality 'b'"):
         mm.log_likelihood(truth.vae(), x, num_particles=9)
+    with pytest.raises(ValueError, match=r"^the sum of the weights is not finite in row 2, "):
+        mm.importance(truth.vae(), x, num_draws=9)
+    with pytest.raises(ValueError, match=r"^log p\(x\) is not finite in row 2, "):
+        mm.certify(truth.vae(), x, subsets=[["b"]], rows=4, num_draws=9, num_particles=9, gap_rows=0, progress=False)
 
 
 def test_levels_far_from_the_thresholds_keep_their_log_probability():

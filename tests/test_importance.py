@@ -175,6 +175,7 @@ def test_the_standard_errors_of_a_bound_are_those_of_means_of_weights():
     value, se = _bound(log_weights, 60)  # one group: the error of the logarithm of a mean
     torch.testing.assert_close(value, weights.mean(0).log() - 700)
     torch.testing.assert_close(se, weights.std(0) / weights.mean(0) / 60**0.5)
+    torch.testing.assert_close(_bound(log_weights, 40), _bound(log_weights[:40], 40))  # one, and what is left over
     value, se = _bound(log_weights, 25)  # two, and ten draws that are left over
     groups = weights[:50].reshape(2, 25, 4).mean(1).log() - 700
     torch.testing.assert_close(value, groups.mean(0))
@@ -235,10 +236,11 @@ def proposal(draws, khat=0.1, log_mean=0.0, raw_ess=50.0, ess=None):
 def test_a_proposal_misses_what_another_has_found_beyond_its_errors(errors):
     """A hundredth and 3 / 100 of nats, and the errors of means of 100 draws of which 80 count, and of 200 of which 50;
     seven nats where fewer than ten count."""
-    own, doubt = proposal(100, raw_ess=60.0, ess=80), 0.04 + errors * (1 / 80 - 1 / 100 + 1 / 50 - 1 / 200) ** 0.5
+    own = proposal(100, log_mean=-900.0, raw_ess=60.0, ess=80)
+    doubt = 0.04 + errors * (1 / 80 - 1 / 100 + 1 / 50 - 1 / 200) ** 0.5
     for count, least in ((50.0, doubt), (10.0, doubt + errors * (0.0975**0.5 - 0.0175**0.5)), (9.9, 7.0)):
         for beyond in (-1e-6, 1e-6):
-            other = proposal(200, log_mean=least + beyond, raw_ess=count)
+            other = proposal(200, log_mean=-900.0 + least + beyond, raw_ess=count)
             assert bool(own.misses(other, errors)) == (beyond > 0) and not other.misses(own, errors)
     exact, lucky = proposal(100, raw_ess=100.0), proposal(100, log_mean=0.05, raw_ess=100.0 + 1e-9)
     assert exact.misses(lucky)  # of which rounding makes the variance negative

@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 
 import pyro_mmvae as mm
@@ -50,6 +51,26 @@ def test_nested_posteriors_show_their_largest_shift_and_the_range_of_spreads():
     text = repr(mm.Nested(7, 1.25, shift, shift.abs() / 10, spread, spread / 10))
     assert text.startswith("7 rows, of which the further modalities tell 1.250 nats a row\n")
     assert "shift -0.300 +- 0.030 (z[1])" in text and "from 0.900 +- 0.090 (z[1]) to 1.500 +- 0.150 (z[2])" in text
+
+
+def test_gaps_show_the_means_of_the_two_and_what_they_are_between():
+    one, two, se = numbered(), 0.1 * numbered(), torch.tensor([0.3, 0.4, 0.0, 1.2])
+    khat = torch.tensor([0.1, 0.49, 0.51, math.inf])
+    assert repr(mm.Gaps(-one, -one - two, -2 * one - two, two, se, one, se / 10, khat, 100)).splitlines() == [
+        "nats a row, +- Monte-Carlo standard error of the mean",
+        "  log p(x_S)            -2.500",
+        "  approximation gap      0.250 +- 0.325",
+        "  amortisation gap       2.500 +- 0.033",
+        "  ELBO                  -5.250",
+        "k-hat is good for 50% of 4 rows; elsewhere log p(x_S) is a lower bound",
+    ]
+
+
+def test_bounds_from_both_sides_show_how_far_apart_they_are():
+    lower, se = -numbered(), torch.zeros(4)
+    found = mm.Sandwich(lower, se, lower + torch.tensor([0.0, 0.1, 0.2, 0.5]), se, {}, {})
+    assert found.width == (pytest.approx(0.2), pytest.approx((0.14 / 3 / 4) ** 0.5))
+    assert repr(found) == "-2.500 <= log p(x_S) <= -2.300 nats a row, 4 simulated rows; width 0.200 +- 0.108"
 
 
 def test_an_ecdf_shows_where_it_is_farthest_by_its_band():

@@ -121,6 +121,24 @@ def test_a_guide_that_changes_its_mind_in_one_direction_has_the_shift_and_spread
     assert found.gain == pytest.approx(0.5 * (0.8 / 4 + 2.4**2 / 4 - 1 - math.log(0.8 / 4)), abs=0.01)
 
 
+@pytest.mark.parametrize("num_draws", [2, 3, 10])
+def test_few_draws_do_not_look_like_changes_of_mind(num_draws):
+    """Means of so many draws move by (Var(z | x_S) + Var(z | x_S')) / num_draws more than the posteriors do."""
+    truth = LinearGaussian()
+    found = mm.consistency(truth.vae(), truth.simulate(4000), given=["a"], more=["a", "b"], num_draws=num_draws)
+    assert ((found.spread - 1).abs() < 4.5 * found.spread_se).all() and (found.spread_se < 0.08).all()
+
+
+def test_the_errors_of_shift_and_spread_are_their_deviations_over_data_sets():
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(40 * 60)
+    parts = [{name: value[60 * k : 60 * k + 60] for name, value in x.items()} for k in range(40)]
+    found = [mm.consistency(vae, part, given=["a"], more=["a", "b"]) for part in parts]
+    for name in ("shift", "spread"):
+        value, se = (torch.stack([getattr(one, name + end) for one in found]) for end in ("", "_se"))
+        assert ((value.std(0) / se.mean(0)).log().abs() < 4 / 80**0.5).all()  # of a deviation over 40
+
+
 def test_a_guide_that_is_too_sure_of_the_smaller_subset_is_seen():
     truth = LinearGaussian()
     vae = truth.vae(expert="posterior")  # the prior in every expert: the more modalities the surer
@@ -131,8 +149,11 @@ def test_a_guide_that_is_too_sure_of_the_smaller_subset_is_seen():
 def test_subsets_that_are_not_nested_are_refused_in_one_line():
     truth = LinearGaussian()
     vae, x = truth.vae(), truth.simulate(10)
-    with pytest.raises(ValueError, match="not within more"):
-        mm.consistency(vae, x, given=["a"], more=["b"])
+    for more in (["b"], ["a"]):
+        with pytest.raises(ValueError, match="not within more"):
+            mm.consistency(vae, x, given=["a"], more=more)
+    with pytest.raises(ValueError, match="unknown modality 'q'"):
+        mm.consistency(vae, x, given=["a"], more=["a", "q"])
     for there in ("a", "c"):  # one of the two, and neither
         with pytest.raises(ValueError, match="no row has all"):
             mm.consistency(vae, {there: x[there]}, given=["a"], more=["a", "b"])
