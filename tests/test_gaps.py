@@ -76,6 +76,11 @@ def test_gaps_of_the_oracle_are_the_closed_forms():
     found, free = (mm.gaps(vae, x, full_rank=full, num_draws=2000) for full in (False, True))
     _within(found.approximation, independence(truth, x), found.approximation_se + 1e-4)
     _within(found.amortisation, total - independence(truth, x), found.amortisation_se + 1e-4)
+    for gap, exact, se in (
+        (found.approximation, independence(truth, x), found.approximation_se),
+        (found.amortisation, total - independence(truth, x), found.amortisation_se),
+    ):
+        assert 0.6 < ((gap - exact) / se).std() < 1.5
     _within(free.approximation, torch.zeros(ROWS), free.approximation_se + 1e-6)
     _within(free.amortisation, total, free.amortisation_se)
     torch.testing.assert_close(free.log_likelihood, truth.log_prob(x), rtol=0, atol=1e-4)

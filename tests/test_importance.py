@@ -52,6 +52,7 @@ def test_few_draws_and_equal_weights_have_no_estimate():
     assert smooth(torch.randn(10, 3)).khat.isposinf().all()
     assert smooth(torch.zeros(100, 3)).khat.isneginf().all()
     assert mm.khat_limit(1000) == pytest.approx(2 / 3) and mm.khat_limit(10**6) == 0.7
+    assert mm.khat_limit(1) == -math.inf
 
 
 @pytest.mark.parametrize("given", SUBSETS)
@@ -81,7 +82,8 @@ def test_the_conditional_log_likelihood_is_the_models(given):
     options = {"given": given, "targets": ["b"], "num_particles": 20_000}
     exact = truth.log_prob(x, subset=[*given, "b"]) - truth.log_prob(x, subset=given)
     found = mm.conditional_log_likelihood(vae, x, **{**options, "num_particles": 500})
-    assert ((found.value - exact).abs() < 4.5 * found.se).all() and (found.se < 0.1).all()
+    z = (found.value - exact) / found.se
+    assert z.abs().max() < 4.5 and 0.6 < z.std() < 1.5 and (found.se < 0.1).all()
     guide = mm.guide_predictive_log_likelihood(truth.vae(), x, **options)
     assert (guide.value - exact).mean().abs() < 0.01  # one number for an exact guide
     wrong = mm.guide_predictive_log_likelihood(truth.vae(expert="posterior"), x, **options)

@@ -12,6 +12,7 @@ from test_gaps import broken
 from torch import nn
 
 import pyro_mmvae as mm
+from pyro_mmvae.metrics.imputation import _ratio
 
 
 def twins(noise=0.1):
@@ -244,6 +245,58 @@ def test_single_hidden_entries_and_categories():
         mm.imputation_error(vae, {"label": labels}, visible={})
 
 
+class Same(nn.Module):
+    """A likelihood that says one thing whatever z."""
+
+    def __init__(self, build):
+        super().__init__()
+        self.build = build
+
+    def forward(self, z):
+        return self.build(z.shape[:-1])
+
+
+def test_every_column_of_categories_has_its_own_most_frequent_one():
+    """Words of three places: the model says 2, 0, 1; those seen are mostly 0, 2 and, of the last, none."""
+    logits = 9.0 * nn.functional.one_hot(torch.tensor([2, 0, 1]), 3)
+    net = Same(lambda lead: logits.expand(*lead, 3, 3))
+    part = mm.Modality(mm.CategoricalLikelihood(net), nn.Sequential(mm.OneHot(3), nn.Flatten(), mm.encoder(9, dim=2)))
+    vae = mm.MultimodalVAE({"words": part}, mm.StandardNormal(2), mm.PoE())
+    words = torch.tensor([[0, 2, 1], [0, 2, 1], [1, 0, 2], [0, 2, 1], [2, 1, 1], [0, 0, 1], [0, 2, 0]])
+    seen = torch.arange(7).unsqueeze(1) < torch.tensor([4, 4, 0])
+    found = mm.imputation_error(vae, {"words": words}, visible={"words": seen})["words"]
+    assert found.entries == 3 + 3 + 7
+    assert found.accuracy == pytest.approx((1 + 1 + 5) / 13)
+    assert found.baseline_accuracy == pytest.approx((2 + 1 + 5) / 13)  # and of the last 1, the best of the hidden
+
+
+def test_what_is_missing_is_neither_seen_nor_scored_whatever_visible_says_of_it():
+    """By entries and by rows, on either side."""
+    truth = LinearGaussian({"a": 4, "b": 3})
+    x, vae = truth.simulate(40), truth.vae(expert="full rank")
+    there, rows = torch.rand(40, 4) > 0.3, torch.rand(40) > 0.5
+    for mask, visible in ((there, rows), (rows, there), (there, torch.rand(40, 4) > 0.5)):
+        fine = [m.reshape(40, -1).expand(40, 4) for m in (mask, visible)]
+        shown, hidden = fine[0] & fine[1], fine[0] & ~fine[1]
+        broken_up = {**x, "a": torch.where(fine[0], x["a"], 1e3)}  # a filler that would be seen
+        found = mm.imputation_error(vae, broken_up, {"a": mask}, visible={"a": visible}, num_draws=400)["a"]
+        exact = truth.log_prob(x, {"a": fine[0]}) - truth.log_prob(x, {"a": shown})
+        assert found.entries == int(hidden.sum())
+        assert found.log_score == pytest.approx(float(exact.sum() / hidden.sum()), abs=0.02)
+        middle = torch.where(shown, x["a"], 0).sum(0) / shown.sum(0)
+        assert found.baseline_rmse == pytest.approx((x["a"] - middle)[hidden].square().mean().sqrt().item())
+
+
+def test_the_error_of_a_log_score_is_its_deviation_over_data_sets():
+    """Of rows with one to five hidden entries, or none, which are worth a nat less the more there are."""
+    entries = torch.randint(0, 6, (4000, 60))
+    total = (entries * (torch.randn(4000, 60) - 0.2 * entries)).double()
+    value, se = torch.tensor([_ratio(*rows) for rows in zip(total, entries)]).T
+    assert se.mean().item() == pytest.approx(value.std().item(), rel=0.05)
+    assert value.mean().item() == pytest.approx(-0.2 * 55 / 15, abs=0.01)
+    assert math.isnan(_ratio(torch.tensor([1.0, 0.0]), torch.tensor([2, 0]))[1])  # of one row alone
+
+
 def test_whole_rows_of_a_likelihood_whose_entries_hang_together_are_hidden_whole():
     """z = 0 and x given it is N(0, [[1, 0.8], [0.8, 1]]), which has no mask of single entries."""
 
@@ -270,15 +323,15 @@ def test_categories_in_a_table_are_counted_and_its_numbers_measured():
     columns = [mm.RealColumn(), mm.CategoryColumn(3)]
     part = mm.Modality(mm.TableLikelihood(Sure(), columns), mm.NormalHead(8, 2), trunk=mm.TableTrunk(columns, 8))
     vae = mm.MultimodalVAE({"table": part}, mm.StandardNormal(2), mm.PoE())
-    table = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0], [0.5, 2.0], [1.0, 0.0]])
-    seen = torch.tensor([[True, True], [True, True], [True, True], [False, False], [False, False]])
+    table = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0], [0.5, 2.0], [1.0, 0.0], [2.0, 0.0]])
+    seen = torch.tensor([[True, True], [True, True], [True, True], [False, False], [False, False], [True, False]])
     found = mm.imputation_error(vae, {"table": table}, visible={"table": seen})["table"]
     assert found.rmse == pytest.approx(math.sqrt((1.0**2 + 0.5**2) / 2), rel=1e-6)
     assert found.baseline_rmse == pytest.approx(math.sqrt((1.5**2 + 1.0**2) / 2), rel=1e-6)
-    assert (found.accuracy, found.baseline_accuracy) == (0.5, 0.5)  # 2 and 0 of 2, 0
+    assert (found.accuracy, found.baseline_accuracy) == pytest.approx((1 / 3, 2 / 3))  # 2 and 0 of 2, 0, 0
     seen[:, 0] = True
     found = mm.imputation_error(vae, {"table": table}, visible={"table": seen})["table"]
-    assert math.isnan(found.rmse) and math.isnan(found.baseline_rmse) and found.accuracy == 0.5
+    assert math.isnan(found.rmse) and math.isnan(found.baseline_rmse) and found.accuracy == pytest.approx(1 / 3)
 
 
 def test_metrics_and_plots_take_arrays():
@@ -462,3 +515,10 @@ def test_angles_are_predicted_and_scored_around_the_circle():
     assert found.rmse == pytest.approx(math.pi - 2.9, abs=4.5 * 0.3 / 2000**0.5)
     assert found.baseline_rmse == pytest.approx(math.pi - 2.9)
     assert math.isnan(found.accuracy)
+    x = {"angle": torch.tensor([2.9, -2.9, 0.5, 0.7])}  # of those that are visible alone, or of all if none is
+    found = mm.imputation_error(vae, x, visible={"angle": torch.arange(4) > 1}, num_draws=9)["angle"]
+    assert found.baseline_rmse == pytest.approx(((2.3**2 + (math.tau - 3.5) ** 2) / 2) ** 0.5)
+    none = mm.imputation_error(vae, x, visible={"angle": torch.arange(4) > 3}, num_draws=9)["angle"]
+    middle = math.atan2(sum(map(math.sin, (0.5, 0.7))), 2 * math.cos(2.9) + math.cos(0.5) + math.cos(0.7))
+    ways = [min(abs(v - middle), math.tau - abs(v - middle)) for v in x["angle"].tolist()]
+    assert none.baseline_rmse == pytest.approx((sum(w**2 for w in ways) / 4) ** 0.5)

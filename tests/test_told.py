@@ -72,6 +72,8 @@ def test_hidden_entries_score_as_their_exact_density(case):
     conditional = truth.log_prob(x) - truth.log_prob(x, subset=["a", "b"])
     assert abs(scores[1].log_score - float(conditional.sum()) / x["c"].numel()) < 0.005
     assert scores[0].log_score < scores[1].log_score - 0.01
+    few, many = (mm.imputation_error(vae, x, visible=mask, latents=exact, num_draws=k)["c"] for k in (100, DRAWS))
+    assert scores[1].log_score == few.log_score != many.log_score  # as many as of a guide, as a score rises with them
     loc, _ = predictive(x)
     rmse = float((x["c"] - loc).square().mean().sqrt())
     assert abs(scores[1].rmse - rmse) < 0.01 < abs(scores[0].rmse - rmse)
