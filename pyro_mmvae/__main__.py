@@ -17,6 +17,7 @@ from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.datasets import digits_and_voices
 from pyro_mmvae.demo_figure import cross_modal_figure
+from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.export import to_arviz
 from pyro_mmvae.guess import guess_modalities
 from pyro_mmvae.holes import hide
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     torch.manual_seed(options.seed)
     table = demo.subset_table(vae, test, num_particles=1000)
     digits = {} if own else demo.digit_report(vae, train, test)
-    show(table, digits, len(next(iter(test.values()))))
+    show(table, digits)
     report: dict[str, Any] = {
         "version": __version__,
         "torch": torch.__version__,
@@ -107,22 +108,23 @@ def write(out: Path, vae: MultimodalVAE, few: dict[str, torch.Tensor], report: d
     print(f"\nWrote figure.png, posterior.nc, model.pt and report.json to {out} ({report['seconds']:.0f} s).")
 
 
-def show(table: list[demo.SubsetRow], digits: dict[str, float], rows: int) -> None:
+def show(table: list[demo.SubsetRow], digits: dict[str, float]) -> None:
     """Prints the two tables."""
-    width = max(8, *(len(" + ".join(row.given)) for row in table))
-    print(f"\nHeld-out log-likelihood of {rows} rows for every subset of the modalities, and how far to trust it:\n")
-    print(f"  {'':{width}}  {'by the guide':^29}   {'refined row by row':^20}")
-    print(f"  {'observed':{width}}  {'log p(x_S)':>10}  {'+-':>5}  good k-hat   {'gain':>8}  good k-hat")
-    for row in table:
-        given = " + ".join(row.given)
+    names = titles([row.given for row in table])
+    width = max(8, *map(len, names))
+    print("\nHeld-out log-likelihood of subsets of the modalities, and how far to trust it:\n")
+    print(f"  {'':{width}}  {'':>6}  {'by the guide':^29}   {'refined row by row':^20}".rstrip())
+    print(f"  {'observed':{width}}  {'rows':>6}  {'log p(x_S)':>10}  {'+-':>5}  good k-hat   {'gain':>8}  good k-hat")
+    for given, row in zip(names, table):
         print(
-            f"  {given:{width}}  {row.log_likelihood:10.2f}  {row.se:5.2f}  {row.good_khat:10.0%}"
-            f"   {row.gain:8.2f}  {row.refined_good_khat:10.0%}"
+            f"  {given:{width}}  {row.rows:6d}  {row.log_likelihood:10.2f}  {row.se:5.2f}  {row.good_khat:10.0%}"
+            f"   {row.gain:z8.2f}  {row.refined_good_khat:10.0%}"
         )
     print(
-        "\n  Nats a row, by importance sampling with 1000 draws; +- one standard error over rows. Good k-hat: share of"
-        "\n  rows for which these draws can be trusted; elsewhere log p(x_S) is a lower bound. The gain is what"
-        "\n  a normal refined for each row, and draws of the prior, find more (mm.gaps, the first 30 rows)."
+        "\n  Rows: those that have all of the subset. Nats a row, by importance sampling with 1000 draws; +- one"
+        "\n  standard error over rows. Good k-hat: share of rows for which these draws can be trusted; elsewhere"
+        "\n  log p(x_S) is a lower bound. The gain is what a normal refined for each row, and draws of the prior, find"
+        f"\n  more (mm.gaps, on the first {demo.REFINED} rows at most)."
     )
     if digits:
         print("\nHeld-out pictures, and voices never heard in training:\n")

@@ -133,6 +133,16 @@ def shown(thing: object) -> str:
     return text if short else f"an object of {type(thing).__module__.partition('.')[0]}.{type(thing).__qualname__}"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and what it is of.
+
+    Example:
+        >>> counted(1, "row"), counted(0, "row"), counted(2, "entry", "entries")
+        ('1 row', '0 rows', '2 entries')
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def positive(what: str, value: Any, *, zero: bool = False) -> float:
     """The value as a number above 0, or from 0 on.
 

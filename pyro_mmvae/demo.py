@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyro_mmvae.data import Batch
 from pyro_mmvae.diagnostics import gaps
+from pyro_mmvae.diagnostics.patterns import rows_with
+from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.fusion import Fusion, MoE, MoPoE, PoE
 from pyro_mmvae.heads import NormalHead
@@ -64,6 +67,7 @@ class SubsetRow(NamedTuple):
     """One line of the table, for the modalities `given`.
 
     Attributes:
+        rows: held-out ones that have all of these.
         log_likelihood, se: held-out log p(x_S) a row with the guide as the proposal, and its standard error over rows.
         good_khat: share of the rows for which the guide can be trusted.
         gain: what a posterior refined row by row finds more, mean over a few of the rows; all in nats.
@@ -71,6 +75,7 @@ class SubsetRow(NamedTuple):
     """
 
     given: tuple[str, ...]
+    rows: int
     log_likelihood: float
     se: float
     good_khat: float
@@ -79,17 +84,20 @@ class SubsetRow(NamedTuple):
 
 
 def subset_table(vae: Any, x: dict[str, Tensor], num_particles: int) -> list[SubsetRow]:
-    """log p(x_S) for every subset S of the modalities, by the guide, and for the first rows by a refined posterior."""
-    rows, limit = [], khat_limit(num_particles)
-    few = {name: value[:REFINED] for name, value in x.items()}
+    """log p(x_S) for every subset S of the modalities that rows have, by the guide, and for the first of these rows by
+    a refined posterior."""
+    table, limit, batch = [], khat_limit(num_particles), Batch.of(x)
     for given in tqdm(subsets(list(x)), unit="subset", leave=False):
-        found = log_likelihood(vae, {name: x[name] for name in given}, num_particles=num_particles)
+        there = rows_with(batch, given)
+        if not len(there):
+            continue
+        found = log_likelihood(vae, {name: x[name][there] for name in given}, num_particles=num_particles)
+        few = {name: value[there[:REFINED]] for name, value in x.items()}
         better = gaps(vae, few, given=given, full_rank=True, num_draws=num_particles)
-        spread = found.value.std() / len(found.value) ** 0.5
         gain = better.log_likelihood - found.value[: len(better.log_likelihood)]
-        numbers = found.value, spread, found.khat < limit, gain, better.khat < limit
-        rows.append(SubsetRow(given, *(value.float().mean().item() for value in numbers)))
-    return rows
+        numbers = found.value, standard_error(found.value), found.khat < limit, gain, better.khat < limit
+        table.append(SubsetRow(given, len(there), *(value.float().mean().item() for value in numbers)))
+    return table
 
 
 def subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -127,8 +135,10 @@ def digit_report(vae: Any, train: dict[str, Tensor], test: dict[str, Tensor]) ->
 
 
 def split(x: dict[str, Tensor], seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rows to learn from, and a fifth held out by chance."""
+    """Rows to learn from, and a fifth held out by chance; raises ValueError if there is one row alone."""
     rows = len(next(iter(x.values())))
+    if rows < 2:
+        raise ValueError("x has 1 row; give at least two, one to learn from and one that is held out")
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
     cut = max(1, int(rows * 0.2))
     return {k: v[order[cut:]] for k, v in x.items()}, {k: v[order[:cut]] for k, v in x.items()}
