@@ -45,6 +45,22 @@ def test_history_is_not_pressed_flat_by_how_it_began():
     assert low < 4 and high > 1e9  # there is no range but that one
 
 
+def test_history_of_any_length_is_seen_against_whole_epochs():
+    for epochs in (1, 2, 20, 37):
+        ax = mm.plot_history(mm.History([5.0 - epoch / 10 for epoch in range(epochs)]))
+        ax.figure.draw_without_rendering()
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == round(tick) for tick in ticks)
+        assert (ax.lines[0].get_marker() == "o") == (epochs == 1)  # no line is drawn of one
+
+
+def test_history_shows_how_held_out_rows_get_worse_at_the_end():
+    held_out = [5 - epoch / 10 + epoch**2 / 125 for epoch in range(30)]
+    ax = mm.plot_history(mm.History([5 - epoch / 10 for epoch in range(30)], held_out, best_epoch=6))
+    assert held_out[-1] < ax.get_ylim()[1] < 1.1 * held_out[-1]
+
+
 def test_missingness_counts_patterns():
     mask = {"a": torch.tensor([True, True, True, False]), "b": torch.tensor([True, True, False, True])}
     ax = mm.plot_missingness({"a": torch.zeros(4, 2), "b": torch.zeros(4)}, mask)
