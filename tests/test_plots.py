@@ -162,6 +162,45 @@ def inside(ax):
     return all(box.x0 >= -1 and box.x1 <= page.width + 1 for box in boxes)
 
 
+def legend_inside(ax):
+    """Whether the legend lies in the figure and beside the axes."""
+    ax.figure.draw_without_rendering()
+    box, page, data = ax.get_legend().get_window_extent(), ax.figure.bbox, ax.bbox
+    within = box.x0 >= -1 and box.x1 <= page.width + 1 and box.y0 >= -1 and box.y1 <= page.height + 1
+    return within and (box.x0 >= data.x1 or box.y0 >= data.y1)
+
+
+def test_names_stand_as_they_are_written():
+    """Two dollars are no formula, of which some could not even be drawn, and a legend names what begins with _."""
+    names = ["cost_$", "price_$", "_kept", "50% of {x}"]
+    x = {name: torch.randn(4, 2) for name in names}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2, hidden=8), mm.StandardNormal(2), mm.PoE())
+    numbers = dict.fromkeys(SubsetCertificate._fields, 0.5)
+    rows = [SubsetCertificate(**{**numbers, "given": names[: i + 1], "verdict": "pass"}) for i in range(4)]
+    compared = mm.compare(dict.fromkeys(names, vae), x, num_particles=5).against("cost_$")
+    legends = [
+        mm.plot_coverage([0.5, 0.9], {name: [0.4, 0.8] for name in names}),
+        mm.plot_latent(vae, x, labels=names),
+        mm.plot_ranks(mm.Calibration({name: torch.rand(30) for name in names[:3]})),
+    ]
+    others = [
+        mm.plot_certificate(mm.Certificate(rows, 100, 60, 100, 0)),
+        mm.plot_khat(vae, x, subsets=[names, names[:2]], num_particles=30),
+        mm.plot_compare(compared),
+        mm.plot_missingness(x),
+        mm.plot_cross_modal(vae, x),
+        mm.plot_entry(torch.tensor(0), show=lambda _: "$5 or $6"),
+    ]
+    for ax in [*legends, *others]:
+        ax.figure.canvas.draw()
+        cells = [text for cell in ax.child_axes for text in cell.texts]
+        words = [*ax.texts, *ax.get_yticklabels(), *ax.get_xticklabels(), ax.xaxis.label, *cells]
+        words += ax.get_legend().texts if ax in legends else []
+        assert not any(matplotlib.cbook.is_math_text(text.get_text()) is True for text in words)
+        assert any("\\$" in text.get_text() for text in words)
+    assert [sum("_kept" in text.get_text() for text in ax.get_legend().texts) for ax in legends] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("count", [3, 12])
 def test_long_names_stay_in_the_picture(count):
     x = {f"a very long name of a modality, number {i}": torch.randn(1, 2) for i in range(count)}
@@ -175,15 +214,36 @@ def test_long_names_stay_in_the_picture(count):
     assert inside(mm.plot_reconstructions(vae, x))
     few = {name: x[name] for name in names[:3]}
     assert inside(mm.plot_cross_modal(vae, few))
-    legend = mm.plot_coverage([0.5, 0.9], {name: [0.4, 0.8] for name in names}).get_legend()
-    legend.figure.canvas.draw()
-    box = legend.get_window_extent()
-    assert box.x1 <= legend.figure.bbox.width and (count < 9 or box.x0 >= legend.axes.bbox.x1)
+    for some in (names[:3], names * 2):
+        ax = mm.plot_coverage([0.5, 0.9], {f"{i} is {name}": [0.4, 0.8] for i, name in enumerate(some)})
+        assert legend_inside(ax) and min(ax.get_window_extent().bounds[2:]) > 2.0 * ax.figure.dpi
+    assert inside(mm.plot_compare(mm.compare(dict.fromkeys(names, vae), x, num_particles=5).against(names[1])))
+    for some in (names[:1], names):
+        assert legend_inside(mm.plot_ranks(mm.Calibration({f"{name}.w[0]": torch.rand(50) for name in some})))
 
 
 def test_coverage_is_drawn_against_its_nominal_value():
     ax = mm.plot_coverage([0.5, 0.9], {"poe": [0.4, 0.8]})
     assert ax.lines[1].get_xydata().tolist() == [[0.5, 0.4], [0.9, 0.8]]
+
+
+def test_coverage_is_not_in_percent():
+    for nominal, actual, words in (([50, 90], [0.4, 0.8], "nominal has 50"), ([0.5], [1.5], r"actual\['a'\] has 1.5")):
+        with pytest.raises(ValueError, match=f"^{words}; give numbers between 0 and 1"):
+            mm.plot_coverage(nominal, {"a": actual})
+    assert len(mm.plot_coverage([0.5, 1], {"a": [0.0, math.nan]}).lines) == 2
+
+
+def test_certificate_has_no_spread_below_zero_and_does_not_condemn_what_was_not_looked_at():
+    numbers = {**dict.fromkeys(SubsetCertificate._fields, 0.5), "given": ("a",)}
+    found = {"pass": 0.0, "biased": 2.9, "not enough draws": 1.3}
+    rows = [SubsetCertificate(**{**numbers, "verdict": word, "dispersion": d}) for word, d in found.items()]
+    ax = mm.plot_certificate(mm.Certificate(rows, 50, 60, 100, 0))
+    low, high = ax.get_xlim()
+    points = [line for line in ax.lines if line.get_marker() == "o"]
+    assert low > -0.1 and all(low < line.get_xdata()[0] < high for line in points)
+    assert len({line.get_color() for line in points}) == 3
+    assert [text.get_color() for text in ax.texts] == [line.get_color() for line in points]
 
 
 def test_certificate_says_the_verdicts_and_colours_them():
@@ -216,6 +276,30 @@ def test_a_code_that_lies_on_a_line_is_drawn_in_a_square(across):
     size, data = ax.get_window_extent(), ax.viewLim
     assert min(size.width, size.height) > 0.7 * max(size.width, size.height)
     assert data.width / size.width == pytest.approx(data.height / size.height)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([1234567.0, 1234568.0, math.nan, 1234569.0], ["1234567", "1234568", "1234569", "nan"]),
+        (torch.tensor([10.0, 9.0, 0.5, 0.5]).float(), ["0.5", "9", "10"]),
+        (["10", "9", "x", None], ["9", "10", "x", "None"]),
+        ([False, True, True, True], ["False", "True"]),
+    ],
+)
+def test_labels_are_groups_by_all_their_digits_and_in_the_order_of_numbers(labels, names):
+    lines = mm.plot_latent(LinearGaussian().vae(), LinearGaussian().simulate(4), labels=labels).lines
+    assert [line.get_label() for line in lines] == names
+    assert [len(line.get_xdata()) for line in lines] == [
+        sum(f"{g}" in (n, f"{n}.0") for g in list(labels)) for n in names
+    ]
+
+
+def test_a_legend_of_many_labels_leaves_the_codes_their_room():
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(90)
+    for labels in (range(90), [f"a very long name of a label, number {i}" for i in range(90)]):
+        ax = mm.plot_latent(vae, x, labels=labels)
+        assert inside(ax) and legend_inside(ax) and min(ax.get_window_extent().bounds[2:]) > 3.0 * ax.figure.dpi
 
 
 @pytest.mark.parametrize("labels", [[2.0, torch.nan, 1.0, torch.nan], ["v", None, "u", None]])
@@ -259,12 +343,41 @@ def test_entries_pictures_bars_categories_words_and_tables():
 
 
 def test_a_number_stays_in_its_frame():
-    for number, words in ((-1.77634, "-1.78"), (-1.23457e-05, "-1.23e-05"), (123456, "123456"), (math.nan, "")):
+    numbers = {-1.77634: "-1.78", -1.23457e-05: "-1.23e-05", 123456: "123456", math.nan: "", 1234567: "1234567"}
+    for number, words in {**numbers, 1234.5: "1234", -0.0: "0", 1e6 + 0.5: "1e+06"}.items():
         ax = matplotlib.figure.Figure().add_axes((0.0, 0.0, 0.94 / 6.4, 0.9 / 4.8))  # an inch, as in a grid
         mm.plot_entry(torch.tensor(number), ax)
         ax.figure.draw_without_rendering()
         box = ax.texts[0].get_window_extent()
         assert texts(ax) == [words] and (not words or ax.bbox.x0 < box.x0 < box.x1 < ax.bbox.x1)
+
+
+def test_a_long_text_stands_in_lines_that_can_be_read():
+    for words in ("two dogs run over wet sand beside the sea, one of them with a red ball", "word " * 60, "a" * 30):
+        ax = matplotlib.figure.Figure().add_axes((0.0, 0.0, 0.94 / 6.4, 0.9 / 4.8))
+        mm.plot_entry(torch.tensor(0), ax, show=lambda _, words=words: words)
+        ax.figure.draw_without_rendering()
+        text, box = ax.texts[0], ax.texts[0].get_window_extent()
+        assert " ".join(text.get_text().split("\n")) == words.strip()
+        assert ax.bbox.x0 < box.x0 < box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 < box.y1 < ax.bbox.y1
+        ideal = (0.94 * 0.9 * 72**2 / (0.6 * 1.2 * len(words))) ** 0.5  # if letters filled the frame
+        assert " " not in words or text.get_fontsize() > 0.5 * ideal
+    table = {f"column {i} of many": 1.5 for i in range(9)}
+    assert texts(mm.plot_entry(torch.tensor(0), show=lambda _: table)) == ["\n".join(f"{name} 1.5" for name in table)]
+
+
+def test_the_number_of_a_category_stays_in_its_frame():
+    for count in (3, 40, 2000):
+        for best in (0, count // 2, count - 1):
+            p = torch.full((count,), 0.5 / (count - 1))
+            p[best] = 0.5
+            ax = matplotlib.figure.Figure().add_axes((0.0, 0.0, 0.94 / 6.4, 0.9 / 4.8))
+            mm.plot_entry(p, ax)
+            ax.figure.draw_without_rendering()
+            box = ax.texts[0].get_window_extent()
+            assert ax.bbox.x0 <= box.x0 < box.x1 <= ax.bbox.x1 and texts(ax) == [str(best)]
+            if count == 3:
+                assert ax.texts[0].get_position()[0] == best  # above its bar
 
 
 def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_mmvae.checks import kind_of
+from pyro_mmvae.diagnostics.patterns import titles
 
 BLUE, RED, GREY = "#4c72b0", "#c44e52", "#bbbbbb"
+UNTOLD = "#777777"
+"""The colour of what is neither good nor bad, dark enough to be read."""
 HOLE = "#d7e1ee"
 """The colour of single entries that are missing, which are neither a zero nor a shade of grey."""
 MARKERS = "o^sDvP*X"
 """One for each ten groups, as there are ten colours."""
 LETTERS = 12
 """Of a text that fit into an inch."""
+WIDE = 16
+"""Letters of a line of text in an entry, and of a name beside it."""
 
 
 def check_result(what: str, value: object, kind: type, maker: str) -> None:
@@ -31,6 +36,18 @@ def new_axes(ax: Any, size: tuple[float, float] = (6.0, 3.6)) -> Any:
     import matplotlib.pyplot as plt
 
     return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def plain(text: str) -> str:
+    """A name of the user's that matplotlib shows as it stands: what is between dollars is no formula, and a legend does
+    not leave out what begins with an underscore."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def named(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
+    """`titles`, as they stand."""
+    return [plain(text) for text in titles(subsets, width)]
 
 
 def beside(labels: Sequence[str]) -> float:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pyro_mmvae.arrays import counted
 from pyro_mmvae.checks import check_collection, check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
-from pyro_mmvae.diagnostics.patterns import rows_with, titles
+from pyro_mmvae.diagnostics.patterns import rows_with
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import BLUE, GREY, MARKERS, RED, beside, check_result, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, MARKERS, RED, UNTOLD, beside, check_result, named, new_axes
 from pyro_mmvae.psis import khat_limit
 from pyro_mmvae.questions import opened
 
@@ -53,7 +54,7 @@ def plot_khat(
         check_collection(given)
     if not len(subsets):
         raise ValueError('subsets is empty; give at least one, such as [("image", "sound")]')
-    names = titles(subsets)
+    names = named(subsets)
     ax = new_axes(ax, (max(6.0, 4.0 + beside(names)), 0.45 * len(subsets) + 1.4))
     limit = khat_limit(num_particles)
     for position, given in enumerate(subsets):
@@ -64,7 +65,7 @@ def plot_khat(
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
         good = f"{(found < limit).double().mean():.0%} good" if len(found) else "no row"
         ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
-    ax.axvline(limit, color=RED, label=f"limit {limit:.2f}")
+    ax.axvline(limit, color=RED, label=f"limit {limit:.2f}: good below")
     ax.set_yticks(range(len(subsets)), names)
     ax.set(xlabel="k-hat of a row", ylim=(len(subsets) - 0.5, -0.5))
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
@@ -92,21 +93,20 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
     check_result("calibration", calibration, Calibration, "mm.sbc")
     ax = new_axes(ax)
     found = {name: rank_ecdf(u, level) for name, u in calibration.position.items()}
-    named = sorted(found, key=lambda name: -float((found[name].difference.abs() / found[name].band).max()))[:3]
-    others = len(found) - len(named)
-    for name, one in found.items():
+    worst = sorted(found, key=lambda name: -float((found[name].difference.abs() / found[name].band).max()))[:3]
+    for (name, one), text in zip(found.items(), named([[name] for name in found], 30)):
         colour = RED if bool((one.difference.abs() > one.band).any()) else BLUE
-        if name in named:
-            style, p = ["-", "--", ":"][named.index(name)], "p < 1e-6" if one.p < 1e-6 else f"p = {one.p:.2g}"
-            ax.plot(one.grid, one.difference, style, color=colour, linewidth=1.6, label=f"{name}, {p}")
+        if name in worst:
+            style, p = ["-", "--", ":"][worst.index(name)], "p < 1e-6" if one.p < 1e-6 else f"p = {one.p:.2g}"
+            ax.plot(one.grid, one.difference, style, color=colour, linewidth=1.6, label=f"{text}, {p}")
         else:
             ax.plot(one.grid, one.difference, color=colour, alpha=0.5, linewidth=0.5)
-    if others:
-        ax.plot([], [], color="black", alpha=0.5, linewidth=0.5, label=f"{others} other{'s' * (others > 1)}, thin")
+    if others := len(found) - len(worst):
+        ax.plot([], [], color="0.5", linewidth=0.5, label=f"{counted(others, 'other')}, thin")
     any_ = next(iter(found.values()))
     ax.fill_between(any_.grid, -any_.band, any_.band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
     ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform", xlim=(0, 1))
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
     return ax
 
 
@@ -133,9 +133,12 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
         if np.shape(values) != np.shape(nominal) or np.ndim(nominal) != 1:
             shapes = f"{np.shape(values)} for {np.shape(nominal)}"
             raise ValueError(f"actual[{name!r}] has shape {shapes} probabilities; give one share for each of them")
-    names = titles([[name] for name in actual], 30)
+    for what, values in (("nominal", nominal), *((f"actual[{name!r}]", values) for name, values in actual.items())):
+        for value in np.asarray(values)[(np.less(values, 0) | np.greater(values, 1))]:  # NaN where nothing was asked
+            raise ValueError(f"{what} has {value:g}; give numbers between 0 and 1")
+    names = named([[name] for name in actual], 30)
     outside = len(names) > 4 or beside(names) > 1
-    ax = new_axes(ax, (4.2 + outside * (0.8 + beside(names)), 4.0))
+    ax = new_axes(ax, (4.2 + outside * (0.8 + beside(names)), max(4.0, 1.0 + 0.22 * len(names))))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
     for number, (name, values) in enumerate(zip(names, actual.values())):
         ax.plot(nominal, values, MARKERS[number // 10 % len(MARKERS)] + "-", markersize=4, label=name)
@@ -150,7 +153,8 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
 
 
 def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
-    """One line a subset: the spread of the ranks (1 = calibrated), blue where it passed, and the verdict in words.
+    """One line a subset: the spread of the ranks (1 = calibrated), and the verdict in words; blue where it passed, red
+    where it did not, grey where there were not enough draws.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -164,10 +168,10 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
     """
     check_result("certificate", certificate, Certificate, "mm.certify")
     rows = certificate.rows
-    names = titles([row.given for row in rows])
+    names = named([row.given for row in rows])
     ax = new_axes(ax, (max(8.5, 6.5 + beside(names)), 0.4 * len(rows) + 1.4))
     for position, row in enumerate(rows):
-        colour = BLUE if row.verdict == "pass" else RED
+        colour = {"pass": BLUE, "not enough draws": UNTOLD}.get(row.verdict, RED)
         ax.plot([1, row.dispersion], [position, position], color=colour, linewidth=1)
         ax.plot(row.dispersion, position, "o", color=colour)
         good = "" if np.isnan(row.good_khat) else f", k-hat good for {row.good_khat:.0%}"
@@ -176,7 +180,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
     ax.axvline(1.0, color=GREY)
     ax.set_yticks(range(len(rows)), names)
     widest = max(0.2, *(1.15 * abs(row.dispersion - 1) for row in rows))
-    ax.set(xlim=(1 - widest, 1 + widest), ylim=(len(rows) - 0.5, -0.5))
+    ax.set(xlim=(max(-0.05, 1 - widest), 1 + widest), ylim=(len(rows) - 0.5, -0.5))  # no spread is below zero
     ax.set_xlabel("spread of ranks: under-confident < 1 < over-confident")
     return ax
 
@@ -194,7 +198,7 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     """
     check_result("comparison", comparison, Comparison, "mm.compare")
     rows = comparison.rows
-    names = titles([[row.name] for row in rows], 30)
+    names = named([[row.name] for row in rows], 30)
     ax = new_axes(ax, (max(6.5, 4.5 + beside(names)), 0.4 * len(rows) + 1.5))
     for marked, colour in ((False, BLUE), (True, GREY)):
         lines = [line for line, row in enumerate(rows) if bool(row.mark) == marked]
@@ -202,6 +206,7 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
         ax.errorbar(found, lines, xerr=error, fmt="o", color=colour, capsize=3)
     ax.axvline(0.0, color=GREY)
     ax.set_yticks(range(len(rows)), [name + row.mark for name, row in zip(names, rows)])
-    whose = "the best model's" if comparison.reference is None else f"that of {comparison.reference}"
+    cut = dict(zip((row.name for row in rows), names))
+    whose = "the best model's" if comparison.reference is None else f"that of {cut[comparison.reference]}"
     ax.set(xlabel=f"log p(x) minus {whose},\nnats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
     return ax

@@ -9,16 +9,17 @@ import torch
 
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.distributions import drawn_part, moments_of
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import MARKERS, beside, new_axes
+from pyro_mmvae.plots.axes import MARKERS, beside, named, new_axes
 from pyro_mmvae.programs import with_posterior
 
 MOST = 30
 """The most patterns that are drawn."""
 LETTERS = 12
 """Of a name that stands level below its column, and the most such columns; others stand upright."""
+HIGH = 20
+"""The most labels in one column of a legend."""
 UNKNOWN = ("nan", "None", "<NA>")
 """What labels are as text where there is none."""
 
@@ -40,7 +41,7 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     patterns, counts = seen.unique(dim=0, return_counts=True)
     order = counts.argsort(descending=True)
     patterns, shares = patterns[order][:MOST], (counts[order].double() / batch.rows).tolist()
-    names = titles([[name] for name in batch], 30)
+    names = named([[name] for name in batch], 30)
     upright, own = max(map(len, names)) > LETTERS or len(names) > LETTERS, ax is None
     ax = new_axes(ax, ((0.35 if upright else 1.2) * len(names) + 2.5, 0.35 * len(patterns) + 1.2 + 1.8 * upright))
     upright |= not own and beside(names) * len(names) > ax.get_window_extent().width / ax.figure.dpi
@@ -76,22 +77,40 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
     mean = mean - mean.mean(0)
     if mean.shape[1] > 2:
         mean = mean @ torch.linalg.svd(mean, full_matrices=False).Vh[:2].T
-    ax, plane = new_axes(ax, (4.6 if labels is None else 6.4, 4.2)), mean.double().cpu().numpy()
+    groups = _groups(labels, len(mean))
+    apart = sorted(np.unique(groups), key=_order)
+    names, columns = named([[group] for group in apart], 30), -(-len(apart) // HIGH)
+    wide = 4.6 if labels is None else max(6.4, 4.6 + columns * (0.5 + 0.8 * beside(names)))
+    ax, plane = new_axes(ax, (wide, 4.2)), mean.double().cpu().numpy()
     plane = plane if plane.shape[1] == 2 else np.column_stack([plane[:, 0], np.zeros(len(plane))])
-    groups = np.zeros(len(plane)) if labels is None else np.asarray(labels)
-    if groups.shape != (len(plane),):
-        raise ValueError(f"labels have shape {groups.shape} for {len(plane)} rows; give one a row")
-    if groups.dtype == object or groups.dtype.kind == "f":  # None and NaN are labels as well
-        groups = np.array([f"{group:g}" if isinstance(group, float) else f"{group}" for group in groups.tolist()])
-    for number, group in enumerate(sorted(np.unique(groups), key=lambda group: group in UNKNOWN)):
+    for number, (group, name) in enumerate(zip(apart, names)):
         chosen, marker = plane[groups == group], MARKERS[number // 10 % len(MARKERS)]
         style: dict[str, Any] = {"color": f"C{number % 10}"} if group not in UNKNOWN else {"color": "0.8", "zorder": 1}
-        ax.plot(chosen[:, 0], chosen[:, 1], marker, markersize=3, alpha=0.6, label=f"{group}", **style)
+        ax.plot(chosen[:, 0], chosen[:, 1], marker, markersize=3, alpha=0.6, label=name, **style)
     if labels is not None:
-        ax.legend(frameon=False, fontsize=8, markerscale=1.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    ax.set(xlabel="first axis of the posterior means", ylabel="second axis")
+        beyond: Any = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": columns}
+        ax.legend(frameon=False, fontsize=8, markerscale=1.5, **beyond)
+    second = "second axis" if mean.shape[1] > 1 else "no second axis"
+    ax.set(xlabel="first axis of the posterior means", ylabel=second)
     ax.set_aspect("equal", adjustable="datalim")  # a code that lies on a line would press the axes to one
     return ax
+
+
+def _groups(labels: Any, rows: int) -> Any:
+    """The labels as text, (row,): whole numbers with all their digits, so that no two are one."""
+    found = np.zeros(rows) if labels is None else np.asarray(labels)
+    if found.shape != (rows,):
+        raise ValueError(f"labels have shape {found.shape} for {rows} rows; give one a row")
+    real = (float, np.floating)
+    return np.array([str(label).removesuffix(".0") if isinstance(label, real) else str(label) for label in found])
+
+
+def _order(group: str) -> tuple[bool, float, str]:
+    """Numbers by their size, then names, and last what is no label."""
+    try:
+        return group in UNKNOWN, float(group), group
+    except ValueError:
+        return group in UNKNOWN, np.inf, group
 
 
 def _percent(share: float) -> str:

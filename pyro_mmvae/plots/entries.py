@@ -13,16 +13,12 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import check_named, first_row, seen_rows
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.diagnostics.patterns import titles
 from pyro_mmvae.inference import predict
 from pyro_mmvae.modes import tool
-from pyro_mmvae.plots.axes import GREY, LETTERS, RED, cells, new_axes
+from pyro_mmvae.plots.axes import GREY, LETTERS, RED, WIDE, cells, named, new_axes
 from pyro_mmvae.plots.entry import Look, Show, draw_entry, reach_of, span_of
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import opened
-
-WIDE = 16
-"""Letters of a name that stand in one line beside the entries."""
 
 
 @tool
@@ -153,7 +149,7 @@ def _title(ax: Any, words: str) -> None:
 
 def _names(batch: Batch) -> dict[str, str]:
     """The modalities as they stand beside their entries: in lines that leave these their room."""
-    return {name: fill(cut, WIDE) for name, cut in zip(batch, titles([[name] for name in batch], 3 * WIDE))}
+    return {name: fill(cut, WIDE) for name, cut in zip(batch, named([[name] for name in batch], 3 * WIDE))}
 
 
 def _label(ax: Any, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import tensor_of
-from pyro_mmvae.plots.axes import BLUE, GREY, HOLE, new_axes
+from pyro_mmvae.plots.axes import BLUE, GREY, HOLE, WIDE, new_axes, plain
 
 Show = Callable[[Tensor], "str | Mapping[str, Any] | Tensor"]
 """One entry (or its prediction) -> what to draw of it: text, a small table of names and values, or another tensor."""
@@ -66,8 +67,7 @@ def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
     drawn = tensor_of("value", drawn).detach().cpu()
     drawn = drawn.float() if drawn.dtype == torch.bfloat16 else drawn  # which NumPy lacks
     if drawn.dim() == 0:
-        number = drawn.item()
-        _words(f"{number:g}" if float(number).is_integer() else _number(number), ax)  # a category has all its digits
+        _words(_number(drawn.item()), ax)
     elif drawn.dim() == 1:
         _bars(drawn, ax, look.chances, None if look.show else look.reach)
     elif drawn.dim() <= 3:  # probabilities of categories are no pictures in the range of their numbers
@@ -98,10 +98,12 @@ def _ends(value: Tensor) -> tuple[float, float]:
 
 
 def _words(text: str, ax: Any) -> Any:
-    """In letters that leave a long line its room."""
-    lines = text.split("\n")
-    size = min(14.0, 40 / max(len(lines), 0.45 * max(map(len, lines))))
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=size, transform=ax.transAxes)
+    """In letters that leave a long line its room, or in more lines if they are larger so."""
+    given, wide = text.split("\n"), max(WIDE, round(math.sqrt(2 * len(text))))
+    broken = [part for line in given for part in wrap(line, wide, break_long_words=False) or [""]]
+    room, lines = min((max(len(lines), 0.45 * max(map(len, lines))), lines) for lines in (given, broken))
+    text = plain("\n".join(lines))
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=min(14.0, 40 / room), transform=ax.transAxes)
     return ax
 
 
@@ -136,7 +138,9 @@ def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, flo
     if chances and len(values) and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:
         best = int(values.argmax())  # the most probable one is named by its number
         ax.set_ylim(0, 1.45)
-        ax.text(best, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
+        half = 0.045 * len(str(best)) * len(values)  # of its number, in a frame of an inch, which it does not leave
+        middle = min(max(best, half - 0.6), len(values) - 0.4 - half)
+        ax.text(middle, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
     else:
         ax.axhline(0.0, color=GREY, linewidth=0.6)
         if reach is not None:
@@ -144,6 +148,12 @@ def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, flo
 
 
 def _number(value: Any) -> str:
+    """A whole number, as of a category, with all its digits, any other with three or with those before the point."""
     if isinstance(value, str):
         return value
-    return "" if math.isnan(float(value)) else f"{float(value):.3g}"
+    number = float(value) + 0.0  # not -0
+    if math.isnan(number):
+        return ""
+    if number.is_integer():
+        return f"{number:.15g}"
+    return f"{number:.0f}" if 1000 <= abs(number) < 1e6 else f"{number:.3g}"
