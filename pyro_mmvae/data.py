@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.accelerator import moved, on_gpu
-from pyro_mmvae.arrays import as_mask, as_tensor
+from pyro_mmvae.arrays import as_mask, as_tensor, counted
 from pyro_mmvae.checks import (
     BadRow,
     all_finite,
@@ -75,7 +75,7 @@ class Batch(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         parts = [f"{k} {tuple(v.shape[1:])} {self.mask[k].float().mean():.0%} observed" for k, v in self._x.items()]
-        return f"Batch({', '.join([f'{self.rows} rows', *parts])})"
+        return f"Batch({', '.join([counted(self.rows, 'row'), *parts])})"
 
     @classmethod
     def of(cls, x: Arrays | None = None, mask: Arrays | None = None) -> Batch:

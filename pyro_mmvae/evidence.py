@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
@@ -44,10 +44,10 @@ class LogLikelihood(NamedTuple):
     khat: Tensor
 
     def __repr__(self) -> str:
-        mean, se = float(self.value.mean()), error_of_mean(self.se)
+        rows, mean, se = counted(len(self.value), "row"), float(self.value.mean()), error_of_mean(self.se)
         bad = float((self.khat > LARGEST).double().mean())
         return (
-            f"log-likelihood of {len(self.value)} rows, {mean:.3f} +- {se:.3f} nats a row (Monte-Carlo standard error"
+            f"log-likelihood of {rows}, {mean:z.3f} +- {se:.3f} nats a row (Monte-Carlo standard error"
             f" of the mean)\nk-hat is above {LARGEST}, not to be trusted at any number of draws, for {bad:.0%} of them"
         )
 

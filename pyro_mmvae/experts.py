@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import with_axes
+from pyro_mmvae.arrays import counted, with_axes
 from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import Normal, Switch, drawn_part, is_correlated, is_normal, like, mapped
 from pyro_mmvae.modality import Modality, ask
@@ -103,7 +103,7 @@ class Experts(Mapping[str, Distribution]):
         return len(self.given)
 
     def __repr__(self) -> str:
-        return f"Experts({self.rows} rows, {', '.join(self) or 'none'})"
+        return f"Experts({counted(self.rows, 'row')}, {', '.join(self) or 'none'})"
 
     def __contains__(self, name: object) -> bool:
         return name in self.given  # without encoding it

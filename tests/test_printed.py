@@ -1,11 +1,14 @@
 """What a result shows of itself: a few numbers that sum it up, with their units, and not its tensors."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.certificate import SubsetCertificate
+from pyro_mmvae.diagnostics.compare import Compared
 
 
 def numbered(rows=4):
@@ -33,8 +36,8 @@ def test_weighted_draws_show_how_many_of_them_count():
 def test_a_curve_shows_its_mean_for_every_number_of_particles():
     value, se = torch.stack([-numbered(), 1 - numbered()]), torch.full((2, 4), 0.1)
     head, one, ten = repr(mm.IWAECurve([1, 10], value, se)).splitlines()
-    assert "4 rows" in head and one.split() == ["1", "particles", "-2.500", "+-", "0.050"]
-    assert ten.split() == ["10", "particles", "-1.500", "+-", "0.050"]
+    assert "4 rows" in head and one.split() == ["1", "particle", "-2.500", "+-", "0.050"]
+    assert ten.split() == ["10", "particles", "-1.500", "+-", "0.050"] and one.index("-2") == ten.index("-1")
 
 
 def test_ranks_show_their_spread_coverage_and_the_worst_check():
@@ -124,4 +127,82 @@ def test_data_and_experts_show_their_modalities_and_what_is_observed_of_them():
     batch = mm.Batch.of(x, {"b": torch.tensor([True, False, False, False])})
     assert repr(batch) == "Batch(4 rows, a (3,) 100% observed, b (2,) 25% observed)"
     vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
-    assert repr(vae.experts(x)) == "Experts(4 rows, a, b)" and repr(vae.experts(None)) == "Experts(1 rows, none)"
+    assert repr(vae.experts(x)) == "Experts(4 rows, a, b)" and repr(vae.experts(None)) == "Experts(1 row, none)"
+
+
+ONE, NONE = torch.ones(1), torch.zeros(1)
+SINGLE = {
+    "log-likelihood of 1 row,": mm.LogLikelihood(ONE, ONE, ONE),
+    "1 weighted draw of z for 1 row\n": mm.Importance({"z": torch.zeros(1, 1, 2)}, NONE[None], ONE, ONE, NONE[None]),
+    "mean bound of 1 row,": mm.IWAECurve([1], ONE[None], ONE[None]),
+    "1 simulated row, 1 quantity ranked": mm.Calibration({"tarp": ONE / 2}),
+    "1 row, of which": mm.Nested(1, 1.0, ONE, ONE, ONE, ONE),
+    "size: 1 entry of 1 row,": mm.LeftOut("size", 1, 1, 0.0, 1.0, 0.5, 0.9, math.nan, ONE),
+    "ImputationError(1 entry,": mm.ImputationError(1, 1.0, 1.0, 1.0, 1.0, 1.0, math.nan),
+    "for 0% of 1 row;": mm.Gaps(ONE, ONE, ONE, ONE, ONE, ONE, ONE, ONE, 100),
+    "1 of 1 dimension active": mm.Usage(1.0, 0.1, 0.9, 0.1, ONE, ONE, ONE > 0),
+    "nats a row, 1 simulated row;": mm.Sandwich(ONE, ONE, ONE, ONE, {}, {}),
+    "Batch(1 row, a (2,)": mm.Batch.of({"a": torch.zeros(1, 2)}),
+}
+
+
+@pytest.mark.parametrize("words", SINGLE)
+def test_one_is_no_plural(words):
+    assert words in repr(SINGLE[words])
+
+
+def certified(**numbers):
+    return SubsetCertificate(
+        **{**dict.fromkeys(SubsetCertificate._fields, 0.5), "rows": 9, "verdict": "pass", **numbers}
+    )
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    little = torch.full((4,), -1e-5)
+    numbers = dict.fromkeys(("log_likelihood", "gap", "approximation", "amortisation"), -1e-5)
+    shown = [
+        mm.Certificate([certified(given=("a",), because="", **numbers)], 100, 60, 100, 5),
+        mm.Comparison([Compared("poe", -1e-5, 0.0, 0.0, 1.0), Compared("moe", -2e-5, -1e-5, 0.0, 1.0)]),
+        mm.Gaps(little, little, little, little, -little, little, -little, little, 100),
+        mm.Nested(4, -1e-5, little, -little, little + 1, -little),
+        mm.IWAECurve([1], little[None], -little[None]),
+        mm.LogLikelihood(little, -little, little),
+        mm.LeftOut("size", 4, 4, -1e-5, 1.0, 0.5, 0.9, 0.5, little),
+        mm.PredictiveCheck([mm.LeftOut("size", 4, 4, -1e-5, 1.0, 0.5, 0.9, 0.5, little)]),
+        mm.ImputationError(4, 1.0, 1.0, math.nan, math.nan, -1e-5, 0.1),
+        mm.Usage(-1e-5, 0.1, -1e-5, -1e-5, little, little, little > 0),
+        mm.Sandwich(little, -little, 2 * little, -little, {}, {}),
+    ]
+    for thing in shown:
+        assert "0.00" in repr(thing) and "-0.00" not in repr(thing)
+
+
+def ends(line):
+    """Where the words of a line end."""
+    return {at for at, (here, then) in enumerate(pairwise(f"{line} ")) if here != " " and then == " "}
+
+
+def test_columns_are_as_wide_as_their_numbers():
+    """Of pictures and spectra, whose log-likelihoods are -123456.789 nats, as of small tables."""
+    large = {
+        "log_likelihood": -1234567.891,
+        "se": 12345.67,
+        "gap": 123456.789,
+        "approximation": 1e6,
+        "amortisation": -1e8,
+    }
+    rows = [
+        certified(given=("a",), because="", **large),
+        certified(given=("b",), because="", rows=0),
+        certified(given=("c",)),
+    ]
+    for gap_rows in (0, 5):
+        table = mm.Certificate(rows, 100, 60, 100, gap_rows)._data()[2:6]
+        assert ends(table[1]) == ends(table[3]) and len(table[0]) == len(table[1]) == len(table[3])
+        assert "no row has all of these" in table[2] and ("approximation" in table[0]) == bool(gap_rows)
+        assert table[0].endswith(f"{' amortisation' if gap_rows else ' gap'}  good k-hat")
+    models = [Compared("poe", -1234567.891, 0.0, 0.0, 1.0), Compared("moe", -9e9, -1e9, 1e6, 0.0)]
+    head, *table = repr(mm.Comparison(models)).splitlines()[:3]
+    assert ends(table[0]) == ends(table[1]) and len(head) == len(table[0])
+    _, *lines, _ = repr(mm.Gaps(*(torch.full((3,), 10.0**n) for n in (8, 7, 6, 5, 4, 3, 2, 1)), 100)).splitlines()
+    assert len({line.index(".") for line in lines}) == 1

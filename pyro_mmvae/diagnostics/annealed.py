@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.checks import refuse_outside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.climbs import covering
@@ -115,8 +115,8 @@ class Sandwich:
     def __repr__(self) -> str:
         width, se = self.width
         return (
-            f"{float(self.lower.mean()):.3f} <= log p(x_S) <= {float(self.upper.mean()):.3f} nats a row,"
-            f" {len(self.lower)} simulated rows; width {width:.3f} +- {se:.3f}"
+            f"{float(self.lower.mean()):z.3f} <= log p(x_S) <= {float(self.upper.mean()):z.3f} nats a row,"
+            f" {counted(len(self.lower), 'simulated row')}; width {width:z.3f} +- {se:.3f}"
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.ranks import Check, corrected, rank, rank_ecdf, rank_of_weight, shown_p, uniformity
@@ -46,7 +46,7 @@ class Calibration(NamedTuple):
     def __repr__(self) -> str:
         tests, rows = self.tests(), len(next(iter(self.position.values())))
         p, worst = shown_p(corrected(tests)).strip(), min(tests, key=lambda test: test.p)
-        lines = [f"{rows} simulated rows, {len(self.position)} quantities ranked"]
+        lines = [f"{counted(rows, 'simulated row')}, {counted(len(self.position), 'quantity', 'quantities')} ranked"]
         if self.latents:
             half, most = self.coverage(0.5), self.coverage(0.9)
             lines.append(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from pyro_mmvae.diagnostics.patterns import titles
+from pyro_mmvae.arrays import counted
+from pyro_mmvae.diagnostics.patterns import column, titles
 from pyro_mmvae.diagnostics.ranks import shown_p
 
 LEVEL = 0.01
@@ -104,7 +105,7 @@ class Certificate:
             lines.append(f"{given}  {r.verdict:{word}}  {ranks}  {covered}  {r.because}".rstrip())
         return [
             f"Is q(z | x_S) the model's posterior? {self.simulated} rows simulated from the model,"
-            f" {self.num_draws} draws from the guide for each",
+            f" {counted(self.num_draws, 'draw')} from the guide for each",
             "",
             f"{head}  decided by",
             *lines,
@@ -120,18 +121,22 @@ class Certificate:
         ]
 
     def _data(self) -> list[str]:
-        names = self._titles()
-        width = len(names[0])
-        lines, split = [], "approximation  amortisation" if self.gap_rows else ""
-        for given, r in zip(names, self.rows):
-            value = f"{r.log_likelihood:11.2f} {r.se:6.2f}  {r.gap:7.3f}"
-            parts = f"{r.approximation:13.3f}  {r.amortisation:12.3f}" if self.gap_rows else f"{'':27}"
-            numbers = f"{value}  {parts}  {r.good_khat:10.0%}" if r.rows else "no row has all of these"
-            lines.append(f"{given}  {r.rows:6d}  {numbers}")
+        names, some = self._titles(), [row for row in self.rows if row.rows]
+        split = (("approximation", 13), ("amortisation", 12)) if self.gap_rows else ()
+        columns = [
+            column(["log p(x_S)", *(f"{row.log_likelihood:z.2f}" for row in some)], 11),
+            column(["+-", *(f"{row.se:.2f}" for row in some)], 5),
+            column(["gap", *(f"{row.gap:z.3f}" for row in some)], 7),
+            *(column([name, *(f"{getattr(row, name):z.3f}" for row in some)], width) for name, width in split),
+            column(["good k-hat", *(f"{row.good_khat:.0%}" for row in some)], 10),
+        ]
+        numbers = map("  ".join, zip(*columns))
+        lines = [f"{'given':{len(names[0])}}  {'rows':>6}  {next(numbers)}"]
+        for given, row in zip(names, self.rows):
+            lines.append(f"{given}  {row.rows:6d}  {next(numbers) if row.rows else 'no row has all of these'}")
         return [
-            f"How good is it on your data? {self.num_particles} draws a row; nats a row",
+            f"How good is it on your data? {counted(self.num_particles, 'draw')} a row; nats a row",
             "",
-            f"{'given':{width}}  {'rows':>6}  {'log p(x_S)':>11} {'+-':>6}  {'gap':>7}  {split:27}  good k-hat",
             *lines,
             "",
             "log p(x_S): by importance sampling, +- standard error over rows. Gap: log p(x_S) - ELBO, the divergence",
@@ -143,9 +148,9 @@ class Certificate:
     def _split(self) -> list[str]:
         if not self.gap_rows:
             return []
+        first = "row" if self.gap_rows == 1 else f"{self.gap_rows} rows"
         return [
-            f"On the first {self.gap_rows} rows the gap is taken apart: what the best normal of each row lacks"
-            " (approximation;",
+            f"On the first {first} the gap is taken apart: what the best normal of each row lacks (approximation;",
             "a richer fusion helps), and what the encoder loses against it (amortisation; a better encoder helps).",
         ]
 

@@ -14,7 +14,7 @@ from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.gaps import gaps
-from pyro_mmvae.diagnostics.patterns import titles
+from pyro_mmvae.diagnostics.patterns import column, titles
 from pyro_mmvae.distributions import like
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import log_likelihood
@@ -94,10 +94,14 @@ class Comparison:
         cut = titles([[row.name] for row in self.rows], 30)
         names = {row.name: name + row.mark for row, name in zip(self.rows, cut)}
         width = max(5, *map(len, names.values()))
-        lines = [f"{'model':{width}}  {'log p(x)':>10}  {'difference':>10} {'+-':>6}  good k-hat"]
-        for r in self.rows:
-            numbers = f"{r.log_likelihood:10.3f}  {r.difference:10.3f} {r.se:6.3f}  {r.good_khat:10.0%}"
-            lines.append(f"{names[r.name]:{width}}  {numbers}")
+        columns = [
+            [f"{name:{width}}" for name in ("model", *names.values())],
+            column(["log p(x)", *(f"{r.log_likelihood:z.3f}" for r in self.rows)], 10),
+            column(["difference", *(f"{r.difference:z.3f}" for r in self.rows)], 10),
+            column(["+-", *(f"{r.se:.3f}" for r in self.rows)], 5),
+            column(["good k-hat", *(f"{r.good_khat:.0%}" for r in self.rows)], 10),
+        ]
+        lines = ["  ".join(line) for line in zip(*columns)]
         foot = [
             "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one",
             "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import shown, whole
+from pyro_mmvae.arrays import counted, shown, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
@@ -38,9 +38,11 @@ class IWAECurve(NamedTuple):
     se: Tensor
 
     def __repr__(self) -> str:
-        lines = [f"mean bound of {self.value.shape[1]} rows, nats a row, +- Monte-Carlo standard error of the mean"]
+        rows = counted(self.value.shape[1], "row")
+        lines = [f"mean bound of {rows}, nats a row, +- Monte-Carlo standard error of the mean"]
         for count, value, se in zip(self.num_particles, self.value, self.se):
-            lines.append(f"  {count:7d} particles {float(value.mean()):10.3f} +- {error_of_mean(se):.3f}")
+            word = "particle" if count == 1 else "particles"
+            lines.append(f"  {count:7d} {word:9} {float(value.mean()):z10.3f} +- {error_of_mean(se):.3f}")
         return "\n".join(lines)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.climbs import witnesses
+from pyro_mmvae.diagnostics.patterns import column
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import proposed
@@ -67,13 +68,15 @@ class Gaps:
 
     def __repr__(self) -> str:
         lines = ["nats a row, +- Monte-Carlo standard error of the mean"]
-        lines.append(f"  log p(x_S)         {float(self.log_likelihood.mean()):9.3f}")
-        for name in ("approximation", "amortisation"):
-            gap, se = getattr(self, name), error_of_mean(getattr(self, f"{name}_se"))
-            lines.append(f"  {name + ' gap':17}  {float(gap.mean()):9.3f} +- {se:.3f}")
-        lines.append(f"  ELBO               {float(self.elbo.mean()):9.3f}")
+        errors = {name: error_of_mean(getattr(self, f"{name}_se")) for name in ("approximation", "amortisation")}
+        means = column([f"{float(getattr(self, name).mean()):z.3f}" for name in ("log_likelihood", *errors, "elbo")], 9)
+        ends = ["", *(f" +- {error:.3f}" for error in errors.values()), ""]
+        for name, mean, end in zip(("log p(x_S)", "approximation gap", "amortisation gap", "ELBO"), means, ends):
+            lines.append(f"  {name:17}  {mean}{end}")
         good = share_good(self.khat, self.num_draws)
-        lines.append(f"k-hat is good for {good:.0%} of {len(self.khat)} rows; elsewhere log p(x_S) is a lower bound")
+        lines.append(
+            f"k-hat is good for {good:.0%} of {counted(len(self.khat), 'row')}; elsewhere log p(x_S) is a lower bound"
+        )
         return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole, with_axes
+from pyro_mmvae.arrays import counted, whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
@@ -46,8 +46,9 @@ class Importance(NamedTuple):
     def __repr__(self) -> str:
         draws, rows = self.log_weights.shape
         good, limit = share_good(self.khat, draws), khat_limit(draws)
+        whose = f"{', '.join(self.latents)} for {'each of ' * (rows != 1)}{counted(rows, 'row')}"
         return (
-            f"{draws} weighted draws of {', '.join(self.latents)} for each of {rows} rows\nk-hat is good, below"
+            f"{counted(draws, 'weighted draw')} of {whose}\nk-hat is good, below"
             f" {limit:.2f}, for {good:.0%} of them; effective draws: {float(self.ess.median()):.0f} in the median row,"
             f" {float(self.ess.min()):.0f} in the worst"
         )

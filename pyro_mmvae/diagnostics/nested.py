@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.checks import check_collection
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.patterns import rows_with
@@ -56,8 +56,8 @@ class Nested(NamedTuple):
         low, high = int(self.spread.argmin()), int(self.spread.argmax())
         spreads = [f"{float(self.spread[d]):.3f} +- {float(self.spread_se[d]):.3f} (z[{d}])" for d in (low, high)]
         return (
-            f"{self.rows} rows, of which the further modalities tell {self.gain:.3f} nats a row\n"
-            f"  largest shift {float(self.shift[far]):.3f} +- {float(self.shift_se[far]):.3f} (z[{far}]) standard"
+            f"{counted(self.rows, 'row')}, of which the further modalities tell {self.gain:z.3f} nats a row\n"
+            f"  largest shift {float(self.shift[far]):z.3f} +- {float(self.shift_se[far]):.3f} (z[{far}]) standard"
             f" deviations, 0 if they agree\n  spread from {spreads[0]} to {spreads[1]}, 1 if they agree"
         )
 

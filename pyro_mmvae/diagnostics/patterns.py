@@ -147,6 +147,17 @@ def titles(subsets: Sequence[Sequence[str]], width: int = 28) -> list[str]:
     return [min(has, _lacking(given, short) or text, key=len) for given, has, text in zip(subsets, whole, cut)]
 
 
+def column(cells: Sequence[str], least: int) -> list[str]:
+    """Numbers of a table, on the right of a column of that width, or wide enough for all of them.
+
+    Example:
+        >>> column(["gap", "0.1", "1234.5"], 4)
+        ['   gap', '   0.1', '1234.5']
+    """
+    width = max([least, *map(len, cells)])
+    return [f"{cell:>{width}}" for cell in cells]
+
+
 def _lacking(given: Collection[str], short: Mapping[str, str]) -> str:
     """A subset by what it lacks of all names; nothing if it has all."""
     lacks = " + ".join(own for name, own in short.items() if name not in given)

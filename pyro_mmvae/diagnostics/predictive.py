@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole, with_axes
+from pyro_mmvae.arrays import counted, whole, with_axes
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -58,8 +58,9 @@ class LeftOut(NamedTuple):
     certified: float = math.nan
 
     def __repr__(self) -> str:
+        entries, rows = counted(self.entries, "entry", "entries"), counted(self.rows, "row")
         return (
-            f"{self.name}: {self.entries} entries of {self.rows} rows, bias {self.bias:.3f}, spread"
+            f"{self.name}: {entries} of {rows}, bias {self.bias:z.3f}, spread"
             f" {self.dispersion:.2f}, {self.coverage50:.0%} and {self.coverage90:.0%} in central intervals of 50 % and"
             f" 90 %, p {shown_p(self.p).strip()}"
         )
@@ -90,7 +91,7 @@ class PredictiveCheck:
         lines = [f"{'left out':{width}}  {'rows':>6} {'entries':>8}  {'bias':>6}  spread  50 %  90 %       p"]
         for r in self.rows:
             covered = f"{r.coverage50:4.0%}  {r.coverage90:4.0%}"
-            numbers = f"{r.rows:6d} {r.entries:8d}  {r.bias:6.3f}  {r.dispersion:6.2f}"
+            numbers = f"{r.rows:6d} {r.entries:8d}  {r.bias:z6.3f}  {r.dispersion:6.2f}"
             lines.append(f"{r.name:{width}}  {numbers}  {covered}  {shown_p(r.p)}")
         least = min((row.certified for row in self.rows), default=math.nan)
         blame = [

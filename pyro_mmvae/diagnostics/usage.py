@@ -11,7 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import counted, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.distributions import Mixture, Switch, drawn_part, mapped, moments_of
 from pyro_mmvae.distributions.base import plain
@@ -58,9 +58,9 @@ class Usage:
 
     def __repr__(self) -> str:
         return (
-            f"KL to the prior {self.kl:.2f} +- {self.kl_se:.2f} nats a row = {self.information:.2f} of information"
-            f" + {self.marginal:.2f} from the prior to all codes together; {int(self.active.sum())} of"
-            f" {len(self.active)} dimensions active"
+            f"KL to the prior {self.kl:z.2f} +- {self.kl_se:.2f} nats a row = {self.information:z.2f} of information"
+            f" + {self.marginal:z.2f} from the prior to all codes together; {int(self.active.sum())} of"
+            f" {counted(len(self.active), 'dimension')} active"
         )
 
 

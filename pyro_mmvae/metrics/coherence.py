@@ -195,7 +195,9 @@ def joint_coherence(vae: Any, classifiers: Classifiers, *, num_draws: int = 1000
     """
     check_named("classifiers", classifiers, JUDGES)
     if len(classifiers) < 2:
-        raise ValueError(f"joint coherence compares modalities, and there is {len(classifiers)} classifier; give two")
+        raise ValueError(
+            f"joint coherence compares modalities, and there is {'one' if classifiers else 'no'} classifier; give two"
+        )
     known(vae, classifiers)
     drawn = generate(vae, num_draws)
     said = torch.stack([_said(name, see, drawn) for name, see in classifiers.items()])

@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import with_axes
+from pyro_mmvae.arrays import counted, with_axes
 from pyro_mmvae.checks import check_index, check_mapping
 from pyro_mmvae.contract import refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
@@ -61,12 +61,12 @@ class ImputationError(NamedTuple):
     log_score_se: float
 
     def __repr__(self) -> str:
-        found = [f"{self.entries} entries"]
+        found = [counted(self.entries, "entry", "entries")]
         if not math.isnan(self.rmse):
             found.append(f"rmse {self.rmse:.4g} for {self.baseline_rmse:.4g} of the baseline")
         if not math.isnan(self.accuracy):
             found.append(f"accuracy {self.accuracy:.1%} for {self.baseline_accuracy:.1%} of the baseline")
-        found.append(f"log score {self.log_score:.3f} +- {self.log_score_se:.3f} nats an entry")
+        found.append(f"log score {self.log_score:z.3f} +- {self.log_score_se:.3f} nats an entry")
         return f"ImputationError({', '.join(found)})"
 
 
