@@ -87,6 +87,15 @@ def test_missingness_of_many_patterns_shows_the_frequent_ones_and_counts_the_oth
     assert ax.get_xlabel() == "34 rarer patterns, 34% of the rows, left out"
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"], ["a very long name of the only modality"], ["b", "a" * 30]])
+def test_missingness_of_few_modalities_has_its_words_in_the_picture(names):
+    ax = mm.plot_missingness({name: torch.zeros(4) for name in names})
+    ax.figure.draw_without_rendering()
+    for text in (ax.title, ax.yaxis.label, *ax.get_xticklabels(), *ax.get_yticklabels()):
+        box, page = text.get_window_extent(), ax.figure.bbox
+        assert box.x0 >= 0 and box.x1 <= page.width and box.y0 >= 0 and box.y1 <= page.height, text.get_text()
+
+
 def test_latent_shows_the_posterior_means_by_label():
     truth = LinearGaussian()
     x, vae = truth.simulate(10), truth.vae()
@@ -463,6 +472,18 @@ def test_entries_are_arrays_and_any_number_of_channels():
     assert mm.plot_entry(torch.rand(1, 1, 5)).images[0].get_array().shape == (1, 5)
     with pytest.raises(ValueError, match=r"^value has shape \(2, 3, 4, 5\); give up to three axes, or show=a function"):
         mm.plot_entry(torch.rand(2, 3, 4, 5))
+
+
+def test_repeats_of_a_picture_are_pictures_and_no_colours():
+    net, look = torch.nn.Sequential(mm.mlp(2, 20), torch.nn.Unflatten(-1, (4, 5))), torch.nn.Flatten()
+    photo = mm.Modality(mm.NormalLikelihood(net), torch.nn.Sequential(look, mm.encoder(20, dim=2)), repeated=True)
+    x = {"photo": torch.randn(2, 3, 4, 5)}
+    x["photo"][0, 1] = torch.nan
+    vae = mm.MultimodalVAE({"photo": photo}, mm.StandardNormal(2), mm.PoE())
+    seen, _, predicted, _ = (cell.images[0].get_array() for cell in mm.plot_reconstructions(vae, x).child_axes)
+    assert seen.shape == predicted.shape == (4, 15)
+    assert seen.filled(math.nan)[:, :5].tolist() == x["photo"][0, 0].tolist() and seen.mask[:, 5:10].all()
+    assert seen[:, 10:].tolist() == x["photo"][0, 2].tolist()
 
 
 def test_counts_that_sum_to_one_are_no_probabilities():

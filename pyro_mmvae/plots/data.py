@@ -43,7 +43,8 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     patterns, shares = patterns[order][:MOST], (counts[order].double() / batch.rows).tolist()
     names = named([[name] for name in batch], 30)
     upright, own = max(map(len, names)) > LETTERS or len(names) > LETTERS, ax is None
-    ax = new_axes(ax, ((0.35 if upright else 1.2) * len(names) + 2.5, 0.35 * len(patterns) + 1.2 + 1.8 * upright))
+    high = 0.35 * max(len(patterns), 4 * upright) + 1.2 + 1.8 * upright  # with room for the name of the axis
+    ax = new_axes(ax, (max(4.2, (0.35 if upright else 1.2) * len(names) + 2.5), high))
     upright |= not own and beside(names) * len(names) > ax.get_window_extent().width / ax.figure.dpi
     ax.imshow(patterns.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     shown = zip(names, map(_percent, seen.double().mean(0).tolist()))

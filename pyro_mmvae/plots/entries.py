@@ -122,7 +122,8 @@ def _looks(
         chances = None if p is None else isinstance(getattr(p, "base_dist", p), (Categorical, OneHotCategorical))
         values = [found[name] for found in predicted if name in found]
         seen = [batch[name][batch.mask[name]]] if bool(batch.mask[name].any()) else []
-        looks[name] = Look((show or {}).get(name), span_of(*seen, *values), chances, reach_of(*seen, *values))
+        repeated = p is not None and batch[name].dim() > 1 + len(p.event_shape)
+        looks[name] = Look((show or {}).get(name), span_of(*seen, *values), chances, reach_of(*seen, *values), repeated)
     return looks
 
 

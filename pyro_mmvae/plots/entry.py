@@ -28,12 +28,14 @@ class Look(NamedTuple):
         span: the values that are black and full colour; None = by the values.
         chances: whether numbers may be probabilities of categories; None = by the values.
         reach: the lowest and highest value of bars and of grey pictures; None = by the values.
+        repeated: whether the first axis is that of repeats, which are no channels.
     """
 
     show: Show | None = None
     span: tuple[float, float] | None = None
     chances: bool | None = None
     reach: tuple[float, float] | None = None
+    repeated: bool = False
 
 
 def plot_entry(value: Any, ax: Any = None, *, show: Show | None = None) -> Any:
@@ -59,7 +61,8 @@ def plot_entry(value: Any, ax: Any = None, *, show: Show | None = None) -> Any:
 def draw_entry(value: Tensor, ax: Any, look: Look) -> Any:
     """`plot_entry` in the manner of its modality; what is NaN is empty, in a colour of its own."""
     ax.set(xticks=[], yticks=[])
-    drawn = value if look.show is None else look.show(value)
+    beside = look.repeated and value.dim() > 2
+    drawn = look.show(value) if look.show else torch.cat(value.unbind(0), -1) if beside else value
     if isinstance(drawn, Mapping):
         drawn = "\n".join(f"{name} {_number(number)}" for name, number in drawn.items())
     if isinstance(drawn, str):
