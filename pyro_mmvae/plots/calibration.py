@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from pyro_mmvae.arrays import counted
 from pyro_mmvae.checks import check_collection, check_named
@@ -103,10 +104,14 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
             ax.plot(one.grid, one.difference, color=colour, alpha=0.5, linewidth=0.5)
     if others := len(found) - len(worst):
         ax.plot([], [], color="0.5", linewidth=0.5, label=f"{counted(others, 'other')}, thin")
-    any_ = next(iter(found.values()))
-    ax.fill_between(any_.grid, -any_.band, any_.band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
+    band = next(iter(found.values())).band
+    ax.fill_between(one.grid, -band, band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
     ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform", xlim=(0, 1))
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.0)
+    ends = torch.stack([*(one.difference for one in found.values()), band, -band])
+    ax.update_datalim([(0.5, float(ends.max() + 0.4 * (ends.max() - ends.min())))])  # room for the legend, as of data
+    ax.autoscale_view()
+    wide = ax.get_window_extent().width / ax.figure.dpi > 4
+    ax.legend(frameon=False, fontsize=8, ncols=2 if wide else 1)
     return ax
 
 
@@ -169,7 +174,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
     check_result("certificate", certificate, Certificate, "mm.certify")
     rows = certificate.rows
     names = named([row.given for row in rows])
-    ax = new_axes(ax, (max(8.5, 6.5 + beside(names)), 0.4 * len(rows) + 1.4))
+    ax = new_axes(ax, (max(8.5, 6.5 + beside(names)), 0.4 * len(rows) + 1.6))
     for position, row in enumerate(rows):
         colour = {"pass": BLUE, "not enough draws": UNTOLD}.get(row.verdict, RED)
         ax.plot([1, row.dispersion], [position, position], color=colour, linewidth=1)
@@ -181,7 +186,9 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
     ax.set_yticks(range(len(rows)), names)
     widest = max(0.2, *(1.15 * abs(row.dispersion - 1) for row in rows))
     ax.set(xlim=(max(-0.05, 1 - widest), 1 + widest), ylim=(len(rows) - 0.5, -0.5))  # no spread is below zero
-    ax.set_xlabel("spread of ranks: under-confident < 1 < over-confident")
+    ax.set_xlabel(
+        "spread of ranks of the codes:\ndraws too far apart < 1 < too close together"
+    )  # one reason of several
     return ax
 
 
