@@ -13,7 +13,7 @@ from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import LARGEST, smooth
+from pyro_mmvae.psis import LARGEST, UNTOLD, smooth
 from pyro_mmvae.questions import known, nesting, opened
 from pyro_mmvae.weights import chunks, draw
 
@@ -46,10 +46,11 @@ class LogLikelihood(NamedTuple):
     def __repr__(self) -> str:
         rows, mean, se = counted(len(self.value), "row"), float(self.value.mean()), error_of_mean(self.se)
         bad = float((self.khat > LARGEST).double().mean())
-        return (
-            f"log-likelihood of {rows}, {mean:z.3f} +- {se:.3f} nats a row (Monte-Carlo standard error"
-            f" of the mean)\nk-hat is above {LARGEST}, not to be trusted at any number of draws, for {bad:.0%} of them"
-        )
+        trust = f"k-hat is above {LARGEST}, not to be trusted at any number of draws, for {bad:.0%} of them"
+        if bool(self.khat.isposinf().all()):
+            trust = UNTOLD
+        whose = "(Monte-Carlo standard error of the mean)"
+        return f"log-likelihood of {rows}, {mean:z.3f} +- {se:.3f} nats a row {whose}\n{trust}"
 
 
 @tool

@@ -24,6 +24,8 @@ Of twelve codes of a row with little seen, and weights of 3 nats, errors were up
 
 LARGEST = 0.7
 """The k-hat above which weights are not to be trusted, however many there are."""
+UNTOLD = "k-hat cannot be told, as of fewer than 25 draws"
+"""What a result says of itself where every k-hat is infinite."""
 MANY = 10
 """Effective draws from which on weights tell where the mass is."""
 

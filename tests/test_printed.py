@@ -19,6 +19,8 @@ def test_log_likelihoods_show_their_mean_its_error_and_where_it_is_not_to_be_tru
     found = mm.LogLikelihood(-numbered(), torch.tensor([0.3, 0.4, 0.0, 1.2]), torch.tensor([0.1, 0.69, 0.71, math.inf]))
     first, second = repr(found).splitlines()
     assert first.startswith("log-likelihood of 4 rows, -2.500 +- 0.325 nats a row") and "for 50% of them" in second
+    few = repr(found._replace(khat=torch.full((4,), math.inf)))  # it says nothing bad of them, but nothing
+    assert few == f"{first}\nk-hat cannot be told, as of fewer than 25 draws"
     value, se, khat = found
     assert value is found.value and se is found.se and khat is found.khat
 
@@ -30,6 +32,8 @@ def test_weighted_draws_show_how_many_of_them_count():
         mm.Importance({"z": torch.zeros(100, 4, 2), "a.w": torch.zeros(100, 4, 1)}, weights, khat, ess, weights)
     )
     assert text.startswith("100 weighted draws of z, a.w for each of 4 rows\n")
+    few = repr(mm.Importance({"z": torch.zeros(9, 4, 2)}, weights[:9], khat + math.inf, ess, weights[:9]))
+    assert "\nk-hat cannot be told, as of fewer than 25 draws; effective draws: 50 in" in few and "inf" not in few
     assert "below 0.50, for 50% of them" in text and "50 in the median row, 7 in the worst" in text
 
 
@@ -141,7 +145,7 @@ SINGLE = {
     "ImputationError(1 entry,": mm.ImputationError(1, 1.0, 1.0, 1.0, 1.0, 1.0, math.nan),
     "for 0% of 1 row;": mm.Gaps(ONE, ONE, ONE, ONE, ONE, ONE, ONE, ONE, 100),
     "1 of 1 dimension active": mm.Usage(1.0, 0.1, 0.9, 0.1, ONE, ONE, ONE > 0),
-    "nats a row, 1 simulated row;": mm.Sandwich(ONE, ONE, ONE, ONE, {}, {}),
+    "log p(x_S) of 1 simulated row:": mm.Sandwich(ONE, ONE, ONE, ONE, {}, {}),
     "Batch(1 row, a (2,)": mm.Batch.of({"a": torch.zeros(1, 2)}),
 }
 
@@ -180,6 +184,13 @@ def test_what_rounds_to_nothing_has_no_sign():
 def ends(line):
     """Where the words of a line end."""
     return {at for at, (here, then) in enumerate(pairwise(f"{line} ")) if here != " " and then == " "}
+
+
+def test_bounds_that_changed_places_by_chance_are_no_inequality():
+    text = repr(mm.Sandwich(-torch.ones(4), torch.ones(4), -torch.ones(4) - 0.25, torch.ones(4), {}, {}))
+    assert text == (
+        "log p(x_S) of 4 simulated rows: lower bound -1.000, upper bound -1.250 nats a row, width -0.250 +- 0.000"
+    )
 
 
 def test_columns_are_as_wide_as_their_numbers():

@@ -258,7 +258,7 @@ LAST_LINES = {
     "20 simulated rows": lambda vae, x: mm.sbc(vae, ["a"], rows=20),
     "largest shift": lambda vae, x: mm.consistency(vae, x, given=["a"], more=["a", "b"]),
     "ImputationError(24 entries": lambda vae, x: mm.imputation_error(vae, x, visible={"b": torch.zeros(ROWS) > 0}),
-    "<= log p(x_S) <=": lambda vae, x: mm.sandwich(vae, given=["a"], rows=2, chains=2, temperatures=3),
+    "lower bound": lambda vae, x: mm.sandwich(vae, given=["a"], rows=2, chains=2, temperatures=3),
 }
 
 

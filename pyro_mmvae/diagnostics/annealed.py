@@ -113,10 +113,11 @@ class Sandwich:
         return float(gap.mean()), float(standard_error(gap))
 
     def __repr__(self) -> str:
-        width, se = self.width
+        (width, se), rows = self.width, counted(len(self.lower), "simulated row")
+        lower, upper = float(self.lower.mean()), float(self.upper.mean())  # which may change places by chance
         return (
-            f"{float(self.lower.mean()):z.3f} <= log p(x_S) <= {float(self.upper.mean()):z.3f} nats a row,"
-            f" {counted(len(self.lower), 'simulated row')}; width {width:z.3f} +- {se:.3f}"
+            f"log p(x_S) of {rows}: lower bound {lower:z.3f}, upper bound {upper:z.3f} nats a row, width {width:z.3f}"
+            f" +- {se:.3f}"
         )
 
 

@@ -12,7 +12,7 @@ from pyro_mmvae.arrays import counted, whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
-from pyro_mmvae.psis import khat_limit, resampled, share_good, smooth
+from pyro_mmvae.psis import UNTOLD, khat_limit, resampled, share_good, smooth
 from pyro_mmvae.questions import opened
 from pyro_mmvae.weights import draw_in_parts
 
@@ -47,10 +47,12 @@ class Importance(NamedTuple):
         draws, rows = self.log_weights.shape
         good, limit = share_good(self.khat, draws), khat_limit(draws)
         whose = f"{', '.join(self.latents)} for {'each of ' * (rows != 1)}{counted(rows, 'row')}"
+        trust = f"k-hat is good, below {limit:.2f}, for {good:.0%} of them"
+        if bool(self.khat.isposinf().all()):
+            trust = UNTOLD
         return (
-            f"{counted(draws, 'weighted draw')} of {whose}\nk-hat is good, below"
-            f" {limit:.2f}, for {good:.0%} of them; effective draws: {float(self.ess.median()):.0f} in the median row,"
-            f" {float(self.ess.min()):.0f} in the worst"
+            f"{counted(draws, 'weighted draw')} of {whose}\n{trust}; effective draws:"
+            f" {float(self.ess.median()):.0f} in the median row, {float(self.ess.min()):.0f} in the worst"
         )
 
     def expectation(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
