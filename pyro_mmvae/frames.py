@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import tensor_of, whole
+from pyro_mmvae.arrays import counted, tensor_of, whole
 from pyro_mmvae.checks import kind_of
 from pyro_mmvae.columns import (
     Column,
@@ -72,7 +72,7 @@ class Table:
                 self.levels[label] = levels
 
     def __repr__(self) -> str:
-        lines = [f"Table of {len(self.columns)} column{'s' * (len(self.columns) != 1)}"]
+        lines = [f"Table of {counted(len(self.columns), 'column')}"]
         for label, column in self.columns.items():
             levels = ", ".join(map(repr, self.levels.get(label, ())))
             lines.append(f"{label}: {column}{': ' * bool(levels)}{levels}")

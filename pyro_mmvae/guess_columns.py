@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import as_tensor
+from pyro_mmvae.arrays import as_tensor, counted
 from pyro_mmvae.columns import CategoryColumn, Column, CountColumn, OrdinalColumn, PositiveColumn, RealColumn
 
 NAMES = 20
@@ -37,7 +37,7 @@ def column_of(label: Any, series: Any, own: Column | None) -> tuple[Column, list
     if numbers is None and isinstance(own, OrdinalColumn) and not _is_ordered(seen):
         raise ValueError(f"column {label!r} has words of no order; make it pandas.Categorical(..., ordered=True)")
     if len(levels) != size:
-        found = f"{len(levels)} different value{'s' * (len(levels) != 1)}"
+        found = counted(len(levels), "different value")
         raise ValueError(f"column {label!r} has {found} and is said to be a {own}; give it as many levels")
     return own, levels
 

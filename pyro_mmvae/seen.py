@@ -121,7 +121,7 @@ class Seen:
         return value if value.shape[1] == 1 else value.sum(1, keepdim=True)
 
 
-def counted(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:
+def seen_in(seen: Mapping[str, Seen], rows: Tensor | None) -> Mapping[str, Seen]:
     """What was seen in the rows (row,) that count, modality by modality; all of it if rows is None."""
     if rows is None:
         return seen

@@ -26,7 +26,7 @@ from pyro_mmvae.observe import check_values, decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.priors.plain import of_experts
 from pyro_mmvae.programs import alone, program
-from pyro_mmvae.seen import Seen, counted
+from pyro_mmvae.seen import Seen, seen_in
 from pyro_mmvae.storage import save
 from pyro_mmvae.view import EVERYTHING, View
 
@@ -96,7 +96,7 @@ class MultimodalVAE(nn.Module):
         experts = self._experts(batch, seen, view)
         with shared_plate("data", batch.rows, dim=-2):
             z = [] if self.prior is None else [sampled(self.prior(experts))]
-            data = counted(seen, view.rows)
+            data = seen_in(seen, view.rows)
             for name, modality in self.explained(x, data, view):
                 has = modality.private is not None
                 w = [pyro.sample(f"{name}.w", self._prior_of(name, view, experts))] if has else []
