@@ -13,12 +13,15 @@ from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import as_whole
 from pyro_mmvae.programs import FAILURES, guide_on
 from pyro_mmvae.sites import is_derived, per_row, row_axis
 
+FEW = 4
+"""Rows in which programs are tried out."""
 CLOSE = 1e-3
 """How far sums of densities may be apart by rounding, as a share of their sizes."""
 
@@ -136,6 +139,42 @@ def refuse_beside(vae: Any, batch: Batch) -> None:
             "log p(x, z) - log q(z | x) of a row is another one with other rows beside it: the model or the guide mixes"
             " rows, as by a mean over them, or asks whether all of them have something; let it take every row alone"
         )
+
+
+def refuse_peeking(vae: Any, batch: Batch) -> None:
+    """Raises ValueError for a model in which something hangs on single entries that its mask hides.
+
+    There are other values in their place in a second run at the same codes: the largest that some row has there, or
+    anywhere. Programs that draw numbers of their own are let be, as are those that are made for so many rows.
+    """
+    for name in batch.keys() - batch.complete:
+        x, mask = batch[name], with_axes(batch.mask[name], batch[name].dim()).expand_as(batch[name])
+        seen = mask.reshape(len(mask), -1)
+        some = batch.take((seen.any(1) & ~seen.all(1)).nonzero().squeeze(1)[:FEW])
+        if not some.rows:
+            continue
+        size = torch.where(mask, x.abs(), -1)
+        largest = torch.where(mask.any(0), x.gather(0, size.argmax(0, keepdim=True)), x.flatten()[size.argmax()])
+        other = torch.where(with_axes(some.mask[name], x.dim()), some[name], largest)
+        try:
+            apart = _apart(vae, some, Batch({**some, name: other}, some.mask, some.rows, some.complete))
+        except (*FAILURES, NotImplementedError):
+            return
+        if apart:
+            raise ValueError(
+                f"the model scores entries of {name!r} that its mask hides, or goes on with them; give its distribution"
+                f" .mask(mask[{name!r}]) entry by entry, or obs_mask and go on with what pyro.sample returned"
+            )
+
+
+def _apart(vae: Any, batch: Batch, changed: Batch) -> bool:
+    """Whether the model says something else of the same codes beside other data."""
+    model = poutine.trace(poutine.replay(vae.model, guide_on(vae.guide, batch))).get_trace(batch, batch.mask)
+    sites = {name: model.nodes[name] for name in model.stochastic_nodes}
+    known = poutine.condition(vae.model, {k: v["value"] for k, v in sites.items() if not site_is_subsample(v)})
+    traces = (poutine.trace(known).get_trace(part, part.mask) for part in (batch, batch, changed))
+    (before, size), (again, _), (after, _) = (_weights(Trace(), trace, batch.rows) for trace in traces)
+    return torch.equal(before, again) and bool(((before - after).abs() > CLOSE * (1 + size)).any())
 
 
 def _again(vae: Any, guide: Trace, model: Trace, batch: Batch, index: Tensor) -> tuple[Trace, Trace]:

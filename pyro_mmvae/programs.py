@@ -65,9 +65,9 @@ class Pair(NamedTuple):
     has numbers in x all the same: a model that scores them, without `.mask(mask[name])`, is refused by the tools. In a
     guide they are zeros.
 
-    Limits: nothing checks that densities integrate to one, that factors and sites of other names leave out what is
-    hidden (nor what hangs on a value under `.mask`: `obs_mask` draws it), and that x[name] itself is observed: of a
-    transform, log p is that of the transform. A code that the guide does not name is drawn from the prior.
+    Limits: nothing checks that densities integrate to one, that factors and sites of other names leave out a modality
+    that is hidden whole (nor what hangs on a value under `.mask`: `obs_mask` draws it), and that x[name] itself is
+    observed: of a transform, log p is that of the transform. A code that the guide leaves out is drawn from the prior.
 
     Holes that depend on what they hide (missing not at random, by a mask of itself) are such a modality:
 

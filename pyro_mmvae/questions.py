@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_mmvae.chance import devices_of, undisturbed
 from pyro_mmvae.checks import check_collection
-from pyro_mmvae.contract import refuse_apart, refuse_beside, refusing_writes
+from pyro_mmvae.contract import FEW, refuse_apart, refuse_beside, refusing_writes
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.owners import owners_of
 from pyro_mmvae.programs import Program, library_of, silent
@@ -60,7 +60,7 @@ def nesting(vae: Any, batch: Batch) -> int:
                 refuse_mixed(model.nodes, traced(vae, few.take(more))[1].nodes)
         if library_of(vae) is None or not isinstance(vae.guide, Program):
             refuse_apart(guide, model)
-            refuse_beside(vae, batch.few(4))
+            refuse_beside(vae, batch.few(FEW))
     frames = plates_of(guide, model)
     if not any(frame.name == "data" for frame in frames):
         raise ValueError("neither the model nor the guide has a plate named 'data', over the rows; name it so")

@@ -11,11 +11,12 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_mmvae.contract import refuse_improper, refuse_unmasked
+from pyro_mmvae.chance import undisturbed
+from pyro_mmvae.contract import refuse_improper, refuse_peeking, refuse_unmasked
 from pyro_mmvae.data import Batch
 from pyro_mmvae.memory import keep_at_hand
 from pyro_mmvae.programs import guide_on, library_of, silent
-from pyro_mmvae.questions import nesting
+from pyro_mmvae.questions import devices, nesting
 from pyro_mmvae.sites import (
     auxiliary,
     own_terms,
@@ -94,6 +95,8 @@ def draw(
     likelihood = {k: per_row(model.nodes[v], num_draws, batch.rows) for k, v in places.items() if k not in inner}
     if library_of(vae) is None:
         refuse_unmasked(likelihood, batch.only(targets))
+        with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
+            refuse_peeking(vae, batch.only(targets))
     log_weights = sum(likelihood.values(), torch.zeros((), device=batch.device))  # of no axes, so of no precision
     noise = auxiliary(guide, model)
     for name in shared:

@@ -207,6 +207,58 @@ def test_training_refuses_a_model_that_scores_what_is_missing():
     assert found == pytest.approx(-float(p.log_prob(torch.stack([*whole.values()], -1)).mean()))
 
 
+def columns(score):
+    """z ~ N(0, 1), and three columns of x that are N(z, 1) each, scored as `score` has it; the guide is the prior."""
+
+    def model(batch):
+        with pyro.plate("data", batch.rows, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            mask = batch.mask["x"]
+            mask = mask if mask.dim() > 1 else mask.unsqueeze(-1).expand(batch.rows, 3)
+            score(dist.Normal(z.unsqueeze(-1).expand(*z.shape, 3), 1.0), mask, batch["x"])
+
+    def guide(batch):
+        loc = pyro.param("loc", torch.zeros(()))
+        with pyro.plate("data", batch.rows, dim=-1):
+            pyro.sample("z", dist.Normal(loc.expand(batch.rows), 1.0))
+
+    return mm.Pair(of_batch(model), of_batch(guide))
+
+
+def score_entries(p, mask, x):
+    pyro.sample("x", p.mask(mask).to_event(1), obs=x)
+
+
+def score_rows(p, mask, x):
+    pyro.sample("x", p.to_event(1).mask(mask.any(-1)), obs=x)
+
+
+def score_beside(p, mask, x):
+    """What hangs on the data themselves and not on what their site returned."""
+    score_entries(p, mask, x)
+    pyro.factor("more", x.sum(-1))
+
+
+@pytest.mark.parametrize("score", [score_rows, score_beside])
+def test_single_entries_that_are_hidden_may_not_be_scored(score):
+    """Of 1.0, hidden and 2.0 the first gave log p of 1.0, 0.0 and 2.0."""
+    pyro.clear_param_store()
+    x = {"x": torch.tensor([[1.0, torch.nan, 2.0], [0.5, -1.0, 3.0], [torch.nan] * 3])}
+    seen = x["x"][0, [0, 2]]
+    exact = dist.MultivariateNormal(torch.zeros(2), torch.ones(2, 2) + torch.eye(2)).log_prob(seen)
+    found = mm.log_likelihood(columns(score_entries), x, num_particles=20_000)
+    assert abs(found.value[0] - exact) < 5 * found.se[0] and found.value[2] == 0
+    line = r"the model scores entries of 'x' that its mask hides, or goes on .*\.mask\(mask\['x'\]\) entry by entry"
+    with pytest.raises(ValueError, match=line):
+        mm.log_likelihood(columns(score), x, num_particles=10)
+    loss, epoch = mm.Objective(max_plate_nesting=1), {"epochs": 1, "progress": False}
+    with pytest.raises(ValueError, match=line):
+        mm.fit(columns(score), x, loss=loss, **epoch)
+    mm.fit(columns(score_entries), x, loss=loss, **epoch)
+    whole = {"x": x["x"][1:2].expand(4, 3)}
+    assert mm.log_likelihood(columns(score), whole, num_particles=10).value.isfinite().all()
+
+
 def test_training_refuses_a_guide_that_counts_for_more_rows_than_the_batch_has():
     """Its density counted 125 times."""
     pair = guide_with(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.chance import seeded, undisturbed
 from pyro_mmvae.checks import refuse
-from pyro_mmvae.contract import refuse_beside
+from pyro_mmvae.contract import FEW, refuse_beside
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.calibration import FIT, TARP, Calibration, calibrate
 from pyro_mmvae.diagnostics.certificate import LEVEL, Certificate, SubsetCertificate
@@ -93,7 +93,7 @@ def certify(
         wanted = chosen_subsets(batch, subsets)
         known(vae, [name for given in wanted for name in given])
         with silent(), undisturbed(devices(vae, batch)), torch.no_grad():
-            refuse_beside(vae, batch.few(4))
+            refuse_beside(vae, batch.few(FEW))
         views = dict.fromkeys(map(in_view, wanted))
         simulated = {looked: simulate(vae, rows, having(batch, looked), looked) for looked in views}
         gap_rows = gap_rows if gap_rows and _refinable(vae, batch) else 0

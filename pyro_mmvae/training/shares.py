@@ -14,7 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from pyro_mmvae.chance import undisturbed
-from pyro_mmvae.contract import refuse_apart, refuse_unmasked
+from pyro_mmvae.contract import refuse_apart, refuse_peeking, refuse_unmasked
 from pyro_mmvae.data import Batch
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import FAILURES, library_of, scaled, silent
@@ -86,6 +86,8 @@ def special_sites(
     refuse_apart(guide, model)
     if library_of(vae) is None:
         _refuse_unmasked(model, batch)
+        with torch.no_grad(), silent(), at_rest(modules), undisturbed(devices):
+            refuse_peeking(vae, batch)
     for site in again.values():
         if row_axis(site) is not None:
             with suppress(NotImplementedError, KeyError):  # of flows that know the inverse of what they drew alone
