@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pyro
 import torch
-from pyro.distributions import Distribution, Independent, TransformedDistribution
+from pyro.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -31,7 +31,7 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
     """
     if seen is None:
         with plate(f"{name}_plate", 1, dim=-1):
-            pyro.sample(name, decode(name, modality, latent))
+            _sample(name, decode(name, modality, latent), None)
         return
     rows, repeats = seen.entries.shape
     if seen.rows is not None:
@@ -53,7 +53,17 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
         x = x.expand(*draws, *x.shape[-seen.x.dim() :])
     weight = nullcontext() if modality.weight == 1 else scaled({name: modality.weight})
     with plate(f"{name}_plate", repeats, dim=-1), weight:
+        _sample(name, p, x)
+
+
+def _sample(name: str, p: Distribution, x: Tensor | None) -> None:
+    try:
         pyro.sample(name, p, obs=x)
+    except NotImplementedError:  # a density is asked for later
+        p = p.base_dist if isinstance(p, Independent) else p
+        raise ValueError(
+            f"the likelihood of {name!r}, a {type(p).__name__}, can be scored, not drawn; give it a method sample"
+        ) from None
 
 
 def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
@@ -67,6 +77,9 @@ def decode(name: str, modality: Modality, latent: Tensor) -> Distribution:
             f" {tuple(latent.shape)}; it must have batch {tuple(latent.shape[:-1])}: add .to_event(k), or wrap the"
             " network in mm.batched"
         )
+    base = p.base_dist if isinstance(p, Independent) else p
+    if isinstance(base, MixtureSameFamily) and base.mixture_distribution.batch_shape != base.batch_shape:
+        p = p.expand(p.batch_shape)  # torch draws no components by weights that are the same for all
     return p
 
 

@@ -234,3 +234,25 @@ def test_bounds_of_many_entries_are_told_in_one_line():
     with pytest.raises(ValueError, match="has the value 5 in row 0, off the support") as caught:
         mm.log_likelihood(mixed, {"a": torch.tensor([[1.0, 5.0, 2.0]])})
     assert "\n" not in str(caught.value)
+
+
+def test_a_likelihood_without_draws_is_scored_and_the_rest_says_so():
+    vae, x = model(lambda z: Bare(0 * z, drawn=False).to_event(1)), {"a": torch.randn(4, 3)}
+    exact = Bare(torch.zeros(3)).log_prob(x["a"]).sum(1)
+    torch.testing.assert_close(mm.log_likelihood(vae, x, num_particles=3).value, exact)
+    asks = (lambda: mm.generate(vae), lambda: mm.impute(vae, x), lambda: mm.leave_one_out(vae, x))
+    for ask in asks:
+        with pytest.raises(ValueError, match=r"^the likelihood of 'a', a Bare, can be scored, not drawn; give it") as e:
+            ask()
+        assert "\n" not in str(e.value)
+
+
+def test_mixtures_may_have_weights_that_are_the_same_for_all():
+    """Which torch scores, and does not draw."""
+    vae = model(lambda z: dist.MixtureSameFamily(MIXED, dist.Normal(ONES[:2] * z.unsqueeze(-1), 1.0)).to_event(1))
+    assert float((mm.generate(vae, 4)["a"]).isfinite().double().mean()) == 1
+    far = torch.tensor([-9.0, 9.0])
+    vae = model(lambda z: dist.MixtureSameFamily(MIXED, dist.Normal(far + 0 * z.unsqueeze(-1), 1.0)).to_event(1))
+    above = (mm.generate(vae, 3000)["a"] > 0).double()
+    assert abs(float(above.mean()) - 0.7) < 4.5 * (0.21 / 9000) ** 0.5
+    assert abs(float((above[:, 0] * above[:, 1]).mean()) - 0.49) < 4.5 * (0.25 / 3000) ** 0.5
