@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import SineBivariateVonMises, SineSkewed, TransformedDistribution, VonMises
+from pyro.distributions import Distribution, SineBivariateVonMises, SineSkewed, TransformedDistribution, VonMises
 from torch import Tensor
 from torch.distributions import Transform, biject_to
 from torch.distributions.constraints import Constraint, independent, interval
@@ -65,12 +65,14 @@ def coordinates(name: str, site: Any, start: int, depth: int) -> Coordinates:
 def support_of(site: Any) -> Constraint:
     """Where a site has its values; of angles the circle, cut open opposite to zero: along the line that torch names as
     their support their densities go round and round, and have no integral."""
-    inner = site["fn"]
-    while not isinstance(inner, (*ANGLES, TransformedDistribution)) and any(hasattr(inner, name) for name in WRAPPED):
-        inner = next(getattr(inner, name) for name in WRAPPED if hasattr(inner, name))
-    if isinstance(inner, ANGLES):
-        return interval(-math.pi, math.pi)
-    return plain_support(site["fn"].support)
+    return interval(-math.pi, math.pi) if of_angles(site["fn"]) else plain_support(site["fn"].support)
+
+
+def of_angles(p: Distribution) -> bool:
+    """Whether the values are angles, which are the same a turn further on."""
+    while not isinstance(p, (*ANGLES, TransformedDistribution)) and any(hasattr(p, name) for name in WRAPPED):
+        p = next(getattr(p, name) for name in WRAPPED if hasattr(p, name))
+    return isinstance(p, ANGLES)
 
 
 def bounds_of(support: Constraint) -> dict[str, Any]:

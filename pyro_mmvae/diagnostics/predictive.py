@@ -13,11 +13,13 @@ from pyro_mmvae.arrays import counted, whole, with_axes
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.diagnostics.coordinates import of_angles
 from pyro_mmvae.diagnostics.draws import Method
 from pyro_mmvae.diagnostics.escalation import codes_by
 from pyro_mmvae.diagnostics.ranks import rank, shown_p, two_sided
 from pyro_mmvae.modes import tool
 from pyro_mmvae.predictive import predictive
+from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import devices, opened
 from pyro_mmvae.weights import parts
 
@@ -167,6 +169,9 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
     None of a modality that the model does not explain.
     """
     others, columns, at = [other for other in batch if other != name], [], 0
+    ours = library_of(vae)
+    p = None if ours is None else ours.likelihoods(batch).get(name)
+    angles = p is not None and of_angles(p)
     codes, share = codes_by(method, vae, batch.only(others), num_draws)
     for part in parts(batch, num_draws):
         rows, at = slice(at, at + part.rows), at + part.rows
@@ -175,7 +180,8 @@ def _pit(vae: Any, batch: Batch, name: str, num_draws: int, method: Method) -> t
         if drawn is None:
             return None
         mask = with_axes(part.mask[name], part[name].dim())
-        position = rank(drawn.reshape(num_draws, *part[name].shape), part[name])
+        truth = torch.remainder(part[name] + math.pi, math.tau) - math.pi if angles else part[name]
+        position = rank(drawn.reshape(num_draws, *truth.shape), truth)
         columns.append(torch.where(mask, position.double(), torch.nan).reshape(part.rows, -1))
     return torch.cat(columns).cpu(), share
 
