@@ -265,3 +265,22 @@ def test_angles_are_left_out_and_found_wherever_their_circle_is_cut(turn):
     angles = dist.VonMises(2.5 * ONES, 3.0).sample((2000,))
     found = mm.leave_one_out(vae, {"a": torch.remainder(angles + math.pi - turn, math.tau) - math.pi + turn}).rows[0]
     assert abs(found.bias) < 4.5 / (12 * 6000) ** 0.5 and abs(found.coverage90 - 0.9) < 4.5 * (0.09 / 6000) ** 0.5
+
+
+def test_densities_and_probabilities_are_not_compared_without_a_word():
+    counts = model(lambda z: dist.Poisson(z.exp()).to_event(1))
+    mixed = model(
+        lambda z: mm.Columnwise(
+            [dist.Normal(z[..., 0], 1.0), *map(dist.Poisson, z[..., 1:].exp().unbind(-1))]
+        ).to_event(1)
+    )
+    real = model(lambda z: dist.Normal(z, 1.0).to_event(1))
+    other = model(lambda z: dist.Laplace(z, 1.0).to_event(1))
+    x = {"a": torch.ones(5, 3)}
+    line = r"^modality 'a' has probabilities in 'counts' and a density, per unit of the data, in 'real': their log p"
+    with pytest.warns(UserWarning, match=line):
+        mm.compare({"real": real, "counts": counts}, x, num_particles=5)
+    with pytest.warns(UserWarning, match=r"has probabilities in 'mixed' and a density, .* in 'real'"):
+        mm.compare({"real": real, "mixed": mixed}, x, num_particles=5)
+    for same in ({"real": real, "other": other}, {"counts": counts, "again": counts}, {"one": mixed, "two": mixed}):
+        mm.compare(same, x, num_particles=5)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Distribution
+from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.chance import undisturbed
@@ -15,7 +16,7 @@ from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import column, titles
-from pyro_mmvae.distributions import like
+from pyro_mmvae.distributions import Columnwise, like, plain_support
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import log_likelihood
 from pyro_mmvae.experts import Experts
@@ -23,6 +24,7 @@ from pyro_mmvae.modes import at_rest
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.psis import share_good
 from pyro_mmvae.questions import devices, opened
+from pyro_mmvae.warn import warn
 
 
 class Compared(NamedTuple):
@@ -135,6 +137,9 @@ def compare(
     them: it comes last, with a star. One that explains fewer of the modalities than others do, such as a CVAE, comes
     before those, with a cross. A `Pair` is not looked into.
 
+    A modality that has probabilities in one model (counts, categories) and a density in another (real numbers) is named
+    in a warning: a density is per unit of the data, and another unit adds any number to its logarithm.
+
     A likelihood belongs to the model alone, its estimate to the guide as well: where k-hat is bad, the model with the
     better guide may look like the better model.
 
@@ -166,6 +171,7 @@ def compare(
     batches = {name: opened(vae, x, mask) for name, vae in vaes.items()}
     looks = {name: looks_at_data(vae, batches[name]) for name, vae in vaes.items()}
     explained = {name: _explained(vae, batches[name]) for name, vae in vaes.items()}
+    _doubt_kinds({name: _kinds(vae, batches[name]) for name, vae in vaes.items()})
     every = frozenset[str]().union(*explained.values())
     fewer = {name: bool(names) and names < every for name, names in explained.items()}
     best = max(found, key=lambda name: (not looks[name], not fewer[name], float(found[name][0].mean())))
@@ -200,6 +206,32 @@ def _explained(vae: Any, batch: Batch) -> frozenset[str]:
     """The modalities of the data that a model of ours has a likelihood of; none of another, which cannot be asked."""
     ours = library_of(vae)
     return frozenset() if ours is None else frozenset(n for n in batch if ours.modalities[n].decoder is not None)
+
+
+def _kinds(vae: Any, batch: Batch) -> dict[str, list[bool]]:
+    """name -> whether its likelihood is one of probabilities, column by column; without those that do not say."""
+    ours, found = library_of(vae), {}
+    for name, p in ({} if ours is None else ours.likelihoods(batch)).items():
+        base = p.base_dist if isinstance(p, Independent) else p
+        with suppress(NotImplementedError, ValueError):
+            parts = base.parts if isinstance(base, Columnwise) else [base]
+            found[name] = [plain_support(part.support).is_discrete for part in parts]
+    return found
+
+
+def _doubt_kinds(kinds: Mapping[str, Mapping[str, list[bool]]]) -> None:
+    """Warns of a modality that has probabilities in one model and a density in another."""
+    for name in dict.fromkeys(name for of in kinds.values() for name in of):
+        models = {model: of[name] for model, of in kinds.items() if name in of}
+        columns = max(map(len, models.values()))
+        for column in zip(*(kind if len(kind) > 1 else kind * columns for kind in models.values())):
+            if len(set(column)) > 1:
+                mass, density = (list(models)[column.index(kind)] for kind in (True, False))
+                warn(
+                    f"modality {name!r} has probabilities in {mass!r} and a density, per unit of the data, in"
+                    f" {density!r}: their log p(x) are not to be compared; give both the same kind of likelihood"
+                )
+                break
 
 
 @torch.no_grad()
