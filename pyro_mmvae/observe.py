@@ -165,7 +165,7 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
     edge = None if edge is None else edge & mask
     if edge is not None and bool(edge.any()):
         rows = edge.flatten(1).any(1).nonzero().squeeze(1)[:100]  # of pixels, all rows may have some
-        wrong = edge[rows] & _without_density(x[rows], mask[rows], p)
+        wrong = edge[rows] & with_axes(_without_density(x[rows], mask[rows], p), edge.dim())
         _refuse(name, x, torch.zeros_like(edge).index_copy(0, rows, wrong), p, None)
 
 

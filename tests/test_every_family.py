@@ -216,6 +216,32 @@ def test_an_edge_that_has_a_density_is_no_error():
     mm.log_likelihood(vae, {"a": x}, {"a": x > 0}, num_particles=3)
 
 
+class Survival(dist.TorchDistribution):
+    """Times of events, exponential, and whether they were seen: (..., 2)."""
+
+    arg_constraints = {}
+    support = dist.constraints.independent(dist.constraints.nonnegative, 1)
+
+    def __init__(self, rate):
+        self.rate = rate
+        super().__init__(rate.shape, torch.Size([2]), validate_args=False)
+
+    def log_prob(self, value):
+        time, seen = value.unbind(-1)
+        return torch.where(seen == 1, self.rate.log(), 0) - self.rate * time
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_an_edge_of_some_of_a_vector_that_is_scored_whole_is_looked_at(repeated):
+    vae = model(lambda z: Survival(0 * z[..., 0] + 2), repeated=repeated)
+    x = torch.tensor([[3.0, 0.0], [1.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
+    found = mm.log_likelihood(vae, {"a": x.unsqueeze(1) if repeated else x}, num_particles=3).value
+    torch.testing.assert_close(found, torch.tensor([-6.0, math.log(2) - 2, math.log(2), -4.0]))
+    endless = model(lambda z: Survival((0 * z[..., 0] + 2) / 0), repeated=repeated)
+    with pytest.raises(ValueError, match=r"^modality 'a' has the value 0 in row 0, where its likelihood Survival has"):
+        mm.log_likelihood(endless, {"a": x.unsqueeze(1) if repeated else x}, num_particles=3)
+
+
 def test_bounds_of_many_entries_are_told_in_one_line():
     top = torch.arange(1.0, 785.0).reshape(28, 28)
     vae = model(lambda z: dist.Binomial(top, logits=0 * z[..., :1, None].expand(*z.shape[:-1], 28, 28)).to_event(2))
