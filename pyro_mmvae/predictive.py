@@ -45,9 +45,7 @@ class NoMean(ValueError):
 def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
     """The mean over the draws, (1, row, *event)."""
     p: Distribution = site["fn"]
-    if isinstance(p, MaskedDistribution):  # as programs of the user's may have it
-        p = p.base_dist
-    base = p.base_dist if isinstance(p, Independent) else p
+    base = innermost(p)
     try:
         sides = sides_of(base)
         value = sides[0] if sides else base.probs if isinstance(base, Categorical) else p.mean
@@ -61,15 +59,30 @@ def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
             f" mm.translate(vae, x, to={site['name']!r}, num_draws=100).median(0).values"
         ) from error
     events = value.dim() - len(p.batch_shape)
-    if sides:  # an angle has no mean on the line, but (cos, sin) has, and that a direction
-        every = (rows_first(site, side, events, num_draws, rows) for side in sides)
-        return torch.atan2(*(side.mean(0, keepdim=True) for side in every))
+    if sides:
+        return _direction(site, sides, events, num_draws, rows)
     value = rows_first(site, value, events, num_draws, rows).mean(0, keepdim=True)
     if isinstance(base, Columnwise):
         for column, categories in base.categories().items():
             probs = rows_first(site, categories, 1, num_draws, rows).mean(0, keepdim=True)
             value[..., column] = probs.argmax(-1)
+        for column, part in enumerate(base.parts):
+            if sides := sides_of(part.expand(base.batch_shape[:-1])):
+                value[..., column] = _direction(site, sides, 0, num_draws, rows)
     return value
+
+
+def innermost(p: Distribution) -> Distribution:
+    """What is inside of events, and of masks as programs of the user's have them."""
+    while isinstance(p, (Independent, MaskedDistribution)):
+        p = p.base_dist
+    return p
+
+
+def _direction(site: Any, sides: tuple[Tensor, Tensor], events: int, num_draws: int, rows: int) -> Tensor:
+    """An angle has no mean on the line, but (cos, sin) has, and that a direction."""
+    every = (rows_first(site, side, events, num_draws, rows) for side in sides)
+    return torch.atan2(*(side.mean(0, keepdim=True) for side in every))
 
 
 def sides_of(base: Distribution) -> tuple[Tensor, Tensor] | None:
@@ -130,7 +143,9 @@ def predictive(
         for rows in torch.arange(batch.rows, device="cpu").split(rows_at_once(wanted, num_draws)):
             seen, full = batch.take(rows).only(given), wanted.take(rows)
             knowing = told(latents or {}, rows, depth, but=full)
-            for name, site in _sites(vae, seen, full.after(seen), num_draws, depth, knowing, read is mean_of).items():
+            for name, site in _sites(
+                vae, seen, full.after(seen), num_draws, depth, knowing, read is not value_of
+            ).items():
                 if only is not None and name not in only:
                     continue
                 try:

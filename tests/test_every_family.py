@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -175,6 +176,50 @@ def test_a_mixture_of_angles_is_predicted_and_scored_around_the_circle():
     off = torch.remainder(x["a"] - predicted + math.pi, math.tau) - math.pi
     found = mm.imputation_error(vae, x, visible={"a": torch.zeros(2, 3, dtype=torch.bool)})["a"]
     assert found.rmse == pytest.approx(float(off.square().mean().sqrt())) and found.rmse < 2
+
+
+def test_programs_of_the_users_may_mask_angles_and_categories_inside_of_an_event():
+    """The rmse of angles is around the circle, and categories have probabilities, as with a model of ours."""
+    logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+
+    def program(x=None, mask=None):
+        rows = 1 if x is None else len(x["way"])
+        with pyro.plate("data", rows):
+            pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            mask = mask or dict.fromkeys(("way", "kind"), torch.ones(rows, 2, dtype=torch.bool))
+            for name, p in (
+                ("way", dist.VonMises(torch.full((2,), 3.0), 9.0)),
+                ("kind", dist.Categorical(logits=logits)),
+            ):
+                p = p.expand((rows, 2)).mask(mask[name]).to_event(1)
+                pyro.sample(name, p, obs=None if x is None else x[name])
+
+    def guide(x, mask=None):
+        with pyro.plate("data", len(x["way"])):
+            pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    pair = mm.Pair(program, guide)
+    x = {"way": torch.tensor([[3.1, -3.0], [2.9, -2.9]]), "kind": torch.tensor([[1, 0], [2, 0]])}
+    hidden = {name: torch.zeros(2, 2, dtype=torch.bool) for name in x}
+    assert torch.allclose(mm.predict(pair, x)["kind"], logits.softmax(-1))
+    found = mm.imputation_error(pair, x, visible=hidden, num_draws=3)
+    off = torch.tensor([0.1, math.tau - 6.0, 0.1, math.tau - 5.9])
+    assert found["way"].rmse == pytest.approx(float(off.square().mean().sqrt()))
+    assert found["kind"].accuracy == 0.75
+
+
+def test_angles_in_a_table_are_around_the_circle_and_the_rest_is_not():
+    columns = [
+        dist.VonMises(torch.tensor(3.1), 50.0),
+        dist.Normal(0.5, 1.0),
+        dist.Categorical(torch.tensor([0.2, 0.8])),
+    ]
+    vae = model(lambda z: mm.Columnwise([p.expand(z.shape[:-1]) for p in columns]).to_event(1))
+    x = {"a": torch.tensor([[-3.1, 4.5, 1.0], [-3.0, 0.5, 0.0], [3.1, 8.5, 1.0]])}
+    torch.testing.assert_close(mm.predict(vae, x)["a"], torch.tensor([[3.1, 0.5, 1.0]]).expand(3, 3))
+    found = mm.imputation_error(vae, x, visible={"a": torch.zeros(3, 3, dtype=torch.bool)})["a"]
+    off = torch.tensor([math.tau - 6.2, math.tau - 6.1, 0.0, 4.0, 0.0, 8.0])
+    assert found.rmse == pytest.approx(float(off.square().mean().sqrt())) and found.accuracy == pytest.approx(2 / 3)
 
 
 def test_angles_of_two_that_hang_together_have_no_mean_on_the_line():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyro_mmvae.arrays import counted, with_axes
@@ -16,7 +16,7 @@ from pyro_mmvae.contract import refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import Columnwise
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import mean_of, predictive, sides_of
+from pyro_mmvae.predictive import innermost, mean_of, predictive, sides_of
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import nesting, opened
 from pyro_mmvae.sites import per_row, scored_at
@@ -118,17 +118,12 @@ def imputation_error(
     count, latents = asked(vae, seen, num_draws, DRAWS, None, latents)
     if num_draws is None and count > DRAWS:  # of more draws the score would be higher, whoever drew them
         count, latents = asked(vae, seen, DRAWS, DRAWS, None, latents)
-    guesses, labels = _guesses(vae, seen, names, count, latents or {})
-    bases = _likelihoods(vae, batch)
-    columns = {name: list(base.categories()) for name, base in bases.items() if isinstance(base, Columnwise)}
-    angles = {name for name in guesses if name in bases and sides_of(bases[name])}
+    guesses, labels, bases = _guesses(vae, seen, names, count, latents or {})
     scores = _log_scores(vae, seen, wanted, names, count, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *(_errors_of_angles if name in angles else _errors)(
-                batch[name], guesses[name], hidden[name], looked[name], columns.get(name, ()), labels.get(name, 0)
-            ),
+            *_errors(batch[name], guesses[name], hidden[name], looked[name], bases[name], labels.get(name, 0)),
             *_ratio(scores[name], hidden[name].reshape(batch.rows, -1).sum(1)),
         )
         for name in names
@@ -137,14 +132,19 @@ def imputation_error(
 
 def _guesses(
     vae: Any, seen: Batch, names: list[str], num_draws: int, latents: Latents
-) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The best guess (row, *event) of each modality, and of those of categories how many there are: probabilities of
-    all rows at once might be thousands of times as many numbers."""
+) -> tuple[dict[str, Tensor], dict[str, int], dict[str, Distribution]]:
+    """The best guess (row, *event) of each modality, of those of categories how many there are, and the likelihood of
+    single entries of some rows: probabilities of all rows at once might be thousands of times as many numbers."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    labels = {}
+    labels, bases = {}, {}
+
+    def read(site: Any, draws: int, rows: int) -> Tensor:
+        bases[site["name"]] = innermost(site["fn"])
+        return mean_of(site, draws, rows)
+
     for rows in torch.arange(seen.rows, device="cpu").split(rows_at_once(seen, 1)):
         part, codes = seen.take(rows), {site: value[:, rows] for site, value in latents.items()}
-        means = predictive(vae, part, read=mean_of, num_draws=num_draws, latents=codes or None, only=names)
+        means = predictive(vae, part, read=read, num_draws=num_draws, latents=codes or None, only=names)
         for name in names:
             if name not in means:
                 raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
@@ -152,24 +152,29 @@ def _guesses(
             if mean.dim() > part[name].dim():
                 labels[name], mean = mean.shape[-1], mean.argmax(-1)
             found[name].append(mean)
-    return {name: torch.cat(parts) for name, parts in found.items()}, labels
+    return {name: torch.cat(parts) for name, parts in found.items()}, labels, bases
 
 
 def _errors(
-    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, columns: Collection[int], categories: int
+    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, base: Distribution, categories: int
 ) -> Errors:
-    """rmse, that of the baseline, accuracy, that of the baseline; `columns` of a table are categories."""
+    """rmse, that of the baseline, accuracy, that of the baseline; in a table of categories by column. Angles are as far
+    apart as around the circle, and their baseline is the mean direction."""
+    angles = _angles(base).to(truth.device)
     visible = torch.where(visible.any(0), visible, hidden)  # without one the guess is the best that looks at nothing
     if categories:
         frequent = _most_frequent(truth, visible, categories).expand_as(truth)
         return math.nan, math.nan, _mean((mean == truth)[hidden]), _mean((frequent == truth)[hidden])
     total = torch.where(visible, truth, 0).sum(0, dtype=torch.float64)  # of large numbers that differ by little
     middle, named = (total / visible.sum(0).clamp(min=1)).to(mean.dtype), torch.zeros_like(hidden)
-    for column in columns:
+    if bool(angles.any()):
+        sides = (torch.where(visible, side, 0).sum(0) for side in (truth.sin(), truth.cos()))
+        middle = torch.where(angles, torch.atan2(*sides), middle)
+    for column in base.categories() if isinstance(base, Columnwise) else ():
         column_of = truth[..., column]
         named[..., column] = True
         middle[..., column] = _most_frequent(column_of, visible[..., column], int(column_of.max()) + 1).to(truth.dtype)
-    squares = [_mean((truth - guess)[hidden & ~named].double() ** 2) for guess in (mean, middle)]
+    squares = [_mean(_apart(truth, guess, angles)[hidden & ~named].double() ** 2) for guess in (mean, middle)]
     shares = [_mean((truth == guess)[hidden & named]) for guess in (mean, middle)]
     return math.sqrt(squares[0]), math.sqrt(squares[1]), shares[0], shares[1]
 
@@ -186,20 +191,16 @@ def _mean(values: Tensor) -> float:
     return float(values.double().mean())
 
 
-def _errors_of_angles(truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, *_: Any) -> Errors:
-    """As `_errors`, around the circle: the baseline is the mean direction of what is visible."""
-    visible = torch.where(visible.any(0), visible, hidden)
-    middle = torch.atan2(*(torch.where(visible, side, 0).sum(0) for side in (truth.sin(), truth.cos())))
-    ways = [torch.remainder(truth - guess + math.pi, math.tau) - math.pi for guess in (mean, middle)]
-    own, baseline = (math.sqrt(_mean(way[hidden].double() ** 2)) for way in ways)
-    return own, baseline, math.nan, math.nan
+def _apart(truth: Tensor, guess: Tensor, angles: Tensor) -> Tensor:
+    """How far the truth is from the guess."""
+    way = truth - guess
+    return torch.where(angles, torch.remainder(way + math.pi, math.tau) - math.pi, way)
 
 
-def _likelihoods(vae: Any, batch: Batch) -> dict[str, Any]:
-    """name -> the likelihood of a model of ours, of single entries."""
-    ours = library_of(vae)
-    found = {} if ours is None else ours.likelihoods(batch)
-    return {name: getattr(p, "base_dist", p) for name, p in found.items()}
+def _angles(base: Distribution) -> Tensor:
+    """Whether the entries are angles, bool () or (column,)."""
+    parts = base.parts if isinstance(base, Columnwise) else None
+    return torch.tensor(bool(sides_of(base)) if parts is None else [bool(sides_of(part)) for part in parts])
 
 
 def _log_scores(
