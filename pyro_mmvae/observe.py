@@ -155,6 +155,8 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
         if support is constraints.real:  # a batch has nothing else
             return
         fits = support.check(x)
+        if support.is_discrete and support.event_dim:  # of a multinomial, torch asks for their sum alone
+            fits = fits & (x == x.round()).all(-1)
     except (NotImplementedError, ValueError):  # a support that cannot be asked
         return
     while mask.dim() > fits.dim():  # a support of whole vectors says nothing of a part of one

@@ -251,6 +251,13 @@ def test_a_value_on_the_edge_where_there_is_no_density_is_named(family, row, val
     assert mm.log_likelihood(vae, x, seen, num_particles=3).value.isfinite().all()
 
 
+@pytest.mark.parametrize("family", [dist.Multinomial, lambda n, logits: dist.DirichletMultinomial(logits.exp(), n)])
+def test_shares_are_no_counts(family):
+    vae = model(lambda z: family(1, logits=z))
+    with pytest.raises(ValueError, match=r"^modality 'a' has the value \[0.5, 0.2, 0.3\] in row 1, off the support of"):
+        mm.log_likelihood(vae, {"a": torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.2, 0.3]])}, num_particles=3)
+
+
 def test_an_edge_that_has_a_density_is_no_error():
     """Also beside entries that are hidden, which have zeros."""
     vae = model(lambda z: dist.Exponential(2 + 0 * z).to_event(1))
