@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from numbers import Real
 from typing import Any
 
@@ -155,6 +156,22 @@ def positive(what: str, value: Any, *, zero: bool = False) -> float:
             f"{what} is {shown(value)}; give a number {'from' if zero else 'above'} 0{' on' if zero else ''}"
         )
     return float(value)
+
+
+def scale_of(value: Any) -> Tensor:
+    """A number, or a tensor of numbers, above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = None
+    with suppress(TypeError, ValueError, RuntimeError):  # of what is no number at all
+        found = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+    if found is None or not bool(((found > 0) & found.isfinite()).all()):
+        raise ValueError(
+            f"a scale, dispersion or df is {shown(value)}; give a number above 0, a tensor or a module of z"
+        )
+    return found
 
 
 def whole(what: str, value: Any, least: int = 1) -> int:

@@ -14,6 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_mmvae.arrays import scale_of, whole
 from pyro_mmvae.distributions import Binomial, Categorical, NegativeBinomial, Normal, Poisson
 from pyro_mmvae.heads import SMALLEST, as_exact, one_tensor
 
@@ -40,7 +41,7 @@ class LearnedScale(nn.Module):
 
     def __init__(self, *shape: int, start: float | Tensor = 1.0):
         super().__init__()
-        log = torch.as_tensor(start, dtype=torch.get_default_dtype()).detach().log()
+        log = scale_of(start).log()
         self.tenth = nn.Parameter((log / QUICK).expand(shape).clone())
 
     def forward(self, z: Tensor) -> Tensor:
@@ -76,7 +77,7 @@ class Fixed(nn.Module):
 
     def __init__(self, value: float | Tensor):
         super().__init__()
-        value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+        value = scale_of(value)
         self.register_buffer("value", value.clone(memory_format=torch.contiguous_format))  # it may be an expanded one
 
     def forward(self, z: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class BinomialLikelihood(Likelihood):
 
     def __init__(self, net: nn.Module, total_count: int):
         super().__init__(net)
-        self.total_count = total_count
+        self.total_count = whole("total_count", total_count, 0)
 
     def entries(self, out: Tensor, z: Tensor) -> Distribution:
         return Binomial(self.total_count, out)

@@ -362,3 +362,27 @@ def test_densities_and_probabilities_are_not_compared_without_a_word():
         mm.compare({"real": real, "mixed": mixed}, x, num_particles=5)
     for same in ({"real": real, "other": other}, {"counts": counts, "again": counts}, {"one": mixed, "two": mixed}):
         mm.compare(same, x, num_particles=5)
+
+
+NET = nn.Identity()
+NO_SCALES = {
+    "zero": lambda: mm.NormalLikelihood(NET, 0.0),
+    "below": lambda: mm.LaplaceLikelihood(NET, torch.tensor([1.0, -2.0])),
+    "NaN": lambda: mm.StudentTLikelihood(NET, 1.0, df=math.nan),
+    "endless": lambda: mm.NegativeBinomialLikelihood(NET, math.inf),
+    "a start": lambda: mm.LearnedScale(3, start=0.0),
+    "a function": lambda: mm.NormalLikelihood(NET, lambda z: 1.0),
+    "text": lambda: mm.StudentTLikelihood(NET, df="3"),
+}
+
+
+@pytest.mark.parametrize("make", NO_SCALES.values(), ids=NO_SCALES)
+def test_what_is_no_scale_is_refused_where_it_is_given(make):
+    with pytest.raises(ValueError, match=r"^a scale, dispersion or df is .*; give a number above 0, a tensor or a mod"):
+        make()
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, True, torch.tensor([2, 3]), None])
+def test_what_is_no_count_is_refused_where_it_is_given(count):
+    with pytest.raises(ValueError, match=r"^total_count is .*; give a whole number from 0 on$"):
+        mm.BinomialLikelihood(NET, count)
