@@ -115,6 +115,19 @@ def test_khat_shows_every_row_and_the_share_of_good_ones():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a + b", "c"]
 
 
+def test_khat_is_that_of_the_log_likelihood():
+    truth = LinearGaussian()
+    vae, x = truth.vae(expert="posterior"), truth.simulate(20)
+    torch.manual_seed(1)
+    ax = mm.plot_khat(vae, x, subsets=[("a", "b"), ("c",)], num_particles=200)
+    torch.manual_seed(1)
+    for line, text, given in zip(ax.lines, texts(ax), (("a", "b"), ("c",))):
+        khat = mm.log_likelihood(vae, x, num_particles=200, targets=given).khat
+        assert line.get_xdata().tolist() == khat[khat.isfinite()].tolist()
+        assert text == f"{(khat < mm.khat_limit(200)).double().mean():.0%} good"
+    assert ax.get_legend().texts[0].get_text() == f"limit {mm.khat_limit(200):.2f}: good below"
+
+
 def test_khat_is_of_the_rows_that_have_all_of_a_subset_as_in_the_certificate():
     truth = LinearGaussian()
     vae, x = truth.vae(mm.MoE(), expert="posterior"), truth.simulate(40)
@@ -296,6 +309,14 @@ def test_certificate_says_the_verdicts_and_colours_them():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "a + b"]
 
 
+def test_codes_of_many_dimensions_are_shown_where_they_spread_most():
+    x = {"a": torch.randn(40, 30)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=12), mm.StandardNormal(12), mm.PoE())
+    shown = torch.as_tensor(mm.plot_latent(vae, x).lines[0].get_xydata())
+    spread = torch.linalg.eigvalsh(vae.posterior(x).mean.detach().T.cov())
+    torch.testing.assert_close(shown.T.cov(), spread[[-1, -2]].diag())
+
+
 @pytest.mark.parametrize("across", [0, 1])
 def test_a_code_that_lies_on_a_line_is_drawn_in_a_square(across):
     """One unit is as long on both axes, and the axes are as large as those of a code that fills the plane."""
@@ -356,11 +377,15 @@ def test_no_two_groups_look_alike():
 def test_compare_shows_differences_with_two_standard_errors():
     rows = [Compared("best", -1.0, 0.0, 0.0, 1.0), Compared("other", -3.0, -2.0, 0.25, 1.0)]
     ax = mm.plot_compare(mm.Comparison(rows))
-    assert ax.lines[0].get_xydata().tolist() == [[0.0, 0.0], [-2.0, 1.0]]
+    assert ax.lines[0].get_xydata().tolist() == [[0.0, 0.0], [-2.0, 1.0]] and "grey" not in ax.get_xlabel()
     low, high = ax.collections[0].get_segments()[1][:, 0]
     assert (low, high) == (-2.5, -1.5)
     ax = mm.plot_compare(mm.Comparison([*rows, Compared("pool", 2.0, 3.0, 0.0, 1.0, True)]))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["best", "other", "pool *"]
+    assert (
+        "grey: not to be compared" in ax.get_xlabel()
+        and "grey" not in mm.plot_compare(mm.Comparison(rows)).get_xlabel()
+    )
     points = [line for line in ax.lines if line.get_marker() == "o"]
     assert points[1].get_xydata().tolist() == [[3.0, 2.0]] and points[0].get_color() != points[1].get_color()
 
@@ -387,6 +412,22 @@ def test_a_number_stays_in_its_frame():
         ax.figure.draw_without_rendering()
         box = ax.texts[0].get_window_extent()
         assert texts(ax) == [words] and (not words or ax.bbox.x0 < box.x0 < box.x1 < ax.bbox.x1)
+
+
+def test_letters_are_as_small_as_their_frame():
+    """Of ten columns in a figure as it comes, a number would lie on its neighbours."""
+    sizes = {}
+    for columns in (2, 10):
+        axes = matplotlib.figure.Figure().subplots(columns // 2, columns, squeeze=False)
+        for ax, value in zip(axes.flat, (torch.tensor(-4.96e-07), torch.tensor([0.0, 1.0]))):
+            mm.plot_entry(value, ax)
+            ax.figure.draw_without_rendering()
+            box = ax.texts[0].get_window_extent()
+            assert ax.bbox.x0 < box.x0 < box.x1 < ax.bbox.x1 and ax.bbox.y0 < box.y0 < box.y1 < ax.bbox.y1
+            sizes[columns, value.dim()] = ax.texts[0].get_fontsize()
+    assert sizes[2, 1] == 9 and sizes[10, 0] < 0.6 * sizes[2, 0] and sizes[10, 1] < 6
+    low = matplotlib.figure.Figure().add_axes((0.0, 0.0, 0.9 / 6.4, 0.2 / 4.8))
+    assert mm.plot_entry(torch.tensor(7), low).texts[0].get_fontsize() == pytest.approx(8)  # of 14 points of height
 
 
 def test_a_long_text_stands_in_lines_that_can_be_read():
@@ -427,6 +468,26 @@ def test_reconstructions_have_two_lines_a_modality_and_say_what_is_missing():
     labels = ax.child_axes[6:9]
     assert texts(labels[0]) == ["label", "<0>"] and texts(labels[1]) == ["missing"]
     assert texts(ax.child_axes[9]) == ["reconstructed", "<1>"]
+
+
+def test_what_is_predicted_is_drawn_as_it_is_predicted():
+    vae, x = three().eval(), three_rows(3)
+    torch.manual_seed(1)
+    cells = mm.plot_reconstructions(vae, x, {"body": torch.arange(3) != 1}).child_axes
+    torch.manual_seed(1)
+    body = mm.predict(vae, x, {"body": torch.arange(3) != 1})["body"]
+    assert [[bar.get_height() for bar in cell.patches] for cell in cells[3:6]] == body.tolist()
+    assert texts(cells[1]) == ["missing"] and not cells[1].patches
+    torch.manual_seed(1)
+    cells = mm.plot_cross_modal(vae, x).child_axes
+    torch.manual_seed(1)
+    for block, given in enumerate(x):
+        found = mm.predict(vae, {given: x[given]}, num_draws=1)
+        others = [name for name in x if name != given]
+        for line, name in enumerate(others):
+            drawn = cells[9 * block + 3 + 3 * line : 9 * block + 6 + 3 * line]
+            heights = [[bar.get_height() for bar in cell.patches] for cell in drawn]
+            assert heights == found[name].tolist() and texts(drawn[0])[0] == f"{name}\nfrom {given}"
 
 
 def test_bars_of_a_modality_are_on_one_scale():

@@ -215,5 +215,6 @@ def plot_compare(comparison: Comparison, ax: Any = None) -> Any:
     ax.set_yticks(range(len(rows)), [name + row.mark for name, row in zip(names, rows)])
     cut = dict(zip((row.name for row in rows), names))
     whose = "the best model's" if comparison.reference is None else f"that of {cut[comparison.reference]}"
-    ax.set(xlabel=f"log p(x) minus {whose},\nnats a row (two standard errors)", ylim=(len(rows) - 0.5, -0.5))
+    grey = "; grey: not to be compared" if any(row.mark for row in rows) else ""
+    ax.set(xlabel=f"log p(x) minus {whose},\nnats a row (two standard errors{grey})", ylim=(len(rows) - 0.5, -0.5))
     return ax

@@ -102,12 +102,21 @@ def _ends(value: Tensor) -> tuple[float, float]:
 
 def _words(text: str, ax: Any) -> Any:
     """In letters that leave a long line its room, or in more lines if they are larger so."""
-    given, wide = text.split("\n"), max(WIDE, round(math.sqrt(2 * len(text))))
-    broken = [part for line in given for part in wrap(line, wide, break_long_words=False) or [""]]
-    room, lines = min((max(len(lines), 0.45 * max(map(len, lines))), lines) for lines in (given, broken))
+    width, height = _inches(ax)
+    given, most = text.split("\n"), max(WIDE, round(math.sqrt(2 * len(text))))
+    broken = [part for line in given for part in wrap(line, most, break_long_words=False) or [""]]
+    rooms = ((max(len(lines) / height, 0.45 * max(map(len, lines)) / width), lines) for lines in (given, broken))
+    room, lines = min(rooms)
     text = plain("\n".join(lines))
     ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=min(14.0, 40 / room), transform=ax.transAxes)
     return ax
+
+
+def _inches(ax: Any) -> tuple[float, float]:
+    """Width and height to write in; an inch, as in a grid of ours, which is not laid out yet, unless they are less."""
+    sides = ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
+    width, height = (side if side < 0.7 else 1.0 for side in sides)
+    return width, height
 
 
 def _picture(value: Tensor, ax: Any, span: tuple[float, float] | None, reach: tuple[float, float] | None) -> None:
@@ -141,9 +150,10 @@ def _bars(values: Tensor, ax: Any, chances: bool | None, reach: tuple[float, flo
     if chances and len(values) and values.min() >= 0 and abs(float(values.sum()) - 1) < 1e-3:
         best = int(values.argmax())  # the most probable one is named by its number
         ax.set_ylim(0, 1.45)
-        half = 0.045 * len(str(best)) * len(values)  # of its number, in a frame of an inch, which it does not leave
-        middle = min(max(best, half - 0.6), len(values) - 0.4 - half)
-        ax.text(middle, float(values[best]) + 0.05, str(best), ha="center", va="bottom", fontsize=9)
+        width, height = _inches(ax)
+        half, size = 0.045 * len(str(best)) * len(values), min(9 * width, 20 * height)  # its number stays in the frame
+        middle, top = min(max(best, half - 0.6), len(values) - 0.4 - half), float(values[best]) + 0.05
+        ax.text(middle, top, str(best), ha="center", va="bottom", fontsize=size)
     else:
         ax.axhline(0.0, color=GREY, linewidth=0.6)
         if reach is not None:
