@@ -66,10 +66,9 @@ def plot_khat(
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
         good = f"{(found < limit).double().mean():.0%} good" if len(found) else "no row"
         ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
-    ax.axvline(limit, color=RED, label=f"limit {limit:.2f}: good below")
+    ax.axvline(limit, color=RED)
     ax.set_yticks(range(len(subsets)), names)
-    ax.set(xlabel="k-hat of a row", ylim=(len(subsets) - 0.5, -0.5))
-    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0)
+    ax.set(xlabel=f"k-hat of a row, good below {limit:.2f} (red)", ylim=(len(subsets) - 0.5, -0.5))
     return ax
 
 
