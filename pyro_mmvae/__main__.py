@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pyro_mmvae import __version__, demo
-from pyro_mmvae.arrays import with_axes
+from pyro_mmvae.arrays import percent, with_axes
 from pyro_mmvae.data import Batch
 from pyro_mmvae.datasets import digits_and_voices
 from pyro_mmvae.demo_figure import cross_modal_figure
@@ -117,8 +117,8 @@ def show(table: list[demo.SubsetRow], digits: dict[str, float]) -> None:
     print(f"  {'observed':{width}}  {'rows':>6}  {'log p(x_S)':>10}  {'+-':>5}  good k-hat   {'gain':>8}  good k-hat")
     for given, row in zip(names, table):
         print(
-            f"  {given:{width}}  {row.rows:6d}  {row.log_likelihood:10.2f}  {row.se:5.2f}  {row.good_khat:10.0%}"
-            f"   {row.gain:z8.2f}  {row.refined_good_khat:10.0%}"
+            f"  {given:{width}}  {row.rows:6d}  {row.log_likelihood:10.2f}  {row.se:5.2f}  {percent(row.good_khat):>10}"
+            f"   {row.gain:z8.2f}  {percent(row.refined_good_khat):>10}"
         )
     print(
         "\n  Rows: those that have all of the subset. Nats a row, by importance sampling with 1000 draws; +- one"

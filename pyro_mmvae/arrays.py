@@ -144,6 +144,18 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
+def percent(share: float) -> str:
+    """A share in whole percent; some is never none, and not all is never all.
+
+    Example:
+        >>> percent(0.123), percent(0.0), percent(0.001), percent(0.999)
+        ('12%', '0%', '<1%', '>99%')
+    """
+    if 0 < share <= 0.005:  # which rounds to an even number, none
+        return "<1%"
+    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
+
+
 def positive(what: str, value: Any, *, zero: bool = False) -> float:
     """The value as a number above 0, or from 0 on.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.accelerator import moved, on_gpu
-from pyro_mmvae.arrays import as_mask, as_tensor, counted
+from pyro_mmvae.arrays import as_mask, as_tensor, counted, percent
 from pyro_mmvae.checks import (
     BadRow,
     all_finite,
@@ -74,7 +74,10 @@ class Batch(Mapping[str, Tensor]):
         return len(self._x)
 
     def __repr__(self) -> str:
-        parts = [f"{k} {tuple(v.shape[1:])} {self.mask[k].float().mean():.0%} observed" for k, v in self._x.items()]
+        parts = [
+            f"{k} {tuple(v.shape[1:])} {percent(float(self.mask[k].float().mean()))} observed"
+            for k, v in self._x.items()
+        ]
         return f"Batch({', '.join([counted(self.rows, 'row'), *parts])})"
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import counted, whole
+from pyro_mmvae.arrays import counted, percent, whole
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.errors import error_of_mean, standard_error
@@ -46,7 +46,7 @@ class LogLikelihood(NamedTuple):
     def __repr__(self) -> str:
         rows, mean, se = counted(len(self.value), "row"), float(self.value.mean()), error_of_mean(self.se)
         bad = float((self.khat > LARGEST).double().mean())
-        trust = f"k-hat is above {LARGEST}, not to be trusted at any number of draws, for {bad:.0%} of them"
+        trust = f"k-hat is above {LARGEST}, not to be trusted at any number of draws, for {percent(bad)} of them"
         if bool(self.khat.isposinf().all()):
             trust = UNTOLD
         whose = "(Monte-Carlo standard error of the mean)"

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import pyro_mmvae as mm
 from pyro_mmvae.diagnostics.certificate import SubsetCertificate
@@ -179,6 +180,29 @@ def test_what_rounds_to_nothing_has_no_sign():
     ]
     for thing in shown:
         assert "0.00" in repr(thing) and "-0.00" not in repr(thing)
+
+
+def test_some_are_not_none_and_not_all_are_not_all():
+    khat = torch.full((1000,), 0.1)
+    khat[7] = 0.9
+    many, named = torch.ones(1000), {"given": ("a",), "because": "", "good_khat": 0.999}
+    certificate = mm.Certificate([certified(**named)], 100, 60, 100, 0)
+    out = mm.LeftOut("size", 4, 4, 0.0, 1.0, 0.5, 0.9, 0.5, many, 0.999)
+    shown = [
+        mm.LogLikelihood(many, many, 1 - khat),
+        mm.Importance({"z": torch.zeros(100, 1000, 2)}, torch.zeros(100, 1000), khat, many, many),
+        mm.Gaps(*[many] * 7, khat, 1000),
+        certificate,
+        mm.Comparison([Compared("poe", -1.0, 0.0, 0.0, 0.999)]),
+        mm.Coherence({(("a",), "b"): 0.5}, 1000, {("a",): 1000}, "nuts", {("a",): 0.999}),
+        mm.PredictiveCheck([out], "nuts"),
+        mm.Batch.of({"a": torch.where(khat > 0.5, math.nan, khat)}),
+    ]
+    assert all(">99%" in repr(thing) and "100%" not in repr(thing) for thing in shown)
+    assert "for <1% of them" in repr(mm.LogLikelihood(many, many, khat))
+    assert mm.plot_certificate(certificate, Figure().subplots()).texts[0].get_text() == "pass, k-hat good for >99%"
+    ax = mm.plot_ranks(mm.Calibration({"tarp": torch.rand(50)}), Figure().subplots(), level=0.999)
+    assert "99.9% band, simultaneous" in [text.get_text() for text in ax.get_legend().texts]
 
 
 def ends(line):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from pyro_mmvae.arrays import counted
+from pyro_mmvae.arrays import counted, percent
 from pyro_mmvae.diagnostics.patterns import column, titles
 from pyro_mmvae.diagnostics.ranks import shown_p
 
@@ -128,7 +128,7 @@ class Certificate:
             column(["+-", *(f"{row.se:.2f}" for row in some)], 5),
             column(["gap", *(f"{row.gap:z.3f}" for row in some)], 7),
             *(column([name, *(f"{getattr(row, name):z.3f}" for row in some)], width) for name, width in split),
-            column(["good k-hat", *(f"{row.good_khat:.0%}" for row in some)], 10),
+            column(["good k-hat", *(percent(row.good_khat) for row in some)], 10),
         ]
         numbers = map("  ".join, zip(*columns))
         lines = [f"{'given':{len(names[0])}}  {'rows':>6}  {next(numbers)}"]

@@ -11,6 +11,7 @@ import torch
 from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
+from pyro_mmvae.arrays import percent
 from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays, Batch
@@ -101,7 +102,7 @@ class Comparison:
             column(["log p(x)", *(f"{r.log_likelihood:z.3f}" for r in self.rows)], 10),
             column(["difference", *(f"{r.difference:z.3f}" for r in self.rows)], 10),
             column(["+-", *(f"{r.se:.3f}" for r in self.rows)], 5),
-            column(["good k-hat", *(f"{r.good_khat:.0%}" for r in self.rows)], 10),
+            column(["good k-hat", *(percent(r.good_khat) for r in self.rows)], 10),
         ]
         lines = ["  ".join(line) for line in zip(*columns)]
         foot = [

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import counted, whole
+from pyro_mmvae.arrays import counted, percent, whole
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.climbs import witnesses
 from pyro_mmvae.diagnostics.patterns import column
@@ -73,10 +73,8 @@ class Gaps:
         ends = ["", *(f" +- {error:.3f}" for error in errors.values()), ""]
         for name, mean, end in zip(("log p(x_S)", "approximation gap", "amortisation gap", "ELBO"), means, ends):
             lines.append(f"  {name:17}  {mean}{end}")
-        good = share_good(self.khat, self.num_draws)
-        lines.append(
-            f"k-hat is good for {good:.0%} of {counted(len(self.khat), 'row')}; elsewhere log p(x_S) is a lower bound"
-        )
+        good, rows = percent(share_good(self.khat, self.num_draws)), counted(len(self.khat), "row")
+        lines.append(f"k-hat is good for {good} of {rows}; elsewhere log p(x_S) is a lower bound")
         return "\n".join(lines)
 
 

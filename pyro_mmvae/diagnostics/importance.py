@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import counted, whole, with_axes
+from pyro_mmvae.arrays import counted, percent, whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
@@ -47,7 +47,7 @@ class Importance(NamedTuple):
         draws, rows = self.log_weights.shape
         good, limit = share_good(self.khat, draws), khat_limit(draws)
         whose = f"{', '.join(self.latents)} for {'each of ' * (rows != 1)}{counted(rows, 'row')}"
-        trust = f"k-hat is good, below {limit:.2f}, for {good:.0%} of them"
+        trust = f"k-hat is good, below {limit:.2f}, for {percent(good)} of them"
         if bool(self.khat.isposinf().all()):
             trust = UNTOLD
         return (

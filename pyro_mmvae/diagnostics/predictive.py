@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import counted, whole, with_axes
+from pyro_mmvae.arrays import counted, percent, whole, with_axes
 from pyro_mmvae.chance import seeded
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
@@ -98,7 +98,7 @@ class PredictiveCheck:
         least = min((row.certified for row in self.rows), default=math.nan)
         blame = [
             "of the model, or of its guide: mm.leave_one_out(..., method='refined') asks the model alone.",
-            f"of the model: the codes are of its own posterior ({self.method}; at least {least:.0%} certified).",
+            f"of the model: the codes are of its own posterior ({self.method}; at least {percent(least)} certified).",
         ]
         foot = [
             "Every observed entry among draws from p(x_m | all other modalities of its row). Spread: 1 if calibrated,",

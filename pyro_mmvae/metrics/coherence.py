@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import whole
+from pyro_mmvae.arrays import percent, whole
 from pyro_mmvae.checks import check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics.draws import Method
@@ -83,7 +83,7 @@ class Coherence:
         lines += wrap(f"mean: {sizes}; +-: the largest standard error of a share of so many rows", width + 17 + ACROSS)
         if self.certified:
             least = min(self.certified.values())
-            lines.append(f"codes from the model's own posterior ({self.method}; at least {least:.0%} certified)")
+            lines.append(f"codes from the model's own posterior ({self.method}; at least {percent(least)} certified)")
         return "\n".join(lines).replace("\0", " ")
 
 

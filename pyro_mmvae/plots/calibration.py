@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_mmvae.arrays import counted
+from pyro_mmvae.arrays import counted, percent
 from pyro_mmvae.checks import check_collection, check_named
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.diagnostics import Calibration, Certificate, Comparison, rank_ecdf
@@ -64,7 +64,7 @@ def plot_khat(
         value = found[found.isfinite()].cpu().numpy()
         spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(value))
         ax.plot(value, position + spread, ".", markersize=3, alpha=0.5, color=BLUE)
-        good = f"{(found < limit).double().mean():.0%} good" if len(found) else "no row"
+        good = f"{percent(float((found < limit).double().mean()))} good" if len(found) else "no row"
         ax.text(1.01, position, good, transform=ax.get_yaxis_transform(), va="center")
     ax.axvline(limit, color=RED)
     ax.set_yticks(range(len(subsets)), names)
@@ -104,7 +104,7 @@ def plot_ranks(calibration: Calibration, ax: Any = None, *, level: float = 0.95)
     if others := len(found) - len(worst):
         ax.plot([], [], color="0.5", linewidth=0.5, label=f"{counted(others, 'other')}, thin")
     band = next(iter(found.values())).band
-    ax.fill_between(one.grid, -band, band, color=GREY, alpha=0.4, label=f"{level:.0%} band, simultaneous")
+    ax.fill_between(one.grid, -band, band, color=GREY, alpha=0.4, label=f"{100 * level:g}% band, simultaneous")
     ax.set(xlabel="rank of the truth among the draws", ylabel="ECDF - uniform", xlim=(0, 1))
     ends = torch.stack([*(one.difference for one in found.values()), band, -band])
     ax.update_datalim([(0.5, float(ends.max() + 0.4 * (ends.max() - ends.min())))])  # room for the legend, as of data
@@ -178,7 +178,7 @@ def plot_certificate(certificate: Certificate, ax: Any = None) -> Any:
         colour = {"pass": BLUE, "not enough draws": UNTOLD}.get(row.verdict, RED)
         ax.plot([1, row.dispersion], [position, position], color=colour, linewidth=1)
         ax.plot(row.dispersion, position, "o", color=colour)
-        good = "" if np.isnan(row.good_khat) else f", k-hat good for {row.good_khat:.0%}"
+        good = "" if np.isnan(row.good_khat) else f", k-hat good for {percent(row.good_khat)}"
         text = f"{row.verdict}{good}"
         ax.text(1.02, position, text, transform=ax.get_yaxis_transform(), va="center", fontsize=9, color=colour)
     ax.axvline(1.0, color=GREY)

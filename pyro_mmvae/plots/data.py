@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pyro_mmvae.arrays import counted, percent
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import drawn_part, moments_of
@@ -47,13 +48,13 @@ def plot_missingness(x: Arrays, mask: Arrays | None = None, ax: Any = None) -> A
     ax = new_axes(ax, (max(4.2, (0.35 if upright else 1.2) * len(names) + 2.5), high))
     upright |= not own and beside(names) * len(names) > ax.get_window_extent().width / ax.figure.dpi
     ax.imshow(patterns.cpu().numpy(), cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
-    shown = zip(names, map(_percent, seen.double().mean(0).tolist()))
+    shown = zip(names, map(percent, seen.double().mean(0).tolist()))
     ax.set_xticks(range(len(names)), [("  " if upright else "\n").join(label) for label in shown])
     ax.tick_params(axis="x", labelrotation=90 if upright else 0)
-    ax.set_yticks(range(len(patterns)), [_percent(share) for share in shares[:MOST]])
+    ax.set_yticks(range(len(patterns)), [percent(share) for share in shares[:MOST]])
     ax.set(ylabel="share of rows", title="Observed (dark) in each pattern")
     if rarer := len(shares[MOST:]):
-        ax.set_xlabel(f"{rarer} rarer pattern{'s' * (rarer > 1)}, {_percent(sum(shares[MOST:]))} of the rows, left out")
+        ax.set_xlabel(f"{counted(rarer, 'rarer pattern')}, {percent(sum(shares[MOST:]))} of the rows, left out")
     return ax
 
 
@@ -112,10 +113,3 @@ def _order(group: str) -> tuple[bool, float, str]:
         return group in UNKNOWN, float(group), group
     except ValueError:
         return group in UNKNOWN, np.inf, group
-
-
-def _percent(share: float) -> str:
-    """A share in whole percent; some is never none, and not all is never all."""
-    if 0 < share <= 0.005:  # which rounds to an even number, none
-        return "<1%"
-    return ">99%" if 0.995 <= share < 1 else f"{share:.0%}"
