@@ -279,7 +279,7 @@ def test_coverage_is_not_in_percent():
     for nominal, actual, words in (([50, 90], [0.4, 0.8], "nominal has 50"), ([0.5], [1.5], r"actual\['a'\] has 1.5")):
         with pytest.raises(ValueError, match=f"^{words}; give numbers between 0 and 1"):
             mm.plot_coverage(nominal, {"a": actual})
-    assert len(mm.plot_coverage([0.5, 1], {"a": [0.0, math.nan]}).lines) == 2
+    assert len(mm.plot_coverage(torch.tensor([0.5, 1]), {"a": torch.tensor([0.0, math.nan])}).lines) == 2
 
 
 def test_certificate_has_no_spread_below_zero_and_does_not_condemn_what_was_not_looked_at():
@@ -493,6 +493,12 @@ def test_what_is_predicted_is_drawn_as_it_is_predicted():
             drawn = cells[9 * block + 3 + 3 * line : 9 * block + 6 + 3 * line]
             heights = [[bar.get_height() for bar in cell.patches] for cell in drawn]
             assert heights == found[name].tolist() and texts(drawn[0])[0] == f"{name}\nfrom {given}"
+
+
+def test_a_function_for_a_modality_that_is_none_is_refused():
+    for draw in (mm.plot_reconstructions, mm.plot_cross_modal):
+        with pytest.raises(ValueError, match=r"^unknown modality 'lable'; this model has body, label, counts"):
+            draw(three(), three_rows(2), show={"lable": str})
 
 
 def test_bars_of_a_modality_are_on_one_scale():

@@ -138,7 +138,8 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
             shapes = f"{np.shape(values)} for {np.shape(nominal)}"
             raise ValueError(f"actual[{name!r}] has shape {shapes} probabilities; give one share for each of them")
     for what, values in (("nominal", nominal), *((f"actual[{name!r}]", values) for name, values in actual.items())):
-        for value in np.asarray(values)[(np.less(values, 0) | np.greater(values, 1))]:  # NaN where nothing was asked
+        shares = np.asarray(values)
+        for value in shares[(shares < 0) | (shares > 1)]:  # NaN where nothing was asked
             raise ValueError(f"{what} has {value:g}; give numbers between 0 and 1")
     names = named([[name] for name in actual], 30)
     outside = len(names) > 4 or beside(names) > 1

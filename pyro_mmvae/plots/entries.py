@@ -18,7 +18,7 @@ from pyro_mmvae.modes import tool
 from pyro_mmvae.plots.axes import GREY, LETTERS, RED, WIDE, cells, named, new_axes
 from pyro_mmvae.plots.entry import Look, Show, draw_entry, reach_of, span_of
 from pyro_mmvae.programs import library_of
-from pyro_mmvae.questions import opened
+from pyro_mmvae.questions import known, opened
 
 
 @tool
@@ -114,6 +114,7 @@ def _looks(
     """How each modality is drawn: what is observed and what is predicted in the same colours and on one scale."""
     if show is not None:
         check_named("show", show, "{'label': str}")
+        known(vae, show)
     ours = library_of(vae)
     likelihoods = {} if ours is None else ours.likelihoods(batch)
     looks = {}
