@@ -215,7 +215,7 @@ def test_names_stand_as_they_are_written():
         mm.plot_khat(vae, x, subsets=[names, names[:2]], num_particles=30),
         mm.plot_compare(compared),
         mm.plot_missingness(x),
-        mm.plot_cross_modal(vae, x),
+        mm.plot_reconstructions(vae, {name: value[:1] for name, value in x.items()}),
         mm.plot_entry(torch.tensor(0), show=lambda _: "$5 or $6"),
     ]
     for ax in [*legends, *others]:
@@ -359,8 +359,8 @@ def test_labels_are_groups_by_all_their_digits_and_in_the_order_of_numbers(label
 
 
 def test_a_legend_of_many_labels_leaves_the_codes_their_room():
-    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(90)
-    for labels in (range(90), [f"a very long name of a label, number {i}" for i in range(90)]):
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(50)
+    for labels in (range(50), [f"a very long name of a label, number {i}" for i in range(50)]):
         ax = mm.plot_latent(vae, x, labels=labels)
         assert inside(ax) and legend_inside(ax) and min(ax.get_window_extent().bounds[2:]) > 3.0 * ax.figure.dpi
 
@@ -423,7 +423,7 @@ def test_letters_are_as_small_as_their_frame():
     """Of ten columns in a figure as it comes, a number would lie on its neighbours."""
     sizes = {}
     for columns in (2, 10):
-        axes = matplotlib.figure.Figure().subplots(columns // 2, columns, squeeze=False)
+        axes = matplotlib.figure.Figure().subplots(1, columns, squeeze=False)
         for ax, value in zip(axes.flat, (torch.tensor(-4.96e-07), torch.tensor([0.0, 1.0]))):
             mm.plot_entry(value, ax)
             ax.figure.draw_without_rendering()
