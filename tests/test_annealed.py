@@ -56,6 +56,19 @@ def test_the_sandwich_brackets_the_exact_log_likelihood(from_prior):
     assert abs(width) < 0.03 + 3 * se < 0.2 and "60 simulated rows" in str(found)
 
 
+@pytest.mark.parametrize("temperatures", [2, 5])
+def test_weights_are_unbiased_for_p_forwards_and_for_its_inverse_backwards(temperatures):
+    """By so few steps that much is lost on the way."""
+    truth = LinearGaussian({"a": 2}, orthogonal=False)
+    truth.noise["a"] = 4.0  # so that draws of the posterior are all over the prior
+    options = {"given": ["a"], "rows": 800, "chains": 4, "temperatures": temperatures, "from_prior": True}
+    found = mm.sandwich(truth.vae(), **options)
+    exact = truth.log_prob(found.x)
+    for ratio in ((found.lower - exact).exp(), (exact - found.upper).exp()):
+        error = ratio.std() / 800**0.5
+        assert abs(float(ratio.mean()) - 1) < 4.5 * error < 0.15 and error > 0.002
+
+
 @pytest.mark.parametrize("shift, scale", [(4, 0.02), (-2, 30)])
 def test_annealing_needs_no_good_guide(shift, scale):
     truth = LinearGaussian(orthogonal=False)

@@ -249,6 +249,28 @@ def test_the_gap_is_taken_apart_on_some_rows():
     assert "amortisation" not in str(certificate(truth.vae(), WHOLE, rows=100))
 
 
+def test_the_numbers_of_the_data_are_those_of_the_first_rows_that_have_the_subset():
+    """Thirty of the forty that have a and b, five of them for the split; nothing is asked of c, which all have."""
+    truth = LinearGaussian()
+    x, vae = truth.simulate(60), truth.vae(expert="posterior")
+    x["b"][:20] = torch.nan
+    options = {"subsets": [("a", "b")], "rows": 30, "num_draws": 9, "num_particles": 2000, "progress": False}
+    row = mm.certify(vae, x, gap_rows=5, **options).rows[0]
+    part = {name: value[20:50] for name, value in x.items()}
+    exact, (mean, covariance) = (ask(part, subset=["a", "b"]) for ask in (truth.log_prob, truth.posterior))
+    q = vae.posterior(part, given=["a", "b"])
+    q = torch.distributions.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    kl = torch.distributions.kl_divergence(q, torch.distributions.MultivariateNormal(mean, covariance)).detach()
+    assert row.rows == 30 and row.log_likelihood == pytest.approx(exact.mean().item(), abs=0.02)
+    assert row.se == pytest.approx(exact.std().item() / 30**0.5, rel=0.05)
+    assert row.gap == pytest.approx(kl.mean().item(), abs=0.03)
+    assert row.amortisation == pytest.approx(kl[:5].mean().item(), abs=0.05) and abs(row.approximation) < 0.01
+    assert abs(kl.mean() - kl[:5].mean()) > 0.1  # which it was not of all rows
+    pyro.set_rng_seed(0)
+    khat = mm.log_likelihood(vae, part, given=["a", "b"], num_particles=2000).khat
+    assert row.good_khat == pytest.approx((khat < mm.khat_limit(2000)).double().mean().item(), abs=0.1)
+
+
 def test_too_few_rows_get_no_verdict():
     assert certificate(LinearGaussian().vae(), WHOLE, rows=50).rows[0].verdict == "not enough draws"
 

@@ -137,6 +137,38 @@ def test_partners_are_found_in_the_codes_and_by_likelihood():
     assert chance.recall[10] == pytest.approx(10 / 60, abs=0.2)
 
 
+def test_similarity_in_the_codes_is_the_cosine_of_posterior_means_in_units_of_their_spread():
+    truth = LinearGaussian()
+    for rows in (40, 2):
+        x = truth.simulate(rows)
+        one, two = (truth.posterior(x, subset=names)[0].numpy() for names in (["a"], ["b", "c"]))
+        one, two = ((v - v.mean(0)) / v.std(0, ddof=1) for v in (one, two))
+        cosine = [[(a @ b) / ((a @ a) * (b @ b)) ** 0.5 for b in two] for a in one]
+        found = mm.latent_similarity(truth.vae(), x, query=["a"], target=["b", "c"])
+        torch.testing.assert_close(found.detach(), torch.tensor(cosine))
+
+
+def test_what_cannot_be_a_candidate_says_why():
+    truth = LinearGaussian({"a": 4, "b": 3}, repeated=["b"])
+    x, vae = truth.simulate(6, repeats=2), truth.vae()
+    with pytest.raises(ValueError, match=r"^modality 'b' is repeated, so that no entry is the row's; give another"):
+        mm.predictive_similarity(vae, x, query=["a"], target="b")
+    for lacking in ({"a": x["a"]}, {**x, "b": torch.where(torch.arange(6).reshape(-1, 1, 1) == 4, torch.nan, x["b"])}):
+        with pytest.raises(ValueError, match=r"^modality 'b' is missing in some rows; give rows that have it$"):
+            mm.predictive_similarity(vae, lacking, query=["a"], target="b")
+    data = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+    parts, net = mm.guess_modalities(data, dim=2 + 2 + 1), mm.encoder(3 + 2 + 2, 8, dim=2)
+    looks, _ = mm.recipes.cvae(parts, 2, "a", net, {"a": 3, "b": 2})
+    with pytest.raises(ValueError, match=r"^modality 'b' has no decoder, so that it has no likelihood; give another"):
+        mm.predictive_similarity(looks, data, query=["a"], target="b")
+    with pytest.raises(ValueError, match=r"^1 of the scores are NaN; mend them, or leave their rows out$"):
+        mm.retrieval(torch.tensor([[0.0, 1.0], [math.nan, 0.0]]))
+    for ask in (mm.latent_similarity, mm.predictive_similarity):
+        for query in ("a", ["q"]):
+            with pytest.raises(ValueError, match=r"'a'|unknown modality 'q'"):
+                ask(vae, x, query=query, target="a" if ask is mm.predictive_similarity else ["a"])
+
+
 def test_rows_with_nothing_to_ask_by_are_no_queries():
     """Their codes would be the prior's, and recall a share of the rows that have something."""
     truth = twins(0.05)

@@ -33,6 +33,17 @@ def test_below_a_hundred_rows_there_is_no_verdict():
     assert words == ["not enough draws", "biased"]
 
 
+def apart(z=0.0, share=1.0):
+    """A share of the positions at two places with the mean and spread of the uniform, but for so many errors more."""
+    ends = 0.5 + (2 * (torch.arange(400) % 2) - 1) / 12**0.5 + z / 4800**0.5 / share
+    return torch.where(torch.arange(400) < 400 * share, ends, EVEN[torch.arange(400) * 63 % 400])
+
+
+def spread(errors):
+    """Positions whose spread is so many standard errors above that of the uniform."""
+    return stretched((1 + errors * 0.002**0.5) ** 0.5)
+
+
 WORDS = [
     ({"z[0]": stretched(1.3)}, "over-confident", "spread of z[0]"),
     ({"z[0]": stretched(0.7)}, "under-confident", "spread of z[0]"),
@@ -47,6 +58,15 @@ WORDS = [
     ({"z[1]": shifted(2.7), FIT: EVEN**0.7}, "under-confident", f"mean of {FIT}"),  # which one of nine is not at 0.007
     ({WEIGHT: EVEN**0.3, FIT: EVEN**0.7}, "under-confident", f"mean of {FIT}"),  # then of the fit
     ({FIT: stretched(1.6), WEIGHT: EVEN**0.8}, "mismatched", f"spread of {FIT}"),  # then the one furthest off
+    ({"z[0]": apart()}, "mismatched", "ECDF of z[0]"),  # which has no direction
+    ({"z[0]": apart(2.8)}, "biased", "mean of z[0]"),  # but for one of 3 that is not refused among three
+    ({"z[0]": apart(2.5)}, "mismatched", "ECDF of z[0]"),  # nor alone
+    ({"z[0]": shifted(2.8), "z[1]": apart()}, "mismatched", "ECDF of z[1]"),  # and is not that of another
+    ({"z[0]": apart(share=0.35), "z[1]": apart()}, "mismatched", "ECDF of z[1]"),  # the ECDF furthest off
+    ({"z[0]": spread(-1.9), FIT: EVEN**1.4}, "over-confident", f"mean of {FIT}"),
+    ({"z[0]": spread(-2.1), FIT: EVEN**1.4}, "mismatched", f"mean of {FIT}"),  # intervals say that draws are too wide
+    ({"z[0]": spread(1.9), FIT: EVEN**0.7}, "under-confident", f"mean of {FIT}"),
+    ({"z[0]": spread(2.3), FIT: EVEN**0.7}, "mismatched", f"mean of {FIT}"),
 ]
 
 
