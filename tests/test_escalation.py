@@ -276,15 +276,6 @@ def test_mixing_sees_what_keeps_chains_apart():
     assert mixing(slow)[0] > 1.1
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_r_hat_is_that_of_arviz():
-    arviz = pytest.importorskip("arviz")
-    draws = torch.randn(250, 8, 6, 1).exp() + torch.linspace(0, 0.5, 8).reshape(8, 1, 1)
-    draws[:, :2] *= torch.linspace(1, 3, 6).reshape(6, 1)
-    theirs = [float(arviz.rhat(one.T.numpy(), method="rank")) for one in draws.squeeze(-1).unbind(-1)]
-    torch.testing.assert_close(mixing(draws)[0], torch.tensor(theirs), rtol=0, atol=1e-3)
-
-
 def test_bad_input():
     truth = LinearGaussian()
     with pytest.raises(ValueError, match="unknown method 'best'; choose one of auto, guide"):

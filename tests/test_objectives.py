@@ -294,6 +294,20 @@ def test_strata_and_private_codes_belong_together_whatever_comes_first():
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
+def test_experts_match_the_joint_posterior_on_complete_rows_alone():
+    truth = LinearGaussian({"a": 4, "b": 3})
+    x, vae, there = truth.simulate(5), truth.vae(), torch.tensor([True, False, True, True, False])
+    match = mm.objectives.Match(vae)
+    torch.manual_seed(0)
+    found = match.differentiable_loss(vae.model, vae.guide, x, {"b": there})
+    torch.manual_seed(0)
+    experts = vae.experts(x, {"b": there})
+    z = vae.fusion(experts).sample()
+    each = experts["a"].log_prob(z).squeeze(1) + experts["b"].log_prob(z).squeeze(1)
+    torch.testing.assert_close(found, -each[there].sum())
+    assert match.differentiable_loss(vae.model, vae.guide, {"a": x["a"]}) == 0
+
+
 def test_thirty_modalities_are_never_enumerated():
     names = [f"m{i}" for i in range(30)]
     drawn = [view.given for _ in range(50) for view in ob.random_subsets(4)(names)]
