@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
-from pyro.distributions import Distribution, Independent
 from torch import Tensor
 
 from pyro_mmvae.arrays import percent
-from pyro_mmvae.chance import undisturbed
 from pyro_mmvae.checks import check_named
-from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.data import Arrays
+from pyro_mmvae.diagnostics.comparable import explained_by, kinds_of, looks_at_data, warn_of_kinds
 from pyro_mmvae.diagnostics.gaps import gaps
 from pyro_mmvae.diagnostics.patterns import column, titles
-from pyro_mmvae.distributions import Columnwise, like, plain_support
 from pyro_mmvae.errors import standard_error
 from pyro_mmvae.evidence import log_likelihood
-from pyro_mmvae.experts import Experts
-from pyro_mmvae.modes import at_rest
-from pyro_mmvae.programs import library_of
 from pyro_mmvae.psis import share_good
-from pyro_mmvae.questions import devices, opened
-from pyro_mmvae.warn import warn
+from pyro_mmvae.questions import opened
 
 
 class Compared(NamedTuple):
@@ -171,8 +163,8 @@ def compare(
     found = {name: _estimate(vae, x, mask, num_particles, refined) for name, vae in vaes.items()}
     batches = {name: opened(vae, x, mask) for name, vae in vaes.items()}
     looks = {name: looks_at_data(vae, batches[name]) for name, vae in vaes.items()}
-    explained = {name: _explained(vae, batches[name]) for name, vae in vaes.items()}
-    _doubt_kinds({name: _kinds(vae, batches[name]) for name, vae in vaes.items()})
+    explained = {name: explained_by(vae, batches[name]) for name, vae in vaes.items()}
+    warn_of_kinds({name: kinds_of(vae, batches[name]) for name, vae in vaes.items()})
     every = frozenset[str]().union(*explained.values())
     fewer = {name: bool(names) and names < every for name, names in explained.items()}
     best = max(found, key=lambda name: (not looks[name], not fewer[name], float(found[name][0].mean())))
@@ -201,61 +193,3 @@ def _estimate(vae: Any, x: Arrays, mask: Arrays | None, num_particles: int, refi
         return better.log_likelihood, better.khat
     found = log_likelihood(vae, x, mask, num_particles=num_particles)
     return found.value, found.khat
-
-
-def _explained(vae: Any, batch: Batch) -> frozenset[str]:
-    """The modalities of the data that a model of ours has a likelihood of; none of another, which cannot be asked."""
-    ours = library_of(vae)
-    return frozenset() if ours is None else frozenset(n for n in batch if ours.modalities[n].decoder is not None)
-
-
-def _kinds(vae: Any, batch: Batch) -> dict[str, list[bool]]:
-    """name -> whether its likelihood is one of probabilities, column by column; without those that do not say."""
-    ours, found = library_of(vae), {}
-    for name, p in ({} if ours is None else ours.likelihoods(batch)).items():
-        base = p.base_dist if isinstance(p, Independent) else p
-        with suppress(NotImplementedError, ValueError):
-            parts = base.parts if isinstance(base, Columnwise) else [base]
-            found[name] = [plain_support(part.support).is_discrete for part in parts]
-    return found
-
-
-def _doubt_kinds(kinds: Mapping[str, Mapping[str, list[bool]]]) -> None:
-    """Warns of a modality that has probabilities in one model and a density in another."""
-    for name in dict.fromkeys(name for of in kinds.values() for name in of):
-        models = {model: of[name] for model, of in kinds.items() if name in of}
-        columns = max(map(len, models.values()))
-        for column in zip(*(kind if len(kind) > 1 else kind * columns for kind in models.values())):
-            if len(set(column)) > 1:
-                mass, density = (list(models)[column.index(kind)] for kind in (True, False))
-                warn(
-                    f"modality {name!r} has probabilities in {mass!r} and a density, per unit of the data, in"
-                    f" {density!r}: their log p(x) are not to be compared; give both the same kind of likelihood"
-                )
-                break
-
-
-@torch.no_grad()
-def looks_at_data(vae: Any, batch: Batch) -> bool:
-    """Whether a prior of a model of ours changes with the data that the model explains."""
-    ours = library_of(vae)
-    if ours is None:
-        return False
-    explained = [name for name, modality in ours.modalities.items() if modality.decoder is not None]
-    with at_rest([ours]), undisturbed(devices(ours, batch)):
-        experts = ours.experts(batch.few())
-        private = getattr(ours, "private_prior", {}).values()  # a model of two levels has none
-        parts = [(ours.prior, experts), *((prior, experts.private(None)) for prior in private)]
-        return any(_looks(prior, own, explained) for prior, own in parts if prior is not None)
-
-
-def _looks(prior: Callable[[Experts], Distribution], experts: Experts, explained: Collection[str]) -> bool:
-    if hasattr(prior, "guide"):  # of levels, each given a draw of the one above and no data
-        return False
-    seen = prior(experts)
-    try:
-        blind = prior(experts.only([name for name in experts if name not in explained]))
-        at = like(seen).new_full(seen.event_shape, 0.5)
-        return not torch.allclose(seen.log_prob(at), blind.log_prob(at))
-    except (TypeError, ValueError):  # without data there is none
-        return True
