@@ -136,6 +136,7 @@ def check_values(name: str, batch: Batch, p: Distribution, repeated: bool) -> No
     if not repeated:  # the support's bounds have the batch axes (row, repeat) of a likelihood
         x, mask = x.unsqueeze(1), mask.unsqueeze(1)
     _check_event(name, x.shape[2:], p, repeated)
+    _check_density(name, x[:1, :1], p)
     _check_support(name, x, mask, p)
 
 
@@ -144,6 +145,23 @@ def _check_event(name: str, event: torch.Size, p: Distribution, repeated: bool) 
         raise ValueError(
             f"modality {name!r} has entries of shape {tuple(event)}, its decoder gives {tuple(p.event_shape)};"
             f" reshape the data{' to (row, repeat, *event)' * repeated}, or mend the decoder's last layer"
+        )
+
+
+def _check_density(name: str, x: Tensor, p: Distribution) -> None:
+    """Raises ValueError for a distribution of the user's that does not give one number for one entry x (1, 1, *event):
+    what belongs to all rows together would count in each of them."""
+    base = p.base_dist if isinstance(p, Independent) else p
+    if type(base).__module__.partition(".")[0] in ("pyro", "torch", "pyro_mmvae"):
+        return
+    try:
+        found = p.log_prob(x if x.is_floating_point() else x.to(torch.get_default_dtype())).shape
+    except (ValueError, RuntimeError, IndexError):  # of what is hidden, and zero here
+        return
+    if tuple(found) != tuple(p.batch_shape):
+        raise ValueError(
+            f"the likelihood of {name!r}, a {type(base).__name__}, has log-probabilities {tuple(found)} for one entry,"
+            f" where its batch is {tuple(p.batch_shape)}; sum over the axes of its event, and over no other"
         )
 
 

@@ -364,6 +364,37 @@ def test_densities_and_probabilities_are_not_compared_without_a_word():
         mm.compare(same, x, num_particles=5)
 
 
+class Summed(dist.TorchDistribution):
+    """Normals of a vector, of which the user sums the log-probabilities in some way."""
+
+    arg_constraints = {}
+    support = dist.constraints.independent(dist.constraints.real, 1)
+
+    def __init__(self, loc, way):
+        self.loc, self.way = loc, way
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    def log_prob(self, value):
+        return self.way(dist.Normal(self.loc, 1.0).log_prob(value))
+
+
+WAYS = {"all": torch.Tensor.sum, "none": lambda v: v, "kept": lambda v: v.sum(-1, True), "lost": lambda v: v.sum(-1)[0]}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_density_of_the_users_is_one_number_an_entry(way):
+    """By the sum over all that there is, every row of 20 had the log-probability of all of them, without a word."""
+    x = {"a": torch.randn(20, 3)}
+    right = model(lambda z: Summed(0 * z, lambda v: v.sum(-1)))
+    exact = dist.Normal(0.0, 1.0).log_prob(x["a"]).sum(1)
+    torch.testing.assert_close(mm.log_likelihood(right, x, num_particles=3).value, exact)
+    line = r"^the likelihood of 'a', a Summed, has log-probabilities \(.*\) for one entry, where its batch is \(1, 1\);"
+    for ask in (mm.log_likelihood, lambda *data: mm.fit(*data, epochs=1, progress=False)):
+        with pytest.raises(ValueError, match=line) as caught:
+            ask(model(lambda z: Summed(0 * z, way)), x, {"a": torch.arange(20) > 3})
+        assert "\n" not in str(caught.value)
+
+
 NET = nn.Identity()
 NO_SCALES = {
     "zero": lambda: mm.NormalLikelihood(NET, 0.0),
