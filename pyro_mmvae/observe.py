@@ -59,10 +59,11 @@ def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) ->
 def _sample(name: str, p: Distribution, x: Tensor | None) -> None:
     try:
         pyro.sample(name, p, obs=x)
-    except NotImplementedError:  # a density is asked for later
-        p = p.base_dist if isinstance(p, Independent) else p
+    except NotImplementedError as error:  # a density is asked for later
+        p, reason = p.base_dist if isinstance(p, Independent) else p, (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"the likelihood of {name!r}, a {type(p).__name__}, can be scored, not drawn; give it a method sample"
+            f"the likelihood of {name!r}, a {type(p).__name__}, can be scored, not drawn{reason and f' ({reason})'};"
+            " give it a method sample, or use another"
         ) from None
 
 

@@ -325,6 +325,13 @@ def test_a_likelihood_without_draws_is_scored_and_the_rest_says_so():
         assert "\n" not in str(e.value)
 
 
+def test_why_a_likelihood_cannot_be_drawn_is_told():
+    improper = model(lambda z: dist.ImproperUniform(dist.constraints.real, z.shape, ()).to_event(1))
+    line = r"^the likelihood of 'a', a ImproperUniform, can be scored, not drawn \(.* not support sampling\); give it a"
+    with pytest.raises(ValueError, match=line):
+        mm.generate(improper)
+
+
 def test_mixtures_may_have_weights_that_are_the_same_for_all():
     """Which torch scores, and does not draw."""
     vae = model(lambda z: dist.MixtureSameFamily(MIXED, dist.Normal(ONES[:2] * z.unsqueeze(-1), 1.0)).to_event(1))
