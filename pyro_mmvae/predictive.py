@@ -108,12 +108,12 @@ def sides_of(base: Distribution) -> tuple[Tensor, Tensor] | None:
 def _is_fine(base: Distribution) -> bool:
     """Whether the parameters are finite, so that a mean of NaN is the family's, as of a Cauchy or of df <= 1, or that
     of a part of it."""
-    inside = [part for part in vars(base).values() if isinstance(part, torch.distributions.Distribution)]
-    if inside:
-        return all(map(_is_fine, inside))
     parameters = [value for name, value in vars(base).items() if name in base.arg_constraints]
     tensors = [value for value in parameters if isinstance(value, Tensor)]
-    return bool(tensors) and all(bool(value.isfinite().all()) for value in tensors)
+    inside = [part for part in vars(base).values() if isinstance(part, torch.distributions.Distribution)]
+    if not tensors:
+        return bool(inside) and all(map(_is_fine, inside))
+    return all(bool(value.isfinite().all()) for value in tensors)
 
 
 @torch.no_grad()
