@@ -374,9 +374,12 @@ def test_rows_without_a_label_are_grey_below_the_others(labels):
 
 
 def test_no_two_groups_look_alike():
-    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(24)
-    lines = mm.plot_latent(vae, x, labels=range(24)).lines
-    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 24
+    """Neither to those who do not tell green from red."""
+    vae, x = LinearGaussian().vae(), LinearGaussian().simulate(70)
+    models = {f"m{number}": [0.5] for number in range(70)}
+    for lines in (mm.plot_latent(vae, x, labels=range(70)).lines, mm.plot_coverage([0.5], models).lines[1:]):
+        assert len({(line.get_color(), line.get_marker()) for line in lines}) == 70
+        assert len({line.get_marker() for line in lines[:7]}) == 7
 
 
 def test_compare_shows_differences_with_two_standard_errors():

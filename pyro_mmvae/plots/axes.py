@@ -13,8 +13,8 @@ UNTOLD = "#777777"
 """The colour of what is neither good nor bad, dark enough to be read."""
 HOLE = "#d7e1ee"
 """The colour of single entries that are missing, which are neither a zero nor a shade of grey."""
-MARKERS = "o^sDvP*X"
-"""One for each ten groups, as there are ten colours."""
+MARKERS = "o^sDvPX"
+"""Of groups, beside ten colours, of which not everybody tells green from red; both together are 70."""
 LETTERS = 12
 """Of a text that fit into an inch."""
 WIDE = 16

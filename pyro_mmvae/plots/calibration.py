@@ -146,7 +146,7 @@ def plot_coverage(nominal: Sequence[float], actual: Mapping[str, Sequence[float]
     ax = new_axes(ax, (4.2 + outside * (0.8 + beside(names)), max(4.0, 1.0 + 0.22 * len(names))))
     ax.plot([0, 1], [0, 1], color=GREY, label="calibrated")
     for number, (name, values) in enumerate(zip(names, actual.values())):
-        ax.plot(nominal, values, MARKERS[number // 10 % len(MARKERS)] + "-", markersize=4, label=name)
+        ax.plot(nominal, values, MARKERS[number % len(MARKERS)] + "-", markersize=4, label=name)
     ax.set(
         xlabel="probability of the interval", ylabel="share of truths inside", xlim=(0, 1), ylim=(0, 1), aspect="equal"
     )

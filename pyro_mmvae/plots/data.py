@@ -86,7 +86,7 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
     ax, plane = new_axes(ax, (wide, 4.2)), mean.double().cpu().numpy()
     plane = plane if plane.shape[1] == 2 else np.column_stack([plane[:, 0], np.zeros(len(plane))])
     for number, (group, name) in enumerate(zip(apart, names)):
-        chosen, marker = plane[groups == group], MARKERS[number // 10 % len(MARKERS)]
+        chosen, marker = plane[groups == group], MARKERS[number % len(MARKERS)]
         style: dict[str, Any] = {"color": f"C{number % 10}"} if group not in UNKNOWN else {"color": "0.8", "zorder": 1}
         ax.plot(chosen[:, 0], chosen[:, 1], marker, markersize=3, alpha=0.6, label=name, **style)
     if labels is not None:
