@@ -96,7 +96,10 @@ class Comparison:
             column(["+-", *(f"{r.se:.3f}" for r in self.rows)], 5),
             column(["good k-hat", *(percent(r.good_khat) for r in self.rows)], 10),
         ]
-        lines = ["  ".join(line) for line in zip(*columns)]
+        return "\n".join([*map("  ".join, zip(*columns)), "", *self._foot(names)])
+
+    def _foot(self, names: Mapping[str, str]) -> list[str]:
+        """What the numbers are, and which are not to be compared."""
         foot = [
             "log p(x) of the same rows by importance sampling, nats a row; difference to the best model, +- one",
             "standard error of the paired difference: below twice that the two cannot be told apart. Good k-hat: share",
@@ -118,7 +121,7 @@ class Comparison:
                 "+ It explains fewer of the modalities than others do: this is the likelihood of less data, and not to",
                 "be compared. mm.conditional_log_likelihood asks the others for the same.",
             ]
-        return "\n".join([*lines, "", *foot])
+        return foot
 
 
 def compare(
