@@ -91,6 +91,11 @@ def test_the_weights_are_those_of_the_moment():
     assert torch.equal(values(stopped), values(shorter))
 
 
+def test_one_step_is_no_plural():
+    with pytest.raises(KeyboardInterrupt, match="in epoch 1, after 1 step of it; the weights"):
+        train(build(6), schedule=mm.constant)
+
+
 def test_with_validation_data_they_are_those_of_the_best_epoch(tmp_path):
     stopped, shorter = build(8), build()
     with pytest.raises(KeyboardInterrupt, match=r"in epoch 1, after 3 steps of it; .* of epoch 0, the best"):

@@ -95,6 +95,14 @@ def test_a_modality_left_out_shows_its_line_of_the_table():
     )
 
 
+def test_a_table_says_why_a_p_value_is_missing():
+    few, many = (
+        mm.LeftOut("size", n, 60, 0.0, 1.0, 0.5, 0.9, p, torch.zeros(n, 3)) for n, p in ((5, math.nan), (20, 0.2))
+    )
+    foot = "\nnan: fewer than 20 rows have no p-value."
+    assert repr(mm.PredictiveCheck([few, many])).endswith(foot) and "nan" not in repr(mm.PredictiveCheck([many]))
+
+
 def test_an_imputation_error_shows_what_there_is():
     numbers = mm.ImputationError(32, 0.967, 0.976, math.nan, math.nan, -1.388, 0.112)
     assert repr({"b": numbers}) == (

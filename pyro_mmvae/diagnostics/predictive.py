@@ -106,6 +106,8 @@ class PredictiveCheck:
             "not one by one. A small p says that this modality is not as predicted, which is the fault",
             blame[self.method != "guide"],
         ]
+        if any(math.isnan(row.p) for row in self.rows):
+            foot.append(f"nan: fewer than {FEWEST} rows have no p-value.")
         return "\n".join([*lines, "", *foot])
 
 

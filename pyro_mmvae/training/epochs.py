@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from pyro_mmvae.arrays import counted
 from pyro_mmvae.data import Batch
 from pyro_mmvae.training.balance import warn_of_collapse, warn_of_drowning
 from pyro_mmvae.training.batches import Batches
@@ -141,9 +142,8 @@ class Loop:
     def _where(self) -> str:
         course = self.course
         weights = "that moment" if course.kept is None else f"epoch {course.history.best_epoch}, the best"
-        return (
-            f"fit stopped in epoch {course.epoch}, after {course.step} steps of it; the weights are those of {weights}"
-        )
+        where = f"in epoch {course.epoch}, after {counted(course.step, 'step')} of it"
+        return f"fit stopped {where}; the weights are those of {weights}"
 
     def _failed(self, step: int, what: str, culprit: str) -> FloatingPointError:
         self.course.set(self.course.start)
