@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         "version": __version__,
         "torch": torch.__version__,
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
-        "subsets": [row._asdict() for row in table],
+        "subsets": [{k: None if v != v else v for k, v in row._asdict().items()} for row in table],  # JSON has no NaN
         "digits": digits,
         "loss": history.loss,
     }

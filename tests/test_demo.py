@@ -89,6 +89,14 @@ def test_long_names_leave_the_table_its_columns(capsys):
     assert all(line.split()[-5:] == ["-12.30", "0.10", "50%", "0.00", "100%"] for line in lines)
 
 
+def test_the_report_is_json_to_everybody(tmp_path, single):
+    """One held-out row has no standard error."""
+    np.savez(tmp_path / "few.npz", size=np.random.default_rng(0).normal(size=(5, 2)))
+    assert command.main(["--data", str(tmp_path / "few.npz"), "--epochs", "1", "--out", str(tmp_path)]) == 0
+    strict = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert strict["subsets"][0]["rows"] == 1 and strict["subsets"][0]["se"] is None
+
+
 def test_one_row_is_not_split(tmp_path, capsys):
     np.savez(tmp_path / "one.npz", size=np.zeros((1, 2)))
     assert command.main(["--data", str(tmp_path / "one.npz"), "--out", str(tmp_path / "out")]) == 1
