@@ -34,7 +34,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         " figure.png, posterior.nc, model.pt and report.json.",
     )
     add = parser.add_argument
-    add("--data", type=Path, metavar="FILE.npz", help="arrays by modality name, rows first, NaN = missing")
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE.npz",
+        help="arrays by modality name, rows first, NaN = missing; of more than"
+        " five, subsets are the single ones and all",
+    )
     add("--prior", choices=demo.PRIORS, default="mixture", help="prior of the shared code (default: %(default)s)")
     add("--fusion", choices=demo.FUSIONS, default="mopoe", help="how experts are combined (default: %(default)s)")
     add("--epochs", type=int, default=100, help="passes over the data (default: %(default)s)")

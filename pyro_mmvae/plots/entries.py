@@ -28,8 +28,8 @@ def plot_reconstructions(
     """A few rows as observed (red frame), and below each modality what the model makes of all that is observed.
 
     Args:
-        x, mask: a few rows; one column each. What is missing stays empty (single entries pale blue), and is
-            predicted all the same.
+        x, mask: a few rows; one column each, in which repeats of a picture stand side by side. What is missing stays
+            empty (single entries pale blue), and is predicted all the same.
         show: name -> see `plot_entry`.
 
     Example:
