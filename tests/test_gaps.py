@@ -10,8 +10,9 @@ from cases import three, three_holes, three_rows
 from exact import LinearGaussian
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics import refine
 from pyro_mmvae.diagnostics.gaps import _split
-from pyro_mmvae.diagnostics.refine import fit_normal, moments
+from pyro_mmvae.diagnostics.refine import fit_normal, marginal, moments, widened
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
 from pyro_mmvae.psis import smooth
@@ -262,6 +263,62 @@ def test_some_rows_of_a_witness_come_and_go_with_their_coordinates():
     assert torch.equal(q.scale_tril, torch.diag_embed(q.stddev)) and bool((q.stddev < 3).all())
     alike = torch.randn(40, 1, 1) + 0.1 * torch.randn(40, 1, 4)  # forty are enough
     assert bool((Witness(alike, torch.zeros(40, 1)).normal.covariance_matrix > 0.3).all())
+
+
+def correlated(*batch, size=3):
+    factor = torch.randn(*batch, size, size)
+    cov = factor @ factor.mT + 0.1 * torch.eye(size)
+    return torch.distributions.MultivariateNormal(torch.randn(*batch, size), cov)
+
+
+def test_moments_are_those_of_the_draws():
+    """But for a thousandth of the variance more in the covariances, and none beside the variances."""
+    z = correlated(2).sample((50,))
+    covariance = torch.stack([one.T.cov() for one in z.unbind(1)])
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    full, scales = (moments(z, full_rank=full) for full in (True, False))
+    for q in (full, scales):
+        torch.testing.assert_close(q.loc, z.mean(0))
+    torch.testing.assert_close(scales.covariance_matrix, torch.diag_embed(variance))
+    expected = covariance * (49 / 50) + torch.diag_embed(0.001 * variance)
+    torch.testing.assert_close(full.covariance_matrix, expected)
+
+
+def test_one_draw_in_ten_of_a_widened_normal_is_of_one_twice_as_wide():
+    one, several = correlated(2), correlated(2, 3)
+    shares = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]])
+    z = 3 * torch.randn(40, 2, 3)
+
+    def density(q):
+        wide = torch.distributions.MultivariateNormal(q.loc, 4 * q.covariance_matrix)
+        z_of = z if q is one else z.unsqueeze(2)
+        return 0.9 * q.log_prob(z_of).exp() + 0.1 * wide.log_prob(z_of).exp()
+
+    torch.testing.assert_close(widened(one).log_prob(z).exp(), density(one))
+    torch.testing.assert_close(widened(several, shares).log_prob(z).exp(), (shares * density(several)).sum(-1))
+
+
+def test_a_row_whose_refinement_got_worse_keeps_its_start(monkeypatch):
+    """Three standard deviations off in the last two of four rows, of which the guide is off by one."""
+    truth = LinearGaussian(orthogonal=False)
+    x = truth.simulate(4)
+    mean, covariance = truth.posterior(x)
+    sd = covariance.diagonal(dim1=1, dim2=2).sqrt()
+    loc = mean + sd * torch.tensor([0.0, 0.0, 3.0, -3.0]).unsqueeze(1)
+    end = torch.distributions.MultivariateNormal(loc, covariance)
+    monkeypatch.setattr(refine, "climbed", lambda *_, **__: end)
+    q = fit_normal(Target(broken(truth, 1, 1), opened(broken(truth, 1, 1), x)), full_rank=True)
+    torch.testing.assert_close(q.loc[:2], mean[:2]), torch.testing.assert_close(q.scale_tril[:2], end.scale_tril[:2])
+    assert (((q.loc - mean) / sd)[2:] - 1).abs().max() < 4.5 / 200**0.5
+
+
+def test_a_marginal_has_the_rows_and_columns_of_the_coordinates():
+    q, columns = correlated(2, size=4), torch.tensor([3, 1])
+    part = marginal(q, columns)
+    assert torch.equal(part.loc, q.loc[:, [3, 1]])
+    torch.testing.assert_close(part.covariance_matrix[:, 0, 1], q.covariance_matrix[:, 3, 1])
+    torch.testing.assert_close(part.variance, q.variance[:, [3, 1]])
+    assert marginal(q, torch.arange(4)) is q
 
 
 def test_draws_so_far_off_that_they_are_all_one_number_have_moments():

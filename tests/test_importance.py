@@ -11,6 +11,7 @@ from exact import LinearGaussian
 
 import pyro_mmvae as mm
 from pyro_mmvae.chance import seeded
+from pyro_mmvae.diagnostics.conditional import _mixture, _with
 from pyro_mmvae.diagnostics.curve import _bound
 from pyro_mmvae.psis import Smoothed, khat_limit, resampled, smooth
 
@@ -88,6 +89,23 @@ def test_the_conditional_log_likelihood_is_the_models(given):
     assert (guide.value - exact).mean().abs() < 0.01  # one number for an exact guide
     wrong = mm.guide_predictive_log_likelihood(truth.vae(expert="posterior"), x, **options)
     assert (wrong.value - exact).mean() < -0.01
+
+
+def test_a_proposal_for_more_codes_has_those_of_fewer_beside_them():
+    """Blocks of two normals, independent of each other; and the density of a mixture in equal parts."""
+    factor, small = torch.randn(2, 4, 4), torch.randn(2, 2, 2)
+    q = torch.distributions.MultivariateNormal(torch.randn(2, 4), factor @ factor.mT + torch.eye(4))
+    part = torch.distributions.MultivariateNormal(torch.randn(2, 2), small @ small.mT + torch.eye(2))
+    both = _with(q, part, torch.tensor([3, 1]))
+    assert torch.equal(both.loc[:, [3, 1]], part.loc) and torch.equal(both.loc[:, [0, 2]], q.loc[:, [0, 2]])
+    found = both.covariance_matrix[:, [3, 1, 0, 2]][..., [3, 1, 0, 2]]
+    expected = torch.stack(
+        [torch.block_diag(a, b) for a, b in zip(part.covariance_matrix, q.covariance_matrix[:, ::2, ::2])]
+    )
+    torch.testing.assert_close(found, expected)
+    z = torch.randn(5, 2, 4)
+    density = (q.log_prob(z).exp() + both.log_prob(z).exp()) / 2
+    torch.testing.assert_close(_mixture([q, both]).log_prob(z).exp(), density)
 
 
 def test_a_model_with_a_global_site_is_weighted_row_by_row():
