@@ -88,14 +88,14 @@ def accelerated(monkeypatch):
     """
     for module in (data, objective, training_step):
         monkeypatch.setattr(module, "on_gpu", lambda device: True)
-    at = modality.Seen.at.__func__
+    at = seen.Seen.at.__func__
 
     def laid_out(cls, x, entries, elements, known=None, part=False):
         assert known is not None or _get_current_dispatch_mode() is None
         return at(cls, x, entries, elements, known, part)
 
-    monkeypatch.setattr(modality.Seen, "at", classmethod(laid_out))
-    for module, name in ((modality, "places"), (learned, "places"), (objective, "_that_count"), (data.Batch, "lacks")):
+    monkeypatch.setattr(seen.Seen, "at", classmethod(laid_out))
+    for module, name in ((seen, "places"), (learned, "places"), (objective, "_that_count"), (data.Batch, "lacks")):
         monkeypatch.setattr(module, name, uncounted(getattr(module, name)))
 
 

@@ -144,7 +144,7 @@ def _guesses(
 
     for rows in torch.arange(seen.rows, device="cpu").split(rows_at_once(seen, 1)):
         part, codes = seen.take(rows), {site: value[:, rows] for site, value in latents.items()}
-        means = predictive(vae, part, read=read, num_draws=num_draws, latents=codes or None, only=names)
+        means = predictive(vae, part, read=read, num_draws=num_draws, latents=codes, only=names)
         for name in names:
             if name not in means:
                 raise ValueError(f"modality {name!r} has no decoder, so that nothing fills it in; leave it visible")
@@ -166,7 +166,7 @@ def _errors(
         frequent = _most_frequent(truth, visible, categories).expand_as(truth)
         return math.nan, math.nan, _mean((mean == truth)[hidden]), _mean((frequent == truth)[hidden])
     total = torch.where(visible, truth, 0).sum(0, dtype=torch.float64)  # of large numbers that differ by little
-    middle, named = (total / visible.sum(0).clamp(min=1)).to(mean.dtype), torch.zeros_like(hidden)
+    middle, named = (total / visible.sum(0)).to(mean.dtype), torch.zeros_like(hidden)
     if bool(angles.any()):
         sides = (torch.where(visible, side, 0).sum(0) for side in (truth.sin(), truth.cos()))
         middle = torch.where(angles, torch.atan2(*sides), middle)
