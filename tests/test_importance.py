@@ -91,6 +91,16 @@ def test_the_conditional_log_likelihood_is_the_models(given):
     assert (wrong.value - exact).mean() < -0.01
 
 
+def test_the_errors_of_what_tells_next_to_nothing_cancel():
+    """As both terms have their draws in common: each alone has an error of some hundredths of a nat."""
+    truth = LinearGaussian({"a": 4, "b": 3})
+    truth.noise["b"] = 30.0
+    x = truth.simulate(10)
+    found = mm.conditional_log_likelihood(truth.vae(), x, given=["a"], targets=["b"], num_particles=100)
+    exact = truth.log_prob(x) - truth.log_prob(x, subset=["a"])
+    assert ((found.value - exact).abs() < 5 * found.se + 1e-6).all() and (found.se < 0.01).all()
+
+
 def test_a_proposal_for_more_codes_has_those_of_fewer_beside_them():
     """Blocks of two normals, independent of each other; and the density of a mixture in equal parts."""
     factor, small = torch.randn(2, 4, 4), torch.randn(2, 2, 2)
