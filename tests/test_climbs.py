@@ -87,6 +87,30 @@ def test_two_modes_with_one_climb_each_make_doubt_and_draws_are_of_the_modes_whe
     assert (draws.raw == prior.raw).all(0).tolist() == [False, True, False, True]
 
 
+def test_of_rows_whose_prior_has_seen_enough_none_is_in_doubt(monkeypatch):
+    """Of four rows two have a hundred effective draws; where all have, or where draws are few, nothing climbs."""
+    truth, real, rows = Modes(2, 4, 2, 0.1), climbs._climbs, []
+    x, there = truth.simulate(4), torch.tensor([True, False, True, False])
+    target = Target(mm.Pair(truth.model, truth.guide), opened(mm.Pair(truth.model, truth.guide), x))
+
+    def found(part, *args, **more):
+        rows.append(part.batch.rows)
+        mass = torch.zeros(more["starts"], rows[-1])
+        return climbs.Climbs(real(part, *args, **more).q, mass, torch.full((rows[-1],), 2))
+
+    monkeypatch.setattr(climbs, "_climbs", found)
+    monkeypatch.setattr(Smoothed, "beats", lambda own, other: torch.ones_like(own.khat, dtype=torch.bool))
+    guide, prior = Witness(*target.guide(100)), climbs.of_prior(target, 100)
+    few = Witness(prior.z, torch.where(there, 0.0, 9.0 * torch.randn(100, 4)))
+    draws, unsure = climbs.with_modes(target, guide, few)
+    assert rows == [4, 2] and torch.equal(unsure, ~there)
+    assert torch.equal((draws.raw == few.raw).all(0), there)
+    for enough in (Witness(prior.z, torch.zeros(100, 4)), Witness(few.z[:31], few.raw[:31])):
+        draws, unsure = climbs.with_modes(target, guide, enough)
+        assert draws is enough and not unsure.any()
+    assert rows == [4, 2]
+
+
 def test_a_normal_that_covers_two_modes_has_the_moments_of_the_posterior():
     """Modes at +-1.4 of equal mass, of which a fitted normal has one: the prior has seen both."""
     x = {"a": torch.full((3, 1), 2.0)}

@@ -93,6 +93,18 @@ def test_rows_and_draws_keep_their_order_in_chunks(case, at_once, monkeypatch):
     torch.testing.assert_close(found.rmse, float((by_hand - x["c"]).square().mean().sqrt()))
 
 
+def test_a_category_is_the_one_of_greatest_mean_probability_over_the_draws():
+    """Two draws hold it for the first by a little, and a third for the last by far."""
+    columns = [mm.RealColumn(), mm.CategoryColumn(3), mm.RealColumn()]
+    part = mm.Modality(mm.TableLikelihood(torch.nn.Identity(), columns), mm.encoder(3, 8, dim=5))
+    vae = mm.MultimodalVAE({"table": part}, mm.StandardNormal(5), mm.PoE())
+    shares = torch.tensor([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3], [0.05, 0.05, 0.9]])
+    others = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 7.0]])
+    z = torch.stack([torch.cat([others[:, :1], p.log(), others[:, 1:]], 1) for p in (shares, shares.flip(1))], 1)
+    found = mm.predict(vae, {"table": torch.zeros(2, 3)}, latents={"z": z})["table"]
+    torch.testing.assert_close(found, torch.tensor([[2.0, 2.0, 3.0], [2.0, 0.0, 3.0]]))
+
+
 def test_fewer_draws_are_taken_evenly(case):
     vae, x, mask, exact = case
     part = {"z": exact["z"][[0, 1333, 2666, 3999]]}
