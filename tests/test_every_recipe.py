@@ -1,5 +1,8 @@
 """Every recipe answers every question, of any data: rows of which nothing is known, a modality that nobody has, NaN."""
 
+import pickle
+from copy import deepcopy
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -119,6 +122,42 @@ def test_every_question_is_answered_by_numbers_or_refused_in_a_line(recipe, ques
         else:
             found = numbers(QUESTIONS[question](vae, loss, x, mask))
             assert len(found) and found.isfinite().all(), make.__name__
+
+
+def state_of(vae):
+    """All that a question could change besides the random generator."""
+    parameters = list(vae.parameters())
+    return [
+        pickle.dumps(dict(vae.state_dict())),
+        [(id(p), p.requires_grad, None if p.grad is None else p.grad.tolist()) for p in parameters],
+        [(id(module), module.training, list(vars(module))) for module in vae.modules()],
+        list(pyro.get_param_store().keys()),
+        (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_num_threads()),
+        [pyro.settings.get(f"validate_{what}") for what in ("poutine", "infer", "distributions_pyro")],
+    ]
+
+
+@pytest.mark.parametrize("question", [name for name in QUESTIONS if name not in ("fit", "stock SVI")])
+@pytest.mark.parametrize("recipe", ["mmvaeplus", "nexus"])
+def test_a_question_leaves_all_as_it_was_and_copies_answer_alike(recipe, question):
+    """Also one that fails midway."""
+    (vae, loss), (x, mask) = RECIPES[recipe](), rows_with_all_kinds_of_holes()
+    first, *_, last = vae.train().parameters()
+    vae.modalities[B].eval()
+    first.requires_grad_(False)
+    last.grad = torch.ones_like(last)
+    before, found = state_of(vae), []
+    for model in (vae, vae, pickle.loads(pickle.dumps(vae)), deepcopy(vae)):
+        pyro.set_rng_seed(1)
+        found.append(numbers(QUESTIONS[question](model, loss, x, mask)))
+    assert state_of(vae) == before and all(torch.equal(one, found[0]) for one in found)
+    for module in vae.modules():
+        if isinstance(module, mm.NormalHead):
+            module.register_forward_hook(lambda *_: 1 / 0)
+    before = state_of(vae)
+    with pytest.raises(ZeroDivisionError):
+        QUESTIONS[question](vae, loss, x, mask)
+    assert state_of(vae) == before
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pyro
 import pytest
 import torch
-from cases import three, three_rows
+from cases import RECIPES, rows_of_tables, three, three_rows
 from killed import KILLS, Killed, ending, setting, train
 
 import pyro_mmvae as mm
@@ -86,6 +87,24 @@ def test_any_optimizer_goes_on(tmp_path, name):
     whole = life(tmp_path / "whole.pt", 999, make, epochs=2)
     again = lives(tmp_path / "run.pt", 5, make, epochs=2)
     assert same(outcome(*whole), outcome(*again))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_goes_on(tmp_path, recipe):
+    """With all that its own loss draws; lives of two steps, of seven in all."""
+
+    def fit(path, stop):
+        pyro.set_rng_seed(1)
+        (vae, loss), (x, mask) = RECIPES[recipe](), rows_of_tables()
+        options = {"optimizer": ending(stop), "checkpoint": path, "every": 0.0, "progress": False, "warmup": 1}
+        history = mm.fit(vae, x, mask, loss=loss, epochs=1, batch_size=3, lr=1e-2, **options)
+        return outcome(vae, history)
+
+    whole, again = fit(None, 999), None
+    for _ in range(9):
+        with suppress(Killed):
+            again = fit(tmp_path / "run.pt", 2)
+    assert same(whole, again)
 
 
 def test_early_stopping_goes_on(tmp_path):
