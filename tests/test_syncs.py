@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _get_current_dispatch_mode
 
 import pyro_mmvae as mm
-from pyro_mmvae import data, modality
+from pyro_mmvae import data, seen
 from pyro_mmvae.fusion import learned
 from pyro_mmvae.objectives import objective
 from pyro_mmvae.training import step as training_step
