@@ -171,11 +171,11 @@ class Batch(Mapping[str, Tensor]):
             self._masks[name, rows] = self.mask[name][:rows]
         return self._masks[name, rows]
 
-    def few(self, first: int = 0) -> Batch:
-        """The first rows in which each modality was seen, and seen in part, and so many first ones: enough to look at
-        shapes."""
+    def few(self, first: int = 0, partly: bool = False) -> Batch:
+        """The first rows in which each modality was seen, and so many first ones: enough to look at shapes; on demand
+        also those in which it was seen in part."""
         seen = [seen_rows(mask).to(torch.uint8).argmax() for mask in self.mask.values()]
-        fine = [mask.flatten(1) for mask in self._partly().values() if mask.dim() > 1]
+        fine = [mask.flatten(1) for mask in self._partly().values() if partly and mask.dim() > 1]
         seen += [(mask.any(1) & ~mask.all(1)).to(torch.uint8).argmax() for mask in fine]
         more = torch.arange(min(first, self.rows), device=self.device)
         return self.take(torch.cat([torch.stack(seen), more]).unique()) if seen else self

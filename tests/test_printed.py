@@ -78,7 +78,8 @@ def test_bounds_from_both_sides_show_how_far_apart_they_are():
     lower, se = -numbered(), torch.zeros(4)
     found = mm.Sandwich(lower, se, lower + torch.tensor([0.0, 0.1, 0.2, 0.5]), se, {}, {})
     assert found.width == (pytest.approx(0.2), pytest.approx((0.14 / 3 / 4) ** 0.5))
-    assert repr(found) == "-2.500 <= log p(x_S) <= -2.300 nats a row, 4 simulated rows; width 0.200 +- 0.108"
+    bounds = "lower bound -2.500, upper bound -2.300 nats a row, width 0.200 +- 0.108"
+    assert repr(found) == f"log p(x_S) of 4 simulated rows: {bounds}"
 
 
 def test_an_ecdf_shows_where_it_is_farthest_by_its_band():

@@ -60,7 +60,7 @@ class InMemory:
             yield self.data.take(index)
 
     def first(self) -> Batch:
-        return self.data.few()
+        return self.data.few(partly=True)
 
 
 class Loader:
@@ -124,7 +124,7 @@ class OnDisk:
                 yield from coming.popleft().result()
 
     def first(self) -> Batch:
-        return self.data.batch(range(min(FIRST, self.rows)), partial(opened, self.vae)).few()
+        return self.data.batch(range(min(FIRST, self.rows)), partial(opened, self.vae)).few(partly=True)
 
 
 def batches_of(vae: Any, x: Any, mask: Arrays | None, batch_size: int) -> Batches:
