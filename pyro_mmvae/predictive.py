@@ -63,13 +63,18 @@ def mean_of(site: Any, num_draws: int, rows: int) -> Tensor:
         return _direction(site, sides, events, num_draws, rows)
     value = rows_first(site, value, events, num_draws, rows).mean(0, keepdim=True)
     if isinstance(base, Columnwise):
-        for column, categories in base.categories().items():
-            probs = rows_first(site, categories, 1, num_draws, rows).mean(0, keepdim=True)
-            value[..., column] = probs.argmax(-1)
-        for column, part in enumerate(base.parts):
-            if sides := sides_of(part.expand(base.batch_shape[:-1])):
-                value[..., column] = _direction(site, sides, 0, num_draws, rows)
+        _by_column(value, site, base, num_draws, rows)
     return value
+
+
+def _by_column(value: Tensor, site: Any, base: Columnwise, num_draws: int, rows: int) -> None:
+    """Puts what has no mean among numbers into the means of a table: the most probable category, a direction."""
+    for column, categories in base.categories().items():
+        probs = rows_first(site, categories, 1, num_draws, rows).mean(0, keepdim=True)
+        value[..., column] = probs.argmax(-1)
+    for column, part in enumerate(base.parts):
+        if sides := sides_of(part.expand(base.batch_shape[:-1])):
+            value[..., column] = _direction(site, sides, 0, num_draws, rows)
 
 
 def innermost(p: Distribution) -> Distribution:
