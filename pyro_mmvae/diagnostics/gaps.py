@@ -92,7 +92,8 @@ def gaps(
     """How much of log p(x_S) - ELBO the family of the posterior costs, and how much the encoder.
 
     The best posterior of each row is found for that row alone: a normal in real coordinates, started at the moments of
-    the guide, `full_rank` or diagonal. Draws are paired, so that the gaps have smaller errors than their parts.
+    the guide, `full_rank` or diagonal. Where that is the best proposal as well, log p(x_S) and its ELBO are of the same
+    draws, so that the approximation gap has a smaller error than either.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` of any model and guide with continuous codes.
