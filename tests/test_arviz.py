@@ -96,3 +96,19 @@ def test_a_code_of_a_pair_is_no_vector(event):
     assert found.posterior["z"].dims == ("chain", "draw", "row", "latent")[: 4 if event else 3]
     assert found.posterior["z"].shape == ((1, 7, 4, 6) if event else (1, 7, 4))
     assert found.prior["z"].shape == ((1, 7, 6) if event else (1, 7))
+
+
+def test_codes_are_those_that_the_guide_draws_from_what_is_given_and_the_model_explains_all():
+    """The mean weight is p(x) of all modalities; b is predicted from a alone."""
+    truth = LinearGaussian()
+    x = truth.simulate(6)
+    found = mm.to_arviz(truth.vae(), x, given=["a"], num_draws=4000)
+    mean, covariance = truth.posterior(x, subset=["a"])
+    z = torch.as_tensor(found["posterior"]["z"].values)[0]
+    error = 4.5 * covariance.diagonal(dim1=1, dim2=2).sqrt() / 4000**0.5
+    assert ((z.mean(0) - mean).abs() < error).all()
+    weights = (torch.as_tensor(found["sample_stats"]["log_weight"].values)[0] - truth.log_prob(x)).exp()
+    assert ((weights.mean(0) - 1).abs() < 4.5 * weights.std(0) / 4000**0.5).all() and (weights.std(0) > 0.1).all()
+    b = torch.as_tensor(found["posterior_predictive"]["b"].values)[0]
+    loc = mean @ truth.loading["b"].T + truth.offset["b"]
+    assert ((b.mean(0) - loc).abs() < 4.5 * b.std(0) / 4000**0.5).all()

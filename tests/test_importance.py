@@ -238,6 +238,25 @@ def test_draws_of_a_few_rows_at_a_time_are_those_of_all(monkeypatch):
         assert bool(((ours.mean(0) - theirs.mean(0)).abs() < 5 * se).all())
 
 
+@pytest.mark.parametrize("features", [8, 2000, 9000])
+def test_chunks_hold_all_rows_and_draws_and_no_more_numbers_than_at_once(features, monkeypatch):
+    """One of the modalities has no row, and takes no room; chunks are half full at least."""
+    monkeypatch.setattr(mm.weights, "NUMBERS_AT_ONCE", 2**13)
+    for rows, draws in ((1, 1), (7, 1), (300, 1), (3, 40), (300, 40), (300, 1000), (40, 10**5)):
+        there = {"a": torch.ones(rows, dtype=torch.bool), "b": torch.zeros(rows, dtype=torch.bool)}
+        batch = mm.Batch.of({name: torch.zeros(rows, features) for name in "ab"}, there)
+        assert mm.weights.size_of(batch) == 512 + features
+        found = list(mm.weights.chunks(batch, draws))
+        assert sum(part.rows for part, _ in found) == rows and all(sum(sizes) == draws for _, sizes in found)
+        most = max(part.rows * max(sizes) for part, sizes in found)
+        assert most == 1 or most * (512 + features) <= 2**13
+        assert most == rows * draws or (most == 1 < 2**13 / (512 + features) < 2) or most * (512 + features) > 2**12
+        parts = list(mm.weights.parts(batch, draws))
+        assert sum(part.rows for part in parts) == rows and len(parts) == -(-rows // parts[0].rows)
+        assert parts[0].rows == 1 or parts[0].rows * draws * (512 + features) <= 2**13
+        assert len(parts) == 1 or (parts[0].rows + 1) * draws * (512 + features) > 2**13
+
+
 def test_codes_that_a_part_of_the_rows_has_none_of_are_no_number_there():
     z, w, more = torch.randn(4, 2, 3), torch.randn(4, 1, 2), torch.randn(4, 1, 3)
     found = mm.weights.joined([(2, {"z": z}), (1, {"w": w, "z": more})])
