@@ -99,6 +99,29 @@ def test_a_missing_expert_equals_an_absent_one(fusion):
     assert torch.equal(vae.posterior(x, never).log_prob(z), vae.posterior(x, given=["body", "counts"]).log_prob(z))
 
 
+class SaysNothing(torch.nn.Module):
+    """A likelihood that does not look at the code."""
+
+    def forward(self, z):
+        return pyro.distributions.Normal(z.new_full((*z.shape[:-1], 2), 0.3), 1.7).to_event(1)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_modality_that_says_nothing_of_the_code_adds_its_own_density_alone(fusion):
+    vae, x, mask = three(fusion=fusion), three_rows(ROWS), three_holes(ROWS)
+    parts = {**vae.modalities, "noise": mm.Modality(SaysNothing())}
+    more = mm.MultimodalVAE(parts, vae.prior, vae.fusion)
+    noise, seen = torch.randn(ROWS, 2), torch.rand(ROWS, 2) > 0.3
+    own = (pyro.distributions.Normal(0.3, 1.7).log_prob(noise) * seen).sum(1)
+    found = []
+    for ask in ((vae, x, mask), (more, {**x, "noise": noise}, {**mask, "noise": seen})):
+        pyro.set_rng_seed(1)
+        found.append((mm.log_likelihood(*ask, num_particles=40), mm.predict(*ask)["body"]))
+    (alone, body), (both, again) = found
+    torch.testing.assert_close(both.value, alone.value + own, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((both.se, both.khat, again), (alone.se, alone.khat, body), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_all_missing_is_the_prior_and_contributes_zero(fusion, prior):

@@ -267,3 +267,21 @@ def test_the_last_line_of_a_cell_shows_what_print_shows(heading):
     x = two()
     found = LAST_LINES[heading](guessed(x), x)
     assert heading in repr(found) == str(found)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-8, 0.0), (1e12, 0.0), (50.0, 1e4)])
+def test_a_guessed_model_trains_alike_in_any_unit(scale, shift):
+    """Losses differ by the Jacobian, predictions by the unit."""
+    x = two(40)
+    x["a"][::3, 0] = math.nan
+
+    def trained(x):
+        torch.manual_seed(1)
+        vae = guessed(x)
+        history = mm.fit(vae, x, epochs=5, batch_size=10, lr=1e-2, progress=False)
+        return torch.tensor(history.loss), mm.predict(vae, x)["a"]
+
+    jacobian = math.log(scale) * sum(int((~value.isnan()).sum()) for value in x.values()) / 40
+    (loss, mean), (other, far) = trained(x), trained({name: scale * value + shift for name, value in x.items()})
+    torch.testing.assert_close(other, loss + jacobian, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close((far - shift) / scale, mean, rtol=1e-8, atol=1e-8)
