@@ -97,6 +97,18 @@ def test_a_judge_learns_a_ring_and_a_line_does_not():
         mm.Judge(x, labels[:5])
 
 
+def test_a_judge_of_entries_that_never_change_measures_them_by_a_tenth_of_the_spread_of_all():
+    """As pixels at the edge of pictures do; the others by their own spread."""
+    x = 4 + torch.randn(60, 3) * torch.tensor([1.0, 3.0, 0.0])
+    judge = mm.Judge(x, (x[:, 0] > 4).long(), hidden=())
+    torch.testing.assert_close(judge.features(x).std(0), torch.tensor([1.0, 1.0, 0.0]))
+    torch.testing.assert_close(judge.features(x).mean(0), torch.zeros(3))
+    moved = judge.features(x + torch.tensor([0.0, 0.0, 1.0])) - judge.features(x)
+    torch.testing.assert_close(moved[:, 2], (10 / x.std()).expand(60))
+    assert (judge(x) == (x[:, 0] > 4)).double().mean() > 0.95
+    assert mm.Judge(torch.ones(4, 2), [0, 1, 1, 1])(torch.ones(1, 2)).tolist() == [1]  # of nothing to tell by
+
+
 def test_a_linear_probe_is_scikit_learns_logistic_regression():
     linear_model = pytest.importorskip("sklearn.linear_model")
     z = torch.randn(500, 3) * torch.tensor([1.0, 5.0, 0.2])
