@@ -55,6 +55,21 @@ def test_coherence_of_the_oracle_is_that_of_the_bivariate_normal():
     assert joint == pytest.approx(expected, abs=4 * 0.5 / 4000**0.5)
 
 
+def test_coherence_is_of_draws_that_have_not_seen_what_they_are_compared_with():
+    """The label is the sign of x_b: of a draw of x_b | x_a that has correlation 1 / (1 + s_a^2) / (1 + s_b^2) with it,
+    where one from both would have nearly 1. No row has a and c, so that none is drawn from the two."""
+    truth = LinearGaussian(dict.fromkeys("abc", 2))
+    for name, noise in {"a": 1.0, "b": 0.1, "c": 1.0}.items():
+        truth.loading[name], truth.offset[name], truth.noise[name] = torch.eye(2), torch.zeros(2), noise
+    x, first = truth.simulate(4000), torch.arange(4000).unsqueeze(1) < 2000
+    x["a"], x["c"] = torch.where(first, x["a"], torch.nan), torch.where(first, torch.nan, x["c"])
+    found = mm.coherence(truth.vae(), x, positive(x["b"]), {"b": positive})
+    expected = 0.5 + math.asin(0.5 / 1.01) / math.pi
+    assert found.counts == {("a",): 2000, ("c",): 2000}
+    for given in ("a", "c"):
+        assert found.share[(given,), "b"] == pytest.approx(expected, abs=4 * 0.5 / 2000**0.5)
+
+
 def test_frechet_distance_is_the_closed_form_of_normals():
     def sample(mean, root, rows=5):
         e = torch.linalg.qr(torch.randn(rows * 40, rows))[0]  # orthogonal columns: the covariance is exact
