@@ -145,7 +145,7 @@ mm.plot_latent(
     vae, everything, labels=np.where(lacks == "nothing", "both panels", np.char.add("lacks panel ", lacks)), ax=axes[1]
 )
 axes[1].set(title="coloured by what was measured")
-axes[0].legend(frameon=False, fontsize=6, markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
+legend = axes[0].legend(frameon=False, fontsize=6, markerscale=1.5, loc="center left", bbox_to_anchor=(1, 0.5))
 # %% [markdown]
 # On the left, monocytes, B cells, dendritic cells and a continent of T and NK cells, whose kinds lie side by side. On the
 # right, the same points: a cell that lacks a panel lies among its kind, wherever that is, and not with others that lack
@@ -204,7 +204,7 @@ for gene in ((b - average).square().mean(0) / b.mean(0).clamp(min=0.1)).argsort(
         b[:, gene] + 1, predicted[:, gene] + 1, "o", markersize=4, alpha=0.6, label=f"{genes[gene]}, r = {r:.2f}"
     )
 axes[1].set(xlabel="counted (+ 1)", ylabel="predicted from panel a (+ 1)", title="the genes that differ most")
-axes[1].legend(frameon=False, fontsize=8)
+legend = axes[1].legend(frameon=False, fontsize=8)
 # %% [markdown]
 # ## How far can the posterior be trusted?
 

@@ -97,7 +97,7 @@ figure, axes = plt.subplots(2, 1, figsize=(7, 4), layout="constrained", sharex=T
 for ax, (name, certificate) in zip(axes, certificates.items()):
     mm.plot_certificate(certificate, ax).set(title=f"{name} guide", xlabel="")
     ax.margins(y=0.25)
-axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)");
+label = axes[-1].set_xlabel("spread of ranks (1 = calibrated, above: over-confident)")
 
 # %% [markdown]
 # The bad one is found out for every subset, and for what it is: over-confident, its 90 % intervals hold the truth about
@@ -165,7 +165,7 @@ for ax, (name, vae) in zip(axes, guides.items()):
     ax.axline((0.5, 0.5), slope=1, color="#bbbbbb", zorder=0)
     ax.set(title=f"{name} guide", xlabel="sd of z from Markov chains", ylabel="sd of z" if ax is axes[0] else None)
     print(f"{name}: sd {(before / exact).mean():.2f} of the chains' before, {(after / exact).mean():.2f} after")
-axes[0].legend(frameon=False)
+legend = axes[0].legend(frameon=False)
 
 # %% [markdown]
 # Before, the bad guide's standard deviations were half of what they should be. The good one's were right in the mean (4
