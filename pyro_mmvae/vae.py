@@ -19,10 +19,11 @@ from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of, samp
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
+from pyro_mmvae.fits import check_values
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, check_modalities
 from pyro_mmvae.modes import at_rest
-from pyro_mmvae.observe import check_values, decode, observe
+from pyro_mmvae.observe import decode, observe
 from pyro_mmvae.plates import plate, shared_plate
 from pyro_mmvae.priors.plain import of_experts
 from pyro_mmvae.programs import alone, program

@@ -28,6 +28,7 @@ FLOORS = [
     {"modes", "questions"},
     {
         "modality",
+        "fits",
         "seen",
         "likelihoods",
         "weights",
