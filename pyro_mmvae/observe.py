@@ -1,4 +1,4 @@
-"""Where data meet a likelihood: the plate of one modality, its mask, its weight, and the check of its values."""
+"""Where data meet a likelihood: the plate of one modality, its mask and its weight."""
 
 from __future__ import annotations
 
