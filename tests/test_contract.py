@@ -255,8 +255,19 @@ def test_single_entries_that_are_hidden_may_not_be_scored(score):
     with pytest.raises(ValueError, match=line):
         mm.fit(columns(score), x, loss=loss, **epoch)
     mm.fit(columns(score_entries), x, loss=loss, **epoch)
+    late = {"x": torch.cat([x["x"][1:2].expand(9, 3), x["x"]])}
+    with pytest.raises(ValueError, match=line):
+        mm.fit(columns(score), late, loss=loss, **epoch)
     whole = {"x": x["x"][1:2].expand(4, 3)}
     assert mm.log_likelihood(columns(score), whole, num_particles=10).value.isfinite().all()
+
+
+def test_noise_of_a_model_is_not_taken_for_hidden_entries():
+    """N(z, 1) and noise of N(0, 1), of which a density is N(z, 1) somewhere else in every run."""
+    noisy = columns(lambda p, mask, x: score_entries(dist.Normal(p.loc + torch.randn(p.loc.shape), 1.0), mask, x))
+    x = {"x": torch.tensor([[1.0, torch.nan, 2.0], [0.5, -1.0, 3.0]])}
+    pyro.clear_param_store()
+    assert mm.log_likelihood(noisy, x, num_particles=10).value.isfinite().all()
 
 
 def test_training_refuses_a_guide_that_counts_for_more_rows_than_the_batch_has():

@@ -19,6 +19,8 @@ COLUMNS = {
     "whole, far from 0": (RNG.normal(200, 14, 400).round(), mm.RealColumn, None),
     "a year": (RNG.integers(2007, 2010, 400), mm.RealColumn, None),
     "a grade": (np.array(LIKERT * 60), mm.RealColumn, None),
+    "hardly skewed": (np.exp(RNG.normal(4, 0.2, 400)), mm.RealColumn, None),
+    "halves": ([-0.5, 0.5, -0.5], mm.RealColumn, None),
     "one value": (np.full(9, 3.0), mm.RealColumn, None),
     "of both signs": (RNG.integers(-3, 4, 400), mm.RealColumn, None),
     "positive": (np.exp(RNG.normal(2, 1, 400)), mm.PositiveColumn, None),
@@ -89,6 +91,13 @@ def test_words_become_numbers_and_numbers_words():
         seen = frame[label].notna()
         assert list(back[label][seen]) == list(frame[label][seen])
     assert table.numbers(back).equals(numbers) and pickle.loads(pickle.dumps(table)).numbers(back).equals(numbers)
+
+
+def test_numbers_of_more_digits_than_the_model_has_come_back_whole():
+    torch.set_default_dtype(torch.float32)
+    frame = pd.DataFrame({"it": [16777217.0, 1.5, 20.25]})  # float32 has no odd numbers there
+    table = mm.Table(frame)
+    assert table.frame(table.numbers(frame)).equals(frame)
 
 
 def test_other_rows_have_the_same_codes_and_absent_columns_are_missing():
