@@ -12,11 +12,11 @@ from torch import Tensor
 from pyro_mmvae.arrays import with_axes
 from pyro_mmvae.checks import distribution
 from pyro_mmvae.distributions import Categorical, Rows, feasible, masked
-from pyro_mmvae.fits import check_event
 from pyro_mmvae.modality import Modality, ask
 from pyro_mmvae.plates import plate
 from pyro_mmvae.programs import scaled
 from pyro_mmvae.seen import Seen
+from pyro_mmvae.support import check_event
 
 
 def observe(name: str, modality: Modality, latent: Tensor, seen: Seen | None) -> None:

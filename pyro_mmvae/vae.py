@@ -19,7 +19,6 @@ from pyro_mmvae.codes import beside, fused, one_code, own_of, posterior_of, samp
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
-from pyro_mmvae.fits import check_values
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.modality import Modality, check_modalities
 from pyro_mmvae.modes import at_rest
@@ -29,6 +28,7 @@ from pyro_mmvae.priors.plain import of_experts
 from pyro_mmvae.programs import alone, program
 from pyro_mmvae.seen import Seen, seen_in
 from pyro_mmvae.storage import save
+from pyro_mmvae.support import check_values
 from pyro_mmvae.view import EVERYTHING, View
 
 

@@ -28,7 +28,7 @@ FLOORS = [
     {"modes", "questions"},
     {
         "modality",
-        "fits",
+        "support",
         "seen",
         "likelihoods",
         "weights",
