@@ -60,7 +60,11 @@ def _check_support(name: str, x: Tensor, mask: Tensor, p: Distribution) -> None:
         fits = support.check(x)
         if support.is_discrete and support.event_dim:  # of a multinomial, torch asks for their sum alone
             fits = fits & (x == x.round()).all(-1)
-    except (NotImplementedError, ValueError):  # a support that cannot be asked
+    except (
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+    ):  # a support that cannot be asked, as of mixtures in torch 2.6
         return
     while mask.dim() > fits.dim():  # a support of whole vectors says nothing of a part of one
         mask = mask.all(-1)
