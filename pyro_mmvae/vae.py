@@ -125,7 +125,7 @@ class MultimodalVAE(nn.Module):
 
     def posterior(
         self, x: Arrays | None, mask: Arrays | None = None, given: Collection[str] | None = None
-    ) -> Distribution:
+    ) -> torch.distributions.Distribution:
         """q(z | x_S), batch (row,), event (dim,), from the networks in the mode that they are in (see `eval`).
 
         Args:
@@ -176,7 +176,7 @@ class MultimodalVAE(nn.Module):
             batch.checked, batch.numbers = self, {name: numbers_of(p) for name, p in known.items()}
         return batch
 
-    def likelihoods(self, batch: Batch | None = None) -> dict[str, Distribution]:
+    def likelihoods(self, batch: Batch | None = None) -> dict[str, torch.distributions.Distribution]:
         """p(x_m | z, w_m) of one row at one code, batch (1, 1): for shapes and supports.
 
         Args:

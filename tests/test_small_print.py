@@ -1,6 +1,7 @@
 """Rows, units and names at the edge of what a call takes: an answer, or one line that says what to give."""
 
 import math
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -285,3 +286,9 @@ def test_a_guessed_model_trains_alike_in_any_unit(scale, shift):
     (loss, mean), (other, far) = trained(x), trained({name: scale * value + shift for name, value in x.items()})
     torch.testing.assert_close(other, loss + jacobian, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close((far - shift) / scale, mean, rtol=1e-8, atol=1e-8)
+
+
+def test_an_editor_is_told_that_posteriors_and_likelihoods_have_means():
+    told = [get_type_hints(ask)["return"] for ask in (mm.MultimodalVAE.posterior, mm.MultimodalVAE.likelihoods)]
+    posterior, likelihoods = told[0], get_args(told[1])[1]
+    assert all(hasattr(told, name) for told in (posterior, likelihoods) for name in ("mean", "rsample", "log_prob"))
