@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import as_tensor, check_mask_shape
+from pyro_mmvae.arrays import as_tensor, check_mask_shape, counted
 from pyro_mmvae.checks import BadRow, check_index, common_rows
 from pyro_mmvae.data import Arrays, Batch
 
@@ -50,6 +50,8 @@ class MultimodalDataset:
         >>> path = tempfile.mkdtemp() + "/sizes.npy"
         >>> numpy.save(path, numpy.arange(12.0).reshape(6, 2))
         >>> dataset = MultimodalDataset({"size": numpy.load(path, mmap_mode="r")})
+        >>> dataset
+        MultimodalDataset(6 rows: size (2,))
         >>> x, mask = dataset[[4, 1]]
         >>> x["size"].tolist()
         [[8.0, 9.0], [2.0, 3.0]]
@@ -70,6 +72,10 @@ class MultimodalDataset:
 
     def __len__(self) -> int:
         return self._size if self._rows is None else len(self._rows)
+
+    def __repr__(self) -> str:
+        shapes = (f"{name} {tuple(array.shape[1:])}" for name, array in self.arrays.items())
+        return f"MultimodalDataset({counted(len(self), 'row')}: {', '.join(shapes)})"
 
     def __getitem__(self, index: Any) -> Rows:
         """x and the masks that there are: of one row, without a row axis, for an int; else of the rows named."""

@@ -52,6 +52,9 @@ class Sleep(Loss):
         super().__init__(max_plate_nesting=2)
         self.hide = hide
 
+    def __repr__(self) -> str:
+        return f"Sleep(hide={self.hide:g})"
+
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss of as many simulated rows as the batch `(x, mask)` has, a scalar that can be differentiated."""
         data, pair = Batch.of(*args, **kwargs), Pair(model, guide)

@@ -250,3 +250,31 @@ def test_columns_are_as_wide_as_their_numbers():
     assert ends(table[0]) == ends(table[1]) and len(head) == len(table[0])
     _, *lines, _ = repr(mm.Gaps(*(torch.full((3,), 10.0**n) for n in (8, 7, 6, 5, 4, 3, 2, 1)), 100)).splitlines()
     assert len({line.index(".") for line in lines}) == 1
+
+
+def test_posterior_draws_show_what_vouches_for_each_method_and_what_the_columns_mean():
+    nan, khat, ess = math.nan, torch.tensor([0.1, 0.5, 0.66, 0.9]), torch.tensor([900.0, 400.0, 300.0, 80.0])
+    methods, rhat = ["guide", "psis", "psis", "hmc"], torch.tensor([nan, nan, nan, 1.02])
+    draws = mm.PosteriorDraws({"z": torch.zeros(100, 4, 2)}, methods, khat, ess, rhat, rhat.isnan())
+    assert repr(draws).splitlines() == [
+        "100 draws of z for each of 4 rows",
+        "method     rows  certified  worst k-hat  least ess  worst r-hat",
+        "guide         1          1         0.10        900             ",
+        "psis          2          2         0.66        300             ",
+        "hmc           1          0         0.90         80        1.020",
+        "guide: its own draws; psis: resampled by smoothed weights; hmc: chains of all rows side by side",
+        "certified: no posterior mean is off by more than the tolerance, as far as can be told",
+    ]
+
+
+def test_the_code_of_one_row_has_no_dimensions_that_are_known_to_be_active():
+    x = {"a": torch.randn(9, 3)}
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    assert repr(mm.usage(vae, {"a": x["a"][:1]})).endswith("; one row does not tell which of 2 dimensions are active")
+    assert repr(mm.usage(vae, x)).endswith(" of 2 dimensions active")
+
+
+def test_what_is_made_once_and_passed_on_says_what_it_is():
+    assert repr(mm.Sleep(0.25)) == "Sleep(hide=0.25)"
+    data = mm.MultimodalDataset({"a": torch.zeros(5, 3), "b": torch.zeros(5)}, rows=[1, 2])
+    assert repr(data) == "MultimodalDataset(2 rows: a (3,), b ())"

@@ -8,7 +8,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pyro_mmvae.arrays import counted
+
 Method = Literal["auto", "guide", "refined", "psis", "hmc", "nuts"]
+WHOSE = {
+    "guide": "its own draws",
+    "refined": "of a normal fitted to the row's posterior",
+    "psis": "resampled by smoothed weights",
+    "hmc": "chains of all rows side by side",
+    "nuts": "chains by Pyro's NUTS",
+}
 
 
 @dataclass(repr=False)
@@ -46,15 +55,22 @@ class PosteriorDraws:
         return self.khat, self.ess, self.rhat, self.certified
 
     def __repr__(self) -> str:
+        draws = next(len(value) for value in self.latents.values())
+        rows, present = counted(len(self.method), "row"), [m for m in get_args(Method) if m in self.method]
         lines = [
-            f"{'method':8} {'rows':>6} {'certified':>10} {'worst k-hat':>12} {'least ess':>10} {'worst r-hat':>12}"
+            f"{counted(draws, 'draw')} of {', '.join(self.latents)} for each of {rows}",
+            f"{'method':8} {'rows':>6} {'certified':>10} {'worst k-hat':>12} {'least ess':>10} {'worst r-hat':>12}",
+            *map(self._line, present),
+            "; ".join(f"{name}: {WHOSE[name]}" for name in present),
+            "certified: no posterior mean is off by more than the tolerance, as far as can be told",
         ]
-        for name in [m for m in get_args(Method) if m in self.method]:
-            rows = torch.tensor([m == name for m in self.method])
-            rhat = float(self.rhat[rows].max())
-            lines.append(
-                f"{name:8} {int(rows.sum()):6} {int(self.certified[rows].sum()):10}"
-                f" {float(self.khat[rows].max()):12.2f} {float(self.ess[rows].min()):10.0f}"
-                f" {'' if rhat != rhat else f'{rhat:.3f}':>12}"
-            )
         return "\n".join(lines)
+
+    def _line(self, name: Method) -> str:
+        rows = torch.tensor([m == name for m in self.method])
+        rhat = float(self.rhat[rows].max())
+        return (
+            f"{name:8} {int(rows.sum()):6} {int(self.certified[rows].sum()):10}"
+            f" {float(self.khat[rows].max()):12.2f} {float(self.ess[rows].min()):10.0f}"
+            f" {'' if rhat != rhat else f'{rhat:.3f}':>12}"
+        )

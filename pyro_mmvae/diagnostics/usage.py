@@ -57,10 +57,12 @@ class Usage:
     active: Tensor
 
     def __repr__(self) -> str:
+        active, dims = int(self.active.sum()), counted(len(self.active), "dimension")
+        unknown = bool(self.spread.isnan().all())
         return (
             f"KL to the prior {self.kl:z.2f} +- {self.kl_se:.2f} nats a row = {self.information:z.2f} of information"
-            f" + {self.marginal:z.2f} from the prior to all codes together; {int(self.active.sum())} of"
-            f" {counted(len(self.active), 'dimension')} active"
+            f" + {self.marginal:z.2f} from the prior to all codes together;"
+            f" {'one row does not tell which' if unknown else active} of {dims} {'are ' if unknown else ''}active"
         )
 
 
