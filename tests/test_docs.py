@@ -2,6 +2,8 @@
 
 import inspect
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,16 @@ def test_the_package_reads_as_a_table_of_contents():
     """Every public name stands in the package's own docstring."""
     words = set(re.findall(r"\w+", inspect.getdoc(mm)))
     assert not [name for name in mm.__all__ if name not in words]
+
+
+def test_what_is_shipped_has_its_licence_beside_it():
+    folder = Path(mm.__file__).parent / "datasets"
+    text = (folder / "NOTICES.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+\.npz)` \|(.*)\|$", text, re.M))
+    assert set(rows) == {file.name for file in folder.glob("*.npz")}
+    assert all(re.search("licence|CC0|CC BY|notice", row) for row in rows.values())
+    assert "Apache License" in (folder / re.search(r"`(\S+\.txt)`", text)[1]).read_text()
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for file in project["license-files"]:
+        assert (Path(__file__).parents[1] / file).stat().st_size > 1000
+    assert (Path(__file__).parents[1] / "LICENSE").read_text().startswith(project["license"])
