@@ -161,6 +161,16 @@ def test_a_mean_that_is_infinite_or_none_is_said_to_be_none(family):
     assert mm.translate(vae, x, to="a", num_draws=3).isfinite().all()
 
 
+def test_what_has_no_mean_is_scored_by_its_density():
+    vae = model(lambda z: dist.Cauchy(torch.zeros_like(z), 2.0).to_event(1))
+    x = mm.generate(vae, 7)
+    visible = torch.arange(x["a"].numel()).reshape(x["a"].shape) % 3 > 0
+    with pytest.warns(UserWarning, match="a Cauchy, knows no mean; .*; it is judged by its log score alone$"):
+        found = mm.imputation_error(vae, x, visible={"a": visible})["a"]
+    assert found.log_score == pytest.approx(float(dist.Cauchy(0.0, 2.0).log_prob(x["a"][~visible]).mean()))
+    assert found.entries == int((~visible).sum()) and torch.tensor(found[1:5]).isnan().all()
+
+
 def test_a_mixture_of_angles_is_predicted_and_scored_around_the_circle():
     """Two lobes near pi, on either side of where the circle is cut, and one of them is twice as likely."""
 

@@ -14,16 +14,16 @@ from pyro_mmvae.arrays import counted, with_axes
 from pyro_mmvae.checks import check_index, check_mapping
 from pyro_mmvae.contract import refuse_unmasked
 from pyro_mmvae.data import Arrays, Batch
-from pyro_mmvae.distributions import Columnwise
+from pyro_mmvae.metrics.guesses import NONE, errors
 from pyro_mmvae.modes import tool
-from pyro_mmvae.predictive import innermost, mean_of, predictive, sides_of
+from pyro_mmvae.predictive import NoMean, innermost, mean_of, predictive
 from pyro_mmvae.programs import library_of
 from pyro_mmvae.questions import nesting, opened
-from pyro_mmvae.sites import per_row, scored_at
+from pyro_mmvae.sites import per_row, scored_at, value_of
 from pyro_mmvae.told import Latents, asked, told
+from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import chunks, rows_at_once, traces_of
 
-Errors = tuple[float, float, float, float]
 DRAWS = 100
 
 
@@ -34,6 +34,7 @@ class ImputationError(NamedTuple):
         entries: how many were hidden.
         rmse: root of the mean squared distance to the posterior predictive mean, in the units of the data; of a table
             without its columns of categories, NaN where nothing else is hidden; of angles (VonMises) the way around.
+            NaN, and so the next three, with a warning, where the likelihood knows no mean.
         baseline_rmse: the same of the mean of the visible entries of the same column, or, where none is visible, of the
             hidden ones: then no constant does better.
         accuracy: how often the most probable category is the true one, of a table in its columns of categories; NaN
@@ -118,12 +119,18 @@ def imputation_error(
     count, latents = asked(vae, seen, num_draws, DRAWS, None, latents)
     if num_draws is None and count > DRAWS:  # of more draws the score would be higher, whoever drew them
         count, latents = asked(vae, seen, DRAWS, DRAWS, None, latents)
-    guesses, labels, bases = _guesses(vae, seen, names, count, latents or {})
+    guesses, labels, bases, unknown = _guesses(vae, seen, names, count, latents or {})
+    for error in unknown.values():
+        warn(f"{error}; it is judged by its log score alone")
     scores = _log_scores(vae, seen, wanted, names, count, latents or {})
     return {
         name: ImputationError(
             int(hidden[name].sum()),
-            *_errors(batch[name], guesses[name], hidden[name], looked[name], bases[name], labels.get(name, 0)),
+            *(
+                NONE
+                if name in unknown
+                else errors(batch[name], guesses[name], hidden[name], looked[name], bases[name], labels.get(name, 0))
+            ),
             *_ratio(scores[name], hidden[name].reshape(batch.rows, -1).sum(1)),
         )
         for name in names
@@ -132,15 +139,21 @@ def imputation_error(
 
 def _guesses(
     vae: Any, seen: Batch, names: list[str], num_draws: int, latents: Latents
-) -> tuple[dict[str, Tensor], dict[str, int], dict[str, Distribution]]:
-    """The best guess (row, *event) of each modality, of those of categories how many there are, and the likelihood of
-    single entries of some rows: probabilities of all rows at once might be thousands of times as many numbers."""
+) -> tuple[dict[str, Tensor], dict[str, int], dict[str, Distribution], dict[str, NoMean]]:
+    """The best guess (row, *event) of each modality, of those of categories how many there are, the likelihood of
+    single entries of some rows (probabilities of all rows at once might be thousands of times as many numbers), and why
+    there is no guess of a modality: then there are zeros."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    labels, bases = {}, {}
+    labels, bases = dict[str, int](), dict[str, Distribution]()
+    unknown = dict[str, NoMean]()
 
     def read(site: Any, draws: int, rows: int) -> Tensor:
         bases[site["name"]] = innermost(site["fn"])
-        return mean_of(site, draws, rows)
+        try:
+            return mean_of(site, draws, rows)
+        except NoMean as error:
+            unknown[site["name"]] = error
+            return torch.zeros_like(value_of(site, draws, rows)[:1])
 
     for rows in torch.arange(seen.rows, device="cpu").split(rows_at_once(seen, 1)):
         part, codes = seen.take(rows), {site: value[:, rows] for site, value in latents.items()}
@@ -152,55 +165,7 @@ def _guesses(
             if mean.dim() > part[name].dim():
                 labels[name], mean = mean.shape[-1], mean.argmax(-1)
             found[name].append(mean)
-    return {name: torch.cat(parts) for name, parts in found.items()}, labels, bases
-
-
-def _errors(
-    truth: Tensor, mean: Tensor, hidden: Tensor, visible: Tensor, base: Distribution, categories: int
-) -> Errors:
-    """rmse, that of the baseline, accuracy, that of the baseline; in a table of categories by column. Angles are as far
-    apart as around the circle, and their baseline is the mean direction."""
-    angles = _angles(base).to(truth.device)
-    visible = torch.where(visible.any(0), visible, hidden)  # without one the guess is the best that looks at nothing
-    if categories:
-        frequent = _most_frequent(truth, visible, categories).expand_as(truth)
-        return math.nan, math.nan, _mean((mean == truth)[hidden]), _mean((frequent == truth)[hidden])
-    total = torch.where(visible, truth, 0).sum(0, dtype=torch.float64)  # of large numbers that differ by little
-    middle, named = (total / visible.sum(0)).to(mean.dtype), torch.zeros_like(hidden)
-    if bool(angles.any()):
-        sides = (torch.where(visible, side, 0).sum(0) for side in (truth.sin(), truth.cos()))
-        middle = torch.where(angles, torch.atan2(*sides), middle)
-    for column in base.categories() if isinstance(base, Columnwise) else ():
-        column_of = truth[..., column]
-        named[..., column] = True
-        middle[..., column] = _most_frequent(column_of, visible[..., column], int(column_of.max()) + 1).to(truth.dtype)
-    squares = [_mean(_apart(truth, guess, angles)[hidden & ~named].double() ** 2) for guess in (mean, middle)]
-    shares = [_mean((truth == guess)[hidden & named]) for guess in (mean, middle)]
-    return math.sqrt(squares[0]), math.sqrt(squares[1]), shares[0], shares[1]
-
-
-def _most_frequent(truth: Tensor, visible: Tensor, categories: int) -> Tensor:
-    """The most frequent visible category of each entry."""
-    entries = torch.arange(truth[0].numel(), device=truth.device).reshape(truth.shape[1:])
-    votes = (entries * categories + truth.long())[visible].bincount(minlength=entries.numel() * categories)
-    return votes.reshape(*truth.shape[1:], categories).argmax(-1)
-
-
-def _mean(values: Tensor) -> float:
-    """The mean; NaN of nothing."""
-    return float(values.double().mean())
-
-
-def _apart(truth: Tensor, guess: Tensor, angles: Tensor) -> Tensor:
-    """How far the truth is from the guess."""
-    way = truth - guess
-    return torch.where(angles, torch.remainder(way + math.pi, math.tau) - math.pi, way)
-
-
-def _angles(base: Distribution) -> Tensor:
-    """Whether the entries are angles, bool () or (column,)."""
-    parts = base.parts if isinstance(base, Columnwise) else None
-    return torch.tensor(bool(sides_of(base)) if parts is None else [bool(sides_of(part)) for part in parts])
+    return {name: torch.cat(parts) for name, parts in found.items()}, labels, bases, unknown
 
 
 def _log_scores(
