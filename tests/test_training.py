@@ -402,6 +402,22 @@ def test_a_history_prints_as_a_line_and_says_which_epoch_was_kept():
     assert str(mm.History(loss=[3.0], seconds=[0.25])) == "1 epoch in 0.2 s: loss 3.00 nats a row"
 
 
+def test_a_history_tells_what_the_later_half_of_the_learning_gained():
+    """A loss that falls with the sum of the learning rates looks flat at the end, and was not."""
+    lr = [mm.cosine((epoch + 1) / 100) for epoch in range(100)]
+    loss = [20 - 4 * sum(lr[: epoch + 1]) / sum(lr) for epoch in range(100)]
+    seconds = [1.0] * 100
+    history = mm.History(loss, lr=lr, seconds=seconds)
+    assert loss[-10] - loss[-1] < 0.01 and history.gained == pytest.approx(2, abs=4 / sum(lr))  # to an epoch
+    assert repr(history).endswith(
+        "\nit fell by 1.97 in the second half of all learning: twice the epochs may gain as much"
+    )
+    found_early = mm.History(loss, [9.0] * 50 + [8.0] * 50, lr, seconds, best_epoch=10)
+    assert abs(found_early.gained) < 1e-9 and "fell" not in repr(found_early)  # held out, up to what was kept
+    assert math.isnan(mm.History(loss[:9], lr=lr[:9], seconds=seconds).gained)
+    assert math.isnan(mm.History(loss, seconds=seconds).gained)
+
+
 def test_a_learnt_scale_comes_to_the_spread_of_the_data_in_time():
     """From 1 to a twentieth, while no other weight can go further than 0.5."""
     net = nn.Linear(1, 20)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 Schedule = Callable[[float], float]
+FEWEST = 10
+"""Epochs of which it is told what the later ones have gained."""
 
 
 def cosine(progress: float) -> float:
@@ -69,6 +72,9 @@ class History:
         seconds: wall time since the start.
         best_epoch: the epoch (from 0) whose weights were kept; None without validation data.
 
+    The end of a curve does not tell whether the run was long enough: where the learning rate falls to zero, as it does
+    by default, every curve ends flat. `gained` does.
+
     Example:
         >>> import torch, pyro_mmvae as mm
         >>> x = {"a": torch.randn(20, 3)}
@@ -88,9 +94,28 @@ class History:
         if not self.loss:
             return "no epoch"
         words = f"{len(self.loss)} epoch{'s' * (len(self.loss) > 1)} in {self.seconds[-1]:.1f} s: {self.summary()}"
-        if self.best_epoch is None:
-            return words
-        return f"{words}; kept epoch {self.best_epoch} (from 0), held out {self.validation[self.best_epoch]:.2f}"
+        if self.best_epoch is not None:
+            words += f"; kept epoch {self.best_epoch} (from 0), held out {self.validation[self.best_epoch]:.2f}"
+        if self.gained >= 0.005:
+            words += (
+                f"\nit fell by {self.gained:.2f} in the second half of all learning: twice the epochs may gain as much"
+            )
+        return words
+
+    @property
+    def gained(self) -> float:
+        """How much the loss fell, nats a row, from half of all learning (of the sum of the learning rates) to the end
+        or the best epoch, held out if there is that: by a factor of two or three what a run of twice the length would
+        gain. NaN of fewer than ten epochs."""
+        curve = self.validation or self.loss
+        end = len(curve) if self.best_epoch is None else self.best_epoch + 1
+        if min(end, len(self.lr)) < FEWEST:
+            return math.nan
+        done = list(accumulate(self.lr[:end]))
+        half = sum(learnt < done[-1] / 2 for learnt in done)
+        near = end // FEWEST  # over a few epochs, as losses of single ones are noisy
+        before, after = curve[max(0, half - near) : half + near + 1], curve[end - near : end]
+        return sum(before) / len(before) - sum(after) / len(after)
 
     def summary(self) -> str:
         """The last epoch in a few words."""
