@@ -90,10 +90,11 @@ def announce(module: nn.Module) -> None:
         _announce(*told[-1][id(module)])
         return
     direct = bool(steps) and all(type(handler) in _INDIFFERENT for handler in _PYRO_STACK)
-    free = [(name, p) for name, p in named_parameters(module) if p.requires_grad]
+    named = named_parameters(module)
+    free = [(name, p) for name, p in named if p.requires_grad]
     sites = [(f"vae{id(module):x}.{name}", p) for name, p in free]
     if steps and free:
-        _name(module, free, "vae" if not told[-1] else f"vae{len(told[-1]) + 1}")
+        _name(module, named, "vae" if not told[-1] else f"vae{len(told[-1]) + 1}")
     for site, parameter in sites[:1] if direct else sites:
         _announce(site, parameter)
     for trace in steps if direct else ():
@@ -139,12 +140,21 @@ def _refuse_tracing() -> None:
         )
 
 
+_named: weakref.WeakKeyDictionary[nn.Module, tuple[list[tuple[str, int]], dict[Tensor, str]]]
+_named = weakref.WeakKeyDictionary()
+"""Of every model that was named: which parameters it had where, and what they were called."""
+
+
 def _name(module: nn.Module, parameters: list[tuple[str, Tensor]], title: str) -> None:
     """Tells Pyro's optimisers the names of parameters, as `pyro.module(title, module)` would, for settings that go by
-    name and for saving; forgotten with the module."""
+    name and for saving; forgotten with the module, or when they are no longer a part of it by that name."""
     names = pyro.get_param_store()._param_to_name
-    if not all(p in names for _, p in (parameters[0], parameters[-1])):
+    places, (before, old) = [(name, id(p)) for name, p in parameters], _named.get(module, ([], {}))
+    if places != before or parameters[0][1] not in names:
         own = {p: param_with_module_name(title, name) for name, p in parameters}
+        _forget([p for p, name in old.items() if names.get(p) == name != own.get(p)])
+        _named.update({other: ([], known) for other, (_, known) in _named.items()})  # they may share what was forgotten
+        _named[module] = places, own
         names.update({p: name for p, name in own.items() if p not in names})
         weakref.finalize(module, _forget, list(own))
 

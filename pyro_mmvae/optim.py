@@ -181,24 +181,21 @@ class optim(PyroOptim):
             self.single.add_param_group({"params": new})
         self.known.update(new)
         waiting = self._state_waiting_to_be_consumed
-        for p in [p for p in self.known if _name_of(p) in waiting] if waiting else ():
-            self.single.state[p] = deepcopy(waiting.pop(_name_of(p))["state"][0])
+        name_of = pyro.get_param_store().param_name
+        for p in [p for p in self.known if name_of(p) in waiting] if waiting else ():
+            self.single.state[p] = deepcopy(waiting.pop(name_of(p))["state"][0])
         step_of(self.single)()
         self.single.zero_grad(set_to_none=True)  # else SVI fills them with zeros, and backward adds to those
 
     def get_state(self) -> dict[str, Any]:
         """The state of every parameter by its name in Pyro's store, as if each had an optimiser of its own."""
-        groups = [] if self.single is None else self.single.param_groups
-        return {
-            _name_of(p): {"state": {0: self.single.state[p]}, "param_groups": [{**group, "params": [0]}]}
-            for group in groups
+        states = {} if self.single is None else self.single.state
+        found = {
+            name: {"state": {0: states[p]}, "param_groups": [{**group, "params": [0]}]}
+            for group in (self.single.param_groups if self.single is not None else ())
             for p in group["params"]
-            if self.single is not None and p in self.single.state
+            if p in states and (name := pyro.get_param_store().param_name(p)) is not None  # else taken out of its model
         }
-
-
-def _name_of(p: Tensor) -> str:
-    name = pyro.get_param_store().param_name(p)
-    if name is None:
-        raise ValueError("a parameter has no name in Pyro's store; save the optimiser right after a step of SVI")
-    return name
+        if states and not found:
+            raise ValueError("no parameter has a name in Pyro's store; save the optimiser right after a step of SVI")
+        return found

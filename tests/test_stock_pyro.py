@@ -286,3 +286,37 @@ def test_programs_and_elbo_modules_are_pickled_with_their_model(tmp_path):
         pyro.set_rng_seed(1)
         losses.append(elbo(x).item())
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("make", [OPTIMISERS["Adam"], lambda: mm.optim({"lr": 1e-2})], ids=["pyro.optim", "mm.optim"])
+def test_an_optimiser_knows_what_was_put_into_a_model_and_what_was_renamed(make):
+    """In the midst of other parts, where the first and the last parameter stay the same."""
+    vae, x, optim = three(), three_rows(ROWS), make()
+    svi = SVI(vae.model, vae.guide, optim, Trace_ELBO())
+    for steps in (4, 2):
+        for _ in range(steps):
+            svi.step(x)
+        other, old = three().modalities["label"], list(vae.modalities["label"].parameters())
+        vae.modalities["label"] = other
+    svi.step(x)
+    steps = {name: state["state"][0]["step"].item() for name, state in optim.get_state().items() if name}
+    assert steps.keys() == {f"vae$$${name}" for name, _ in vae.named_parameters()}
+    assert {value for name, value in steps.items() if "label" in name} == {1.0} and set(steps.values()) == {1.0, 7.0}
+    assert all(pyro.get_param_store().param_name(p) is None for p in old)
+
+    vae.modalities["word"] = vae.modalities.pop("label")
+    svi.step({("word" if name == "label" else name): value for name, value in x.items()})
+    steps = {name: state["state"][0]["step"].item() for name, state in optim.get_state().items() if name}
+    assert steps.keys() == {f"vae$$${name}" for name, _ in vae.named_parameters()} and set(steps.values()) == {2.0, 8.0}
+
+
+def test_settings_of_an_optimiser_go_by_the_names_of_what_was_put_in():
+    vae, x = three(), three_rows(ROWS)
+    optim = pyro.optim.Adam(lambda name: {"lr": 1e-2 if ".label." in name else 0.0})
+    svi = SVI(vae.model, vae.guide, optim, Trace_ELBO())
+    svi.step(x)
+    vae.modalities["label"] = three().modalities["label"]
+    kept = {name: value.clone() for name, value in vae.state_dict().items()}
+    svi.step(x)
+    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved == {f"modalities.label.{name}" for name, _ in vae.modalities["label"].named_parameters()}
