@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_mmvae.announce import take_from_store
 from pyro_mmvae.arrays import positive
 from pyro_mmvae.checks import check_untouched, state_of
 
@@ -39,8 +40,9 @@ class Modality(nn.Module):
         weight: multiplies the log-likelihood in the loss, and nowhere else.
         repeated: the modality may be measured several times a row: x is (row, repeat, *event), the mask (row, repeat).
 
-    Limits: a `PyroParam` of a network is the model's own, as an `nn.Parameter` is, if it was there when the model was
-    made; one of a network that was put in later lies in Pyro's store, where all of the same name are one.
+    Limits: a `PyroParam` of a network is the model's own, as an `nn.Parameter` is, also if that is put in later, as in
+    `vae.modalities["sound"].decoder = other`; one that is later put into a network lies in Pyro's store, where all of
+    the same name are one.
 
     Raises:
         ValueError: a weight below zero.
@@ -68,19 +70,23 @@ class Modality(nn.Module):
         self.decoder, self.encoder, self.private, self.trunk = decoder, encoder, private, trunk
         self.weight, self.repeated = positive("weight", weight, zero=True), repeated
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module):
+            take_from_store(value)
+        super().__setattr__(name, value)
 
-def check_modalities(
-    modalities: Mapping[str, Modality], private: Collection[str], alone: bool, auxiliary: Collection[str] = ()
-) -> None:
-    """Refuses what makes no model: no modality, a taken name, a code without a prior or the reverse, none at all.
+
+def check_modalities(modalities: Mapping[str, Modality], private: Collection[str], prior: Any, fusion: Any) -> None:
+    """Refuses what makes no model: no modality, a taken name, a code without a prior, or none at all.
 
     Args:
         private: the names that have a prior of their private code.
-        alone: whether there is no shared code.
-        auxiliary: the names that have an auxiliary one.
+        prior, fusion: of z, or None.
     """
     if not modalities or not hasattr(modalities, "items"):
         raise ValueError("no modality: give at least one, such as {'image': mm.Modality(decoder, encoder)}")
+    if (prior is None) != (fusion is None):
+        raise ValueError("give both a prior and a fusion of z, or None for both: a model of private codes alone")
     for name, modality in modalities.items():
         if not isinstance(name, str) or not name:
             raise ValueError(f"a modality is named {name!r}; name it by a string, such as 'image'")
@@ -94,8 +100,12 @@ def check_modalities(
             raise ValueError(f"modality {name!r} has a private code but no prior; name it in private_prior")
         if modality.private is not None and modality.repeated:
             raise ValueError(f"modality {name!r} is repeated and has a private code, which is not supported; drop one")
-        if alone and modality.private is None and modality.decoder is not None:
+        if prior is None and modality.private is None and modality.decoder is not None:
             raise ValueError(f"modality {name!r} has no code at all; give a prior and a fusion of z, or private=...")
+
+
+def check_priors(modalities: Mapping[str, Modality], private: Collection[str], auxiliary: Collection[str]) -> None:
+    """Refuses priors, and auxiliary ones, of private codes that there are not."""
     for what, names in (("private_prior", private), ("auxiliary_prior", auxiliary)):
         for name in names:
             if name not in modalities or modalities[name].private is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from typing import Any
 
 import pyro
 import torch
@@ -20,7 +21,7 @@ from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import mapped, numbers_of
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.fusion import Fusion
-from pyro_mmvae.modality import Modality, check_modalities
+from pyro_mmvae.modality import Modality, check_modalities, check_priors
 from pyro_mmvae.modes import at_rest
 from pyro_mmvae.observe import decode, observe
 from pyro_mmvae.plates import plate, shared_plate
@@ -69,17 +70,27 @@ class MultimodalVAE(nn.Module):
         auxiliary_prior: Mapping[str, Callable[..., Distribution]] | None = None,
     ):
         super().__init__()
-        check_modalities(modalities, private_prior or {}, prior is None and fusion is None, auxiliary_prior or {})
+        check_modalities(modalities, private_prior or {}, prior, fusion)
+        check_priors(modalities, private_prior or {}, auxiliary_prior or {})
         self.modalities: Mapping[str, Modality] = nn.ModuleDict(modalities)  # type: ignore[assignment]
-        if (prior is None) != (fusion is None):
-            raise ValueError("give both a prior and a fusion of z, or None for both: a model of private codes alone")
         own = {f"private_prior[{name!r}]": part for name, part in (private_prior or {}).items()}
         own |= {f"auxiliary_prior[{name!r}]": part for name, part in (auxiliary_prior or {}).items()}
-        refuse_made({"prior": prior, "fusion": fusion, **own})
-        self.prior, self.fusion = None if prior is None else of_experts(prior), fusion
+        refuse_made(own)
+        self.prior: nn.Module | None = prior  # type: ignore[assignment]
+        self.fusion = fusion
         self.private_prior = nn.ModuleDict({k: of_experts(v) for k, v in (private_prior or {}).items()})
         self.auxiliary_prior = nn.ModuleDict({k: of_experts(v) for k, v in (auxiliary_prior or {}).items()})
         take_from_store(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("prior", "fusion") and value is not None:  # now or later, a plain function too
+            refuse_made({name: value})
+            value = of_experts(value) if name == "prior" else value
+            if isinstance(value, nn.Module):
+                take_from_store(value)
+            else:  # which torch would not put in the place of a module
+                self._modules.pop(name, None)
+        super().__setattr__(name, value)
 
     @program
     def model(self, x: Arrays | None = None, mask: Arrays | None = None, view: View = EVERYTHING) -> Tensor | None:
@@ -164,6 +175,9 @@ class MultimodalVAE(nn.Module):
             ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the
                 support of its likelihood.
         """
+        check_modalities(
+            self.modalities, self.private_prior.keys(), self.prior, self.fusion
+        )  # it may have been changed
         batch = Batch.of(x, mask).detached()
         self.check_names(batch)
         batch = self._as_parameters(batch)

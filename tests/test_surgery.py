@@ -1,0 +1,89 @@
+"""A model that is changed after it was made: other parts, more or fewer modalities, frozen ones, copies and files."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from exact import LinearGaussian
+from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
+from torch.distributions import constraints
+
+import pyro_mmvae as mm
+
+
+def wide_prior():
+    return dist.Normal(torch.zeros(2), 2.0).to_event(1)
+
+
+def of_the_prior(experts):
+    return experts.prior
+
+
+def part(size: int, private: int = 0) -> mm.Modality:
+    own = mm.encoder(size, 4, dim=private) if private else None
+    return mm.Modality(mm.NormalLikelihood(mm.mlp(2 + private, 4, size)), mm.encoder(size, 4, dim=2), private=own)
+
+
+def test_a_prior_and_a_guide_that_are_put_in_later_may_be_functions():
+    """log p(x) under N(0, 4 I) by hand, from a product of experts with that prior, which is exact."""
+    truth = LinearGaussian()
+    x, vae = truth.simulate(20), truth.vae()
+    vae.prior = wide_prior
+    loading = torch.cat(list(truth.loading.values()))
+    noise = torch.cat([torch.full((len(truth.loading[name]),), truth.noise[name]) for name in x])
+    p = dist.MultivariateNormal(torch.cat(list(truth.offset.values())), 4 * loading @ loading.T + noise.square().diag())
+    exact = p.log_prob(torch.cat(list(x.values()), 1))
+    torch.testing.assert_close(mm.log_likelihood(vae, x).value, exact)
+    assert not torch.allclose(exact, truth.log_prob(x), atol=0.1)
+
+    vae.fusion = of_the_prior
+    assert torch.equal(vae.posterior(x).variance, torch.full((20, 2), 4.0)) and "fusion" not in dict(
+        vae.named_modules()
+    )
+    vae.prior, vae.fusion = mm.StandardNormal(2), mm.PoE()
+    torch.testing.assert_close(mm.log_likelihood(vae, x).value, truth.log_prob(x))
+
+
+WRONG = {
+    "prior is the class StandardNormal; give an object": lambda vae: setattr(vae, "prior", mm.StandardNormal),
+    "fusion is the class PoE; give an object": lambda vae: setattr(vae, "fusion", mm.PoE),
+    "prior is a distribution, .*; give a function": lambda vae: setattr(vae, "prior", wide_prior()),
+    "give both a prior and a fusion of z": lambda vae: setattr(vae, "fusion", None),
+    "'z': .* belong to the sites of programs": lambda vae: vae.modalities.update({"z": part(3)}),
+    "'raw' is a Sequential; give mm.Modality": lambda vae: vae.modalities.update({"raw": mm.mlp(2, 3)}),
+    "'own' has a private code but no prior; name it": lambda vae: vae.modalities.update({"own": part(3, private=1)}),
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+@pytest.mark.parametrize("ask", [mm.log_likelihood, mm.fit])
+def test_what_makes_no_model_is_refused_also_when_it_is_put_in_later(says, ask):
+    truth = LinearGaussian()
+    x, vae = truth.simulate(5), truth.vae()
+    with pytest.raises(ValueError, match=says) as error:
+        WRONG[says](vae)
+        ask(vae, x)
+    assert "\n" not in str(error.value)
+
+
+class Pyros(PyroModule):
+    def __init__(self, size):
+        super().__init__()
+        self.net, self.scale = mm.mlp(2, size), PyroParam(torch.ones(()), constraint=constraints.positive)
+
+    def forward(self, z):
+        return dist.Normal(self.net(z), self.scale).to_event(1)
+
+
+def test_a_pyro_param_that_is_put_in_later_is_its_models_own():
+    truth = LinearGaussian()
+    x = truth.simulate(20)
+    vae, other = truth.vae(), truth.vae()
+    for model in (vae, other):
+        model.modalities["a"].decoder = Pyros(4)
+        model.modalities["d"] = mm.Modality(Pyros(3), mm.encoder(3, 4, dim=2))
+        SVI(model.model, model.guide, mm.optim({"lr": 0.1}), Trace_ELBO()).step({**x, "d": 5 * x["b"]})
+        mm.fit(model, {**x, "d": 50 * x["b"]}, epochs=3, progress=False)
+    scales = [model.modalities[name].decoder.scale.item() for model in (vae, other) for name in ("a", "d")]
+    assert len(set(scales)) == 4 and len(pyro.get_param_store()) == 0
