@@ -35,11 +35,14 @@ def owners_of(vae: Any) -> list[nn.Module]:
 
 
 def refuse_hidden(owners: Iterable[nn.Module], trained: Collection[int]) -> None:
-    """Refuses a plain function as a part of a model if parameters behind it take gradients and nobody trains them.
+    """Refuses a plain function as a part of a model if parameters behind it take gradients and nobody trains them, and
+    a part that borrows from another model, whose parameters nobody would keep either.
 
     Args:
         trained: the ids of those that are.
     """
+    owners = list(owners)
+    every = {id(p) for owner in owners for p in owner.parameters()}
     for owner in owners:
         own = {id(p) for p in owner.parameters()}
         for prefix, part in owner.named_modules():
@@ -50,6 +53,12 @@ def refuse_hidden(owners: Iterable[nn.Module], trained: Collection[int]) -> None
                     raise ValueError(
                         f"{where!r} is a function of a network whose parameters nobody would train; give an nn.Module"
                         " that holds the network, or freeze it by requires_grad_(False)"
+                    )
+            for lent in getattr(part, "borrowed", ()) if ours else ():
+                if not {id(p) for p in lent.parameters()} <= every:
+                    raise ValueError(
+                        f"{prefix!r} looks through networks that are not the model's own, or no longer, and nobody"
+                        " would train or save; make it anew, from vae.modalities and vae.fusion"
                     )
 
 

@@ -175,9 +175,8 @@ class MultimodalVAE(nn.Module):
             ValueError: in one line, a modality that is unknown, of a wrong shape or dtype, or has values off the
                 support of its likelihood.
         """
-        check_modalities(
-            self.modalities, self.private_prior.keys(), self.prior, self.fusion
-        )  # it may have been changed
+        # which it may have got, or lost, since it was made
+        check_modalities(self.modalities, self.private_prior.keys(), self.prior, self.fusion)
         batch = Batch.of(x, mask).detached()
         self.check_names(batch)
         batch = self._as_parameters(batch)

@@ -87,3 +87,21 @@ def test_a_pyro_param_that_is_put_in_later_is_its_models_own():
         mm.fit(model, {**x, "d": 50 * x["b"]}, epochs=3, progress=False)
     scales = [model.modalities[name].decoder.scale.item() for model in (vae, other) for name in ("a", "d")]
     assert len(set(scales)) == 4 and len(pyro.get_param_store()) == 0
+
+
+def test_a_vamp_prior_of_encoders_that_are_no_longer_the_models_is_refused():
+    """They would not be trained, and the model that comes out of a file would have another prior."""
+    x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+    parts = {"a": part(3), "b": part(2)}
+    pseudo = {name: value[:4] for name, value in x.items()}
+    vae = mm.MultimodalVAE(parts, mm.VampPrior(2, parts, mm.PoE(), pseudo), mm.PoE())
+    vae.modalities["a"].encoder = mm.encoder(3, 4, dim=2)  # which the prior looks through as well
+    vae.modalities["c"] = vae.modalities.pop("b")  # under another name it is still the same
+    mm.fit(vae, {"a": x["a"], "c": x["b"]}, epochs=1, progress=False)
+    for spoil in (
+        lambda: vae.modalities.update({"a": part(3).requires_grad_(False)}),
+        lambda: setattr(vae, "prior", mm.VampPrior(2, parts, mm.GeneralizedPoE(["b"], 2), {"b": x["b"][:4]})),
+    ):
+        spoil()
+        with pytest.raises(ValueError, match=r"'prior' looks through networks that are not the model's own.*; make it"):
+            mm.fit(vae, {"a": x["a"], "c": x["b"]}, epochs=1, progress=False)

@@ -110,15 +110,16 @@ class VampPrior(nn.Module):
     """Mixture of the posteriors of learnt pseudo-inputs: p(z) = 1/K sum_k q(z | u_k).
 
     The encoders are the model's own, used here and owned there: they are no parameters of this module, so give this
-    prior and the model the same modalities. The pseudo-inputs are learnt in the space of the data where that is real;
-    counts and categories (integers) stay the rows that were given.
+    prior and the model the same modalities, and make it anew where one of them, or a fusion with parameters, is
+    replaced: `mm.fit` refuses those of others. The pseudo-inputs are learnt in the space of the data where that is
+    real; counts and categories (integers) stay the rows that were given.
 
     A prior expert within the fusion is N(0, I), here as in the guide.
 
     Args:
         dim: of z.
         modalities: the model's own.
-        fusion: what combines the experts of a pseudo-input; the model's own, or another.
+        fusion: what combines the experts of a pseudo-input; the model's own, or another one without parameters.
         pseudo: name -> (K, *event), such as a few rows of the training data: copied, nothing missing in them.
 
     Reference:
@@ -151,6 +152,13 @@ class VampPrior(nn.Module):
         q = fusion(Experts(modalities, seen, batch.rows, self._normal))
         components = mapped(q.expand((batch.rows, 1)), lambda value, event_dims: value.squeeze(-1 - event_dims))
         return Mixture(components, self.zero.new_full((batch.rows,), 1 / batch.rows))
+
+    @property
+    def borrowed(self) -> list[nn.Module]:
+        """The networks that belong to the model."""
+        modalities, fusion = self._borrowed
+        looked = [part for name in self.pseudo for part in (modalities[name].trunk, modalities[name].encoder)]
+        return [fusion, *(part for part in looked if part is not None)]
 
     def _normal(self, _: Experts) -> Distribution:
         return Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
