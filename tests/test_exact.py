@@ -158,3 +158,13 @@ def test_generated_rows_have_the_moments_of_the_model():
     covariance = w @ w.T + torch.diag(noise)
     assert (joint.T.cov() - covariance).abs().max() < 0.08
     assert (joint.mean(0) - torch.cat([truth.offset[n] for n in truth.names])).abs().max() < 0.05
+
+
+def test_a_modality_that_is_named_twice_counts_once():
+    """As where lists of names are put one behind the other."""
+    truth = LinearGaussian()
+    x, vae = truth.simulate(20), truth.vae()
+    exact = truth.log_prob(x, subset="ab") - truth.log_prob(x, subset="a")
+    for ask in (mm.guide_predictive_log_likelihood, mm.conditional_log_likelihood):
+        found = ask(vae, x, given=["a", "a"], targets=["b", "b"])
+        assert ((found.value - exact).abs() < 5 * found.se).all()

@@ -86,6 +86,9 @@ MISUSE = {
     "'body' stands where names": lambda vae: mm.consistency(vae, X, given="body", more=["body", "label"]),
     "'counts' stands where names": lambda vae: mm.latent_similarity(vae, X, query="counts", target=["body"]),
     "^None stands where names": lambda vae: mm.conditional_log_likelihood(vae, X, given=["body"], targets=None),
+    "modality 'body' is in given and in targets, and what is given is not": lambda vae: mm.conditional_log_likelihood(
+        vae, X, given=["body"], targets=["label", "body"]
+    ),
     "a float stands where names": lambda vae: mm.to_arviz(vae, X, given=0.5),
     "the class list stands where names": lambda vae: mm.log_likelihood(mm.Pair(vae.model, vae.guide), X, given=list),
     "a Tensor stands where names": lambda vae: mm.impute(vae, X, given=torch.tensor(2)),

@@ -50,7 +50,7 @@ def conditional_log_likelihood(
         `LogLikelihood`; its k-hat is the worse of the two terms'. A difference of two bounds is none.
 
     Raises:
-        ValueError: bad input, a name that is no modality, or a discrete code.
+        ValueError: bad input, a name that is no modality, or in both lists, or a discrete code.
 
     Reference:
         Veach and Guibas, 1995, Optimally Combining Sampling Techniques for Monte Carlo Rendering,
@@ -68,9 +68,13 @@ def conditional_log_likelihood(
     for names in (given, targets):
         check_collection(names)
         known(vae, names)
-    both = [*given, *(name for name in targets if name not in given)]
+    for name in (name for name in given if name in targets):
+        raise ValueError(
+            f"modality {name!r} is in given and in targets, and what is given is not to be predicted; leave it out of"
+            " one of them"
+        )
     depth = nesting(vae, batch)
-    for part in parts(batch.only(both), PARTICLES):
+    for part in parts(batch.only([*given, *targets]), PARTICLES):
         small, large = Target(vae, part.only(given), depth), Target(vae, part, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)
@@ -141,6 +145,6 @@ def guide_predictive_log_likelihood(
     for part, sizes in chunks(batch, num_particles):
         drawn = [draw(vae, part, k, given=given, targets=targets, depth=depth).log_likelihood for k in sizes]
         zero = torch.zeros((), device=part.device)
-        totals = [sum((one[n] for n in targets if n in one), zero) for one in drawn]
+        totals = [sum((one[n] for n in dict.fromkeys(targets) if n in one), zero) for one in drawn]
         found.append(estimate(torch.cat([total.expand(k, part.rows) for total, k in zip(totals, sizes)])))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
