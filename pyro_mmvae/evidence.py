@@ -22,7 +22,7 @@ class LogLikelihood(NamedTuple):
     """log p(x_S) of every row by importance sampling.
 
     Attributes:
-        value: (row,), in nats; a lower bound in expectation.
+        value: (row,), in nats; a lower bound in expectation. Zero in a row that has nothing of what is asked for.
         se: (row,), its Monte-Carlo standard error in nats, to be believed where k-hat is below 0.3. Up to the limit it
             is on the small side, as the weights that were drawn tell too little of those that were not: of rows whose
             truth is known one in five lay beyond two of them, and with diagonal guides of thin posteriors (counts of
@@ -78,8 +78,10 @@ def log_likelihood(
         vae: a `MultimodalVAE` or a `Pair`.
         x, mask: as in `vae.model`.
         num_particles: K.
-        given: what the guide may look at, when the proposal is to differ from the targets.
-        targets: the modalities whose likelihood is asked for; None = all that are observed.
+        given: what the guide may look at, when the proposal is to differ from the targets. Beside
+            targets, conditions (`mm.Conditioned`) have to be in it, or they count as missing.
+        targets: the modalities whose likelihood is asked for; None = all that are observed. What is neither here nor
+            in `given` is not looked at.
 
     Returns:
         `LogLikelihood`; modality weights do not enter it.

@@ -216,3 +216,12 @@ def test_codes_of_rows_under_one_condition_tell_what_had_been_under_another():
     drawn = mm.translate(vae, other, to="x", latents=latents)
     apart = drawn - WEIGHT * z - SHIFT * other["c"]  # the noise alone
     assert apart.mean().abs() < 4.5 * NOISE / 300**0.5
+
+
+def test_a_likelihood_of_targets_is_under_the_conditions_that_are_given_with_them():
+    vae = exact_cvae()
+    under = mm.log_likelihood(vae, X, targets=["x"], given=["x", "c"])
+    torch.testing.assert_close(under.value, exact_log_p())
+    without = mm.log_likelihood(vae, X, targets=["x"])
+    nothing = dist.Normal(0.0, (WEIGHT**2 + NOISE**2) ** 0.5).log_prob(X["x"]).squeeze(1)
+    torch.testing.assert_close(without.value, nothing)
