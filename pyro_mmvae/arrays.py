@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -15,12 +16,11 @@ from torch import Tensor
 def as_tensor(name: str, value: Any) -> Tensor:
     """The value as a dense tensor of real numbers or of int64, without a copy where none is needed.
 
-    NumPy arrays of any strides and byte order, masked arrays (masked = missing), pandas (NA = missing), sparse matrices
-    of SciPy and torch, lists (None = missing), and whatever else NumPy makes an array of.
+    NumPy arrays of any strides and byte order, masked arrays and tensors (masked = missing), pandas (NA = missing),
+    sparse matrices of SciPy and torch, lists (None = missing) and columns of arrays, and whatever else NumPy makes an
+    array of.
     """
     tensor = tensor_of(f"modality {name!r}", value)
-    if tensor.is_complex() or tensor.is_quantized:
-        raise ValueError(f"modality {name!r} is of dtype {tensor.dtype}; give real numbers, or integers for counts")
     if tensor.dim() == 0:
         raise ValueError(f"modality {name!r} is a single number; give one entry a row, shape (row, *event)")
     if tensor.dtype == torch.bool:
@@ -54,11 +54,7 @@ def check_mask_shape(name: str, mask: tuple[int, ...], values: tuple[int, ...]) 
 def tensor_of(what: str, value: Any) -> Tensor:
     """The value as a dense tensor, of the kind of numbers that it has."""
     if isinstance(value, Tensor):
-        if value.is_meta:
-            raise ValueError(f"{what} is on the device 'meta', which holds no values; give a tensor on another one")
-        if value.is_nested:
-            raise ValueError(f"{what} is a nested tensor; pad it to one shape, NaN where missing")
-        return value if value.layout == torch.strided else value.to_dense()
+        return _dense(what, value)
     if value is None:
         raise ValueError(f"{what} is None; give an array, or leave the name out")
     try:
@@ -66,10 +62,49 @@ def tensor_of(what: str, value: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError):
         array = None
     if array is None or array.dtype.kind not in "biufc":
-        raise ValueError(f"{what} {_no_numbers(what, value, array)}")
-    tensor = torch.from_numpy(array)
+        rows = _stacked(what, value)
+        if rows is None:
+            raise ValueError(f"{what} {_no_numbers(what, value, array)}")
+        return rows
+    tensor = _dense(what, torch.from_numpy(array))
     named = hasattr(value, "dtype") or not tensor.is_floating_point()
     return tensor if named else tensor.to(torch.get_default_dtype())
+
+
+def _dense(what: str, value: Tensor) -> Tensor:
+    """A tensor that can be computed with."""
+    if value.is_meta:
+        raise ValueError(f"{what} is on the device 'meta', which holds no values; give a tensor on another one")
+    if value.is_nested:
+        raise ValueError(f"{what} is a nested tensor; pad it to one shape, NaN where missing")
+    if value.is_complex() or value.is_quantized:
+        raise ValueError(f"{what} is of dtype {value.dtype}; give real numbers, or integers for counts")
+    if hasattr(value, "get_mask"):  # of torch.masked
+        value = torch.where(value.get_mask(), value.get_data(), math.nan)  # type: ignore[attr-defined]
+    value = value if value.layout == torch.strided else value.to_dense()
+    short = value.is_floating_point() and value.element_size() == 1  # which torch stores and does not add
+    return value.to(torch.get_default_dtype()) if short else value
+
+
+def _stacked(what: str, value: Any) -> Tensor | None:
+    """Rows that are arrays or tensors of one shape themselves, NaN where one is missing as a whole; None of others."""
+    rows = value if isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1 else ()
+    try:
+        found = [None if _is_hole(row) else tensor_of(what, row) for row in rows]
+    except ValueError:
+        return None
+    there = [row for row in found if row is not None]
+    if len({row.shape for row in there}) != 1:
+        return None
+    kind = there[0].dtype if there[0].is_floating_point() else torch.float64
+    hole = torch.full_like(there[0], math.nan, dtype=kind)
+    return torch.stack([hole if row is None else row for row in found])
+
+
+def _is_hole(value: Any) -> bool:
+    """Whether this is how a missing value is written among Python's objects."""
+    nothing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return nothing or (isinstance(value, float) and math.isnan(value))
 
 
 def _no_numbers(what: str, value: Any, array: np.ndarray | None) -> str:
@@ -77,7 +112,8 @@ def _no_numbers(what: str, value: Any, array: np.ndarray | None) -> str:
     if hasattr(value, "iloc") and hasattr(value, "columns"):
         for place, label in enumerate(value.columns):
             try:
-                tensor_of(what, value.iloc[:, place])
+                if tensor_of(what, value.iloc[:, place]).dim() > 1:
+                    return f"has the column {label!r}, which holds arrays; make it a modality of its own"
             except ValueError as error:
                 reason = str(error).removeprefix(what).lstrip()
                 return f"has the column {label!r}, which {reason}; of such tables see mm.Table"
@@ -105,7 +141,7 @@ def _array(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype == object:
         array = _of_objects(array)
-    kind = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+    kind = {"g": "f8", "G": "c16"}.get(array.dtype.char, array.dtype.newbyteorder("="))
     array = np.asarray(array, dtype=kind)
     fine = array.flags.writeable and array.flags.aligned and min(array.strides, default=0) >= 0
     return array if fine else array.copy()
@@ -116,8 +152,8 @@ def _of_objects(array: np.ndarray) -> np.ndarray:
     flat = list(array.flat)
     if flat and all(isinstance(value, (bool, np.bool_)) for value in flat):
         return array.astype(bool)
-    holes = [value is None or type(value).__name__ == "NAType" for value in flat]
-    if not all(hole or isinstance(value, (Real, np.bool_)) for value, hole in zip(flat, holes)):
+    holes = [_is_hole(value) for value in flat]
+    if not all(hole or isinstance(value, (Real, Decimal, np.bool_)) for value, hole in zip(flat, holes)):
         raise TypeError("not numbers")
     return np.array([math.nan if hole else float(value) for value, hole in zip(flat, holes)]).reshape(array.shape)
 

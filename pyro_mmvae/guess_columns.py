@@ -103,6 +103,8 @@ def numbers_in(label: Any, series: Any) -> Tensor:
     except ValueError as error:
         what = str(error).partition(" is of ")[2].partition(";")[0] or "something else"
         raise ValueError(f"column {label!r} is of {what}; give numbers, such as days since a date, or words") from None
+    if found.dim() > 1:
+        raise ValueError(f"column {label!r} holds arrays; leave it out, and make it a modality of its own")
     if bool(found.isinf().any()):
         raise ValueError(f"column {label!r} has an infinity; mend it, or make it NaN, which is missing")
     return found

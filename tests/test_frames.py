@@ -135,7 +135,8 @@ REFUSED = {
     "column 'it' is of dtype datetime64[ns]; give numbers, such as days": lambda: mm.Table(
         pd.DataFrame({"it": pd.to_datetime(["2020-01-01", "2021-01-01"])})
     ),
-    "column 'it' is of dtype object; give numbers": lambda: mm.Table(pd.DataFrame({"it": [[1], [2]]})),
+    "column 'it' is of dtype object; give numbers": lambda: mm.Table(pd.DataFrame({"it": [{}, {}]})),
+    "column 'it' holds arrays; leave it out": lambda: mm.Table(pd.DataFrame({"it": [[1], [2]]})),
     "column 'it' has an infinity; mend": lambda: mm.Table(pd.DataFrame({"it": [1.0, math.inf]})),
     "column 'it' has words beside other things; make": lambda: mm.Table(pd.DataFrame({"it": ["a", [1]]})),
     "column 'it' has words and is said to be a RealColumn(": lambda: mm.Table(WORDS, {"it": mm.RealColumn()}),

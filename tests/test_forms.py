@@ -1,0 +1,88 @@
+"""Forms of data: whatever holds the same numbers gives the same answer, and what holds none is refused in one line."""
+
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyro_mmvae as mm
+
+ROWS = np.array([[1.0, 2.0, 3.0], [0.5, np.nan, -6.0], [np.nan] * 3, [0.0, 1.0, 1.5]])
+THERE = [ROWS[0], ROWS[1], None, ROWS[3]]
+
+
+def column(rows):
+    """A column of arrays, as of embeddings in a table."""
+    return pd.Series(rows, index=list("wxyz"), dtype=object)
+
+
+FORMS = {
+    "list with a row that is missing": THERE,
+    "lists of lists": [row if row is None else row.tolist() for row in THERE],
+    "tuple of tensors": tuple(row if row is None else torch.tensor(row) for row in THERE),
+    "short tensors": [row if row is None else torch.tensor(row).bfloat16() for row in THERE],
+    "tensors with gradients": [torch.tensor(row).requires_grad_() for row in ROWS],
+    "sparse tensors": [torch.tensor(row).to_sparse() for row in ROWS],
+    "column of arrays": column(THERE),
+    "column of lists with NaN": column([np.nan if row is None else row.tolist() for row in THERE]),
+    "column of lists with NA": column([pd.NA if row is None else row.tolist() for row in THERE]),
+    "array of arrays": column(THERE).to_numpy(),
+    "decimals": [[Decimal(str(value)) for value in row] for row in ROWS],
+    "NaT among objects": np.array([[pd.NaT if np.isnan(value) else value for value in row] for row in ROWS], object),
+    "eight bits": torch.tensor(ROWS).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_container_changes_nothing(form):
+    expected, mask = mm.from_nan({"a": ROWS})
+    x, seen = mm.from_nan({"a": FORMS[form]})
+    assert torch.equal(x["a"].double(), expected["a"]) and torch.equal(seen["a"], mask["a"])
+
+
+def test_whole_numbers_beside_a_missing_row_keep_their_digits():
+    x, _ = mm.from_nan({"a": pd.Series([np.array([2**40 + 1, 5]), None])})
+    assert x["a"].tolist() == [[2**40 + 1, 5], [0, 0]]
+    x, _ = mm.from_nan({"a": [torch.tensor([2**60 + 1]), torch.tensor([3])]})
+    assert x["a"].tolist() == [[2**60 + 1], [3]]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+@pytest.mark.parametrize("kind", [torch.float64, torch.int64])
+def test_a_masked_tensor_says_what_is_missing(kind):
+    seen = torch.tensor([[True, False], [True, True]])
+    value = torch.masked.masked_tensor(torch.tensor([[1, 7], [2, 3]], dtype=kind), seen)
+    x, mask = mm.from_nan({"a": value})
+    assert x["a"].tolist() == [[1, 0], [2, 3]] and torch.equal(mask["a"], seen)
+
+
+NO_NUMBERS = {
+    "'a' is of dtype torch.complex128; give real numbers": np.ones((3, 2), np.clongdouble),
+    "'a' has rows of different lengths": [[1.0, 2.0], None, [3.0]],
+    "'a' has the column 'p', which holds arrays; make it a modality of its own": pd.DataFrame({"p": [[1, 2]] * 3}),
+}
+
+
+@pytest.mark.parametrize("message", NO_NUMBERS)
+def test_what_holds_no_numbers_is_refused(message):
+    with pytest.raises(ValueError, match=f"^modality {message}"):
+        mm.from_nan({"a": NO_NUMBERS[message]})
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(4, 2, dtype=torch.complex64), np.ones((4, 2), complex)])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda v: mm.retrieval(v),
+        lambda v: mm.frechet_distance(v, np.eye(4)[:, :2]),
+        lambda v: mm.plot_entry(v),
+        lambda v: mm.rank_ecdf(v[:, 0]),
+        lambda v: mm.c2st(v, v),
+    ],
+)
+def test_complex_numbers_are_refused_at_every_door(ask, wrong):
+    with pytest.raises(ValueError, match=r"is of dtype torch\.complex\d+; give real numbers") as told:
+        ask(wrong)
+    assert "\n" not in str(told.value)
