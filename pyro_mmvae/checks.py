@@ -101,16 +101,31 @@ def refuse_made(parts: Mapping[str, Any]) -> None:
 
 
 def check_index(x: Mapping[str, Any], mask: Mapping[str, Any], of: str = "mask") -> None:
-    """Tables of pandas are put side by side row by row, so their rows must be the same ones in the same order."""
+    """Tables of pandas, and arrays of xarray, are put side by side row by row, so their rows must be the same ones in
+    the same order; so must the columns of a table and of its mask."""
     values = {repr(name): value for name, value in x.items()}
     values |= {f"{name!r} in {of}": value for name, value in mask.items()}
-    tables = {what: value.index for what, value in values.items() if hasattr(value, "iloc")}
+    tables = {what: index for what, value in values.items() if (index := _index_of(value)) is not None}
     first, *others = tables or [""]
     for what in others:
         if len(tables[what]) == len(tables[first]) and not tables[what].equals(tables[first]):
             raise ValueError(
                 f"modality {what} has another index than {first}; reindex one like the other, or give .to_numpy()"
             )
+    for name in mask:
+        both = [value.columns for value in (x.get(name), mask[name]) if hasattr(value, "iloc") and value.ndim == 2]
+        if len(both) == 2 and not both[0].equals(both[1]):
+            raise ValueError(
+                f"modality {name!r} in {of} has other columns than {name!r}, or another order of them; take"
+                " those of the data, or give .to_numpy()"
+            )
+
+
+def _index_of(value: Any) -> Any:
+    """What the rows are called, of a table of pandas or an array of xarray; None if they have no names."""
+    if hasattr(value, "iloc"):
+        return value.index
+    return value.indexes.get(value.dims[0]) if getattr(value, "dims", ()) and hasattr(value, "indexes") else None
 
 
 def common_rows(sizes: Mapping[str, int]) -> int:
