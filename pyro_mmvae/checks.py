@@ -112,8 +112,8 @@ def check_index(x: Mapping[str, Any], mask: Mapping[str, Any], of: str = "mask")
             raise ValueError(
                 f"modality {what} has another index than {first}; reindex one like the other, or give .to_numpy()"
             )
-    for name in mask:
-        both = [value.columns for value in (x.get(name), mask[name]) if hasattr(value, "iloc") and value.ndim == 2]
+    for name in (name for name in mask if name in x):
+        both = [value.columns for value in (x[name], mask[name]) if hasattr(value, "iloc") and value.ndim == 2]
         if len(both) == 2 and not both[0].equals(both[1]):
             raise ValueError(
                 f"modality {name!r} in {of} has other columns than {name!r}, or another order of them; take"

@@ -93,11 +93,11 @@ def test_a_mask_with_its_columns_in_another_order_is_refused():
     assert torch.equal(mm.Batch.of({"t": x.fillna(0)}, {"t": seen}).mask["t"], torch.eye(3)[:2] == 0)
     vae = mm.MultimodalVAE(mm.guess_modalities({"t": x}, dim=2, hidden=4), mm.StandardNormal(2), mm.PoE())
     for wrong in (seen[["c", "b", "a"]], seen.set_axis(["a", "b", "d"], axis=1)):
-        with pytest.raises(ValueError, match="^modality 't' in mask has other columns than 't', or another order"):
+        with pytest.raises(ValueError, match=r"^modality 't' in mask has other columns than 't', or another order"):
             mm.Batch.of({"t": x}, {"t": wrong})
-        with pytest.raises(ValueError, match="^modality 't' in mask has other columns"):
+        with pytest.raises(ValueError, match=r"^modality 't' in mask has other columns"):
             mm.MultimodalDataset({"t": x}, {"t": wrong})
-        with pytest.raises(ValueError, match="^modality 't' in visible has other columns"):
+        with pytest.raises(ValueError, match=r"^modality 't' in visible has other columns"):
             mm.imputation_error(vae, {"t": x}, visible={"t": wrong})
     assert mm.Batch.of({"t": x}, {"t": x.notna().to_numpy()}).mask["t"].sum() == 5
 
@@ -106,7 +106,7 @@ def test_arrays_of_xarray_with_other_rows_are_refused():
     xarray = pytest.importorskip("xarray")
     first = xarray.DataArray(ROWS, dims=("row", "f"), coords={"row": [3, 2, 1, 0], "f": list("abc")})
     second = xarray.DataArray([1.0, 2.0, 3.0, 4.0], dims="row", coords={"row": [0, 1, 2, 3]})
-    with pytest.raises(ValueError, match="^modality 'b' has another index than 'a'; reindex one like the other"):
+    with pytest.raises(ValueError, match=r"^modality 'b' has another index than 'a'; reindex one like the other"):
         mm.Batch.of({"a": first, "b": second})
     found = mm.Batch.of(xarray.Dataset({"a": first, "b": second}))  # which xarray has aligned
     assert torch.equal(found["a"], torch.tensor(ROWS[::-1].copy()).nan_to_num()) and found["b"][0] == 1
