@@ -135,6 +135,7 @@ class Table:
         """
         dim, hidden, columns = whole("dim", dim), whole("hidden", hidden), list(self.columns.values())
         decoder = TableLikelihood(mlp(dim, hidden, outputs_of(columns)), columns)
+        decoder.words = {repr(label): list(map(repr, self.levels.get(label, ()))) for label in self.columns}
         return Modality(decoder, head(hidden, dim), trunk=TableTrunk(columns, hidden))
 
     def _coded(self, label: Any, series: Any) -> Any:

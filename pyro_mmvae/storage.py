@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_mmvae.arrays import shown
 from pyro_mmvae.buffers import apart
+from pyro_mmvae.titles import around_difference, within_modalities
 
 VERSION = 1
 """The version of the layout of our files; a file of another one is refused."""
@@ -137,7 +138,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     if lazy is not None:
         raise ValueError(f"{lazy!r} has no shape yet; run the model on a batch first, then save it")
     versions = {_name(key + "."): about.get("version") for key, about in getattr(state, "_metadata", {}).items()}
-    write(Path(path), "model", {"state": {_name(k): v for k, v in state.items()}, "versions": versions})
+    state = {_name(k): v for k, v in state.items()}
+    write(Path(path), "model", {"state": state, "versions": versions, "parts": within_modalities(module)})
 
 
 def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
@@ -154,7 +156,8 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: in one line, a file that is damaged, foreign or of another version, or the first parameter that
-            differs from the model's; then the model is as it was. Or what is no model and builds none.
+            differs from the model's, or network to which parameters mean something else, such as one for a table with
+            other columns; then the model is as it was. Or what is no model and builds none.
 
     Example:
         >>> import tempfile, pyro_mmvae as mm
@@ -176,6 +179,7 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
     names = {key: _name(key) for key in own}
     lazy = {names[key] for key, value in own.items() if is_lazy(value)} & state.keys()  # these take the file's shapes
     compare(path, state, {name: state[name] if name in lazy else own[key] for key, name in names.items()})
+    _compare_parts(path, contents.get("parts", {}), within_modalities(module))
     apart([module])
     filled = OrderedDict((key, state[name]) for key, name in names.items())
     if versions is not None:  # by which a module knows numbers that an older one wrote; older files have none
@@ -194,6 +198,16 @@ def compare(path: str | os.PathLike[str], state: Mapping[str, Any], own: Mapping
             raise ValueError(
                 f"{path} was written from another model: {name!r} {there} there, {here} in this one; build the same one"
             )
+
+
+def _compare_parts(path: str | os.PathLike[str], there: Mapping[str, str], here: Mapping[str, str]) -> None:
+    """Raises ValueError that names the first network to which the same numbers would mean something else."""
+    for name in [name for name in here if there.get(name, here[name]) != here[name]]:
+        then, now = around_difference(there[name], here[name])
+        raise ValueError(
+            f"{path} was written from another model: {name!r} is {then} there, {now} in this one; build the same one,"
+            " of a table from what that was made of then"
+        )
 
 
 def _shape(state: Mapping[str, Any], name: str) -> str:

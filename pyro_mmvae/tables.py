@@ -39,6 +39,7 @@ class TableLikelihood(nn.Module):
     def __init__(self, net: nn.Module, columns: Sequence[Column]):
         super().__init__()
         self.net, self.columns = net, list(columns)
+        self.words: dict[str, list[str]] = {}  # of a `Table`: what columns and codes stand for, for files to be told by
         starts = [c.start() for c in columns]
         self.tenth, self.sizes = nn.Parameter(torch.cat(starts) / QUICK), list(map(len, starts))  # as in `LearnedScale`
 

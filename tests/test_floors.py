@@ -9,7 +9,7 @@ import pyro_mmvae
 
 ROOT = Path(pyro_mmvae.__file__).parent
 FLOORS = [
-    {"arrays", "chance", "warn", "buffers", "errors"},
+    {"arrays", "chance", "warn", "buffers", "errors", "titles"},
     {"distributions"},
     {"heads", "memory", "accelerator", "checks", "view", "announce", "subpixel", "sites"},
     {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_mmvae.storage import Damaged, compare, read, write
+from pyro_mmvae.titles import around_difference
 from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.history import constant
 from pyro_mmvae.training.settings import course_of
@@ -134,6 +135,7 @@ class Checkpoint:
             there, here = record["settings"].get(key), self.settings.get(key)
             longer = key == "epochs" and self.settings["schedule"] == course_of(constant) and there <= here
             if there != here and not longer:
+                there, here = around_difference(there, here)
                 raise ValueError(
                     f"checkpoint {file} is of a run with {key} {there}, not {here}; give the same, or another path"
                 )

@@ -31,7 +31,7 @@ from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, parts_of, title_of
+from pyro_mmvae.training.settings import checksum_of_frozen, checksums, course_of, familiar, made_by, parts_of, title_of
 from pyro_mmvae.training.shares import Shares, special_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
@@ -129,8 +129,8 @@ def fit(
         OSError: no checkpoint could be written, with `mm.give_up`.
 
     Limits of resuming: a loader must give the same batches again, in an order that depends on torch's global generator
-    alone; what a module keeps outside of its parameters and buffers is not in the file, nor is what is frozen; of data
-    on disk and of a loader only the numbers of rows and steps are compared.
+    alone; what a module keeps outside of its parameters and buffers is not in the file, nor is what is frozen, which
+    must be the same; of data on disk and of a loader only the numbers of rows and steps are compared.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -165,6 +165,7 @@ def fit(
         settings["modalities"] = {name: list(value.shape[1:]) for name, value in first.items()}
         if checkpoint is not None:
             settings |= checksums(getattr(data, "data", None), held_out)
+            settings["checksum of what is frozen"] = checksum_of_frozen(modules)
         rows = getattr(data, "batch_size", None)
         course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
         shared, left = special_sites(vae, first, devices, modules, data.steps)
