@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import is_dataclass
 from typing import Any
@@ -58,7 +57,8 @@ def within_modalities(module: nn.Module) -> dict[str, str]:
 def around_difference(one: Any, other: Any) -> tuple[str, str]:
     """Two descriptions in short: of long ones what is around the place where they begin to differ."""
     texts = str(one), str(other)
-    first = max(len(os.path.commonprefix(list(texts))) - 40, 0)
+    apart = (place for place, (a, b) in enumerate(zip(*texts, strict=False)) if a != b)
+    first = max(next(apart, min(map(len, texts))) - 40, 0)
 
     def cut(text: str) -> str:
         return "..." * bool(first) + text[first : first + 120] + "..." * (first + 120 < len(text))
