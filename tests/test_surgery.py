@@ -105,3 +105,17 @@ def test_a_vamp_prior_of_encoders_that_are_no_longer_the_models_is_refused():
         spoil()
         with pytest.raises(ValueError, match=r"'prior' looks through networks that are not the model's own.*; make it"):
             mm.fit(vae, {"a": x["a"], "c": x["b"]}, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_experts_learn_the_joint_posterior_beside_a_modality_that_nobody_looks_at(later):
+    x, losses = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}, []
+    for told in ({}, {"c": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 4)))}):
+        torch.manual_seed(0)
+        parts, net = {"a": part(3), "b": part(2)}, mm.encoder(3 + 2 + 2, 8, dim=2)
+        vae, _, second = mm.recipes.jnf(parts | ({} if later else told), 2, net, {"a": 3, "b": 2})
+        vae.modalities.update(told if later else {})
+        rows = {**x, **{name: torch.randn(20, 4) for name in told}}
+        torch.manual_seed(1)
+        losses.append(second().loss(vae.model, vae.guide, rows))
+    assert losses[0] > 0 and losses[1] == losses[0]

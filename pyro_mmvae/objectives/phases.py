@@ -34,7 +34,8 @@ class Match(Loss):
         # not under no_grad: what the fusion asks the experts is what they learn by below
         z = self.vae.fusion(experts).sample().squeeze(1)  # type: ignore[misc]
         whole = [given.any(-1) for given in experts.given.values()]
-        complete = torch.stack(whole).all(0) & (len(whole) == len(self.vae.modalities))
+        looked_at = [name for name, modality in self.vae.modalities.items() if modality.encoder is not None]
+        complete = torch.stack(whole).all(0) & (len(whole) == len(looked_at))
         total = z.new_zeros(())
         for name, given in experts.given.items():
             row = given.nonzero()[:, 0]

@@ -211,8 +211,10 @@ def jnf(
     """
     check_sizes(sizes, modalities)
     make = transforms or (lambda: couplings(dim))
+    looked_at = {name: m.encoder for name, m in modalities.items() if m.encoder is not None}
+    experts = {name: nn.Sequential(encoder, Transforms(make())) for name, encoder in looked_at.items()}
     flows = {
-        name: Modality(m.decoder, _flowing(m, make()), None, m.trunk, m.weight, m.repeated)
+        name: Modality(m.decoder, experts.get(name), None, m.trunk, m.weight, m.repeated)
         for name, m in modalities.items()
     }
     vae = MultimodalVAE(flows, StandardNormal(dim), JointEncoder(net, sizes, otherwise=MoE()))
@@ -222,11 +224,6 @@ def jnf(
         return Match(vae)
 
     return vae, Objective([joint]), second
-
-
-def _flowing(modality: Modality, transforms: Sequence[Transform]) -> nn.Module:
-    assert modality.encoder is not None
-    return nn.Sequential(modality.encoder, Transforms(transforms))
 
 
 def couplings(dim: int) -> list[Transform]:
