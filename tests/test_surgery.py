@@ -119,3 +119,15 @@ def test_experts_learn_the_joint_posterior_beside_a_modality_that_nobody_looks_a
         torch.manual_seed(1)
         losses.append(second().loss(vae.model, vae.guide, rows))
     assert losses[0] > 0 and losses[1] == losses[0]
+
+
+def test_what_is_frozen_after_a_run_stays_in_the_next_one_whatever_the_optimiser_holds():
+    truth = LinearGaussian()
+    x, vae = truth.simulate(20), mm.MultimodalVAE({"a": part(4), "b": part(3)}, mm.StandardNormal(2), mm.PoE())
+    x = {name: x[name] for name in "ab"}
+    mm.fit(vae, x, epochs=1, progress=False)
+    vae.modalities["a"].requires_grad_(False)
+    kept = {name: value.clone() for name, value in vae.state_dict().items()}
+    mm.fit(vae, x, epochs=1, progress=False, optimizer=lambda _, lr: torch.optim.AdamW(vae.parameters(), lr))
+    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, kept[name])}
+    assert moved == {f"modalities.b.{name}" for name, _ in vae.modalities["b"].named_parameters()}

@@ -65,9 +65,12 @@ def optimizer_of(make: Any, parameters: Iterable[torch.Tensor], lr: float) -> to
         raise ValueError(f"optimizer fails on (parameters, lr): {str(error).splitlines()[0]}; {BY_HAND}") from error
     if not isinstance(optim, torch.optim.Optimizer) or _asks(optim):
         raise ValueError(f"optimizer gives {shown(optim)}, not what takes a step by itself; {BY_HAND}")
-    held = {id(p) for group in optim.param_groups for p in group["params"]}
-    if held.isdisjoint(map(id, parameters)):  # of another model, and then nothing would be trained
+    held = {id(p): p for group in optim.param_groups for p in group["params"]}
+    if held.keys().isdisjoint(map(id, parameters)):  # of another model, and then nothing would be trained
         raise ValueError(f"optimizer gives one that holds none of the parameters that it was given; {BY_HAND}")
+    for p in held.values():
+        if not p.requires_grad:
+            p.grad = None  # of before it was frozen, which would go on to move it
     return optim
 
 
