@@ -131,3 +131,14 @@ def test_what_is_frozen_after_a_run_stays_in_the_next_one_whatever_the_optimiser
     mm.fit(vae, x, epochs=1, progress=False, optimizer=lambda _, lr: torch.optim.AdamW(vae.parameters(), lr))
     moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, kept[name])}
     assert moved == {f"modalities.b.{name}" for name, _ in vae.modalities["b"].named_parameters()}
+
+
+def test_a_joint_encoder_of_a_modality_that_was_taken_out_is_refused():
+    """No row would be complete any more, and the other fusion would answer for all of them."""
+    truth = LinearGaussian()
+    sizes = {name: len(truth.loading[name]) for name in "ab"}
+    net = mm.encoder(sum(sizes.values()) + 2, 8, dim=2)
+    vae = truth.vae(mm.JointEncoder(net, sizes, otherwise=mm.PoE()))
+    del vae.modalities["a"], vae.modalities["c"]
+    with pytest.raises(ValueError, match="sizes names 'a', which is no modality; there is b: mend it"):
+        vae.posterior({"b": truth.simulate(5)["b"]})

@@ -126,6 +126,7 @@ class JointEncoder(Fusion):
 
     def fuse(self, experts: Experts) -> Distribution:
         check_made_for(experts, self.sizes, "size in JointEncoder; add it to sizes")
+        check_members("sizes", self.sizes, experts.modalities)  # else no row would ever be complete
         if self.otherwise is None:
             return self._all(experts, None)
         if not all(name in experts for name in self.sizes):
