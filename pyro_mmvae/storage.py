@@ -174,12 +174,13 @@ def load(path: str | os.PathLike[str], vae: M | Callable[[], M]) -> M:
     if not isinstance(module, nn.Module):
         raise ValueError(f"vae is or builds {shown(module)}; give a model, or a function that builds one")
     module = cast(M, module)
-    contents, own = read(Path(path), "model"), module.state_dict()
+    contents, own = read(Path(path), "model"), module.state_dict(keep_vars=True)
     state, versions = contents["state"], contents.get("versions")
     names = {key: _name(key) for key in own}
     lazy = {names[key] for key, value in own.items() if is_lazy(value)} & state.keys()  # these take the file's shapes
     compare(path, state, {name: state[name] if name in lazy else own[key] for key, name in names.items()})
     _compare_parts(path, contents.get("parts", {}), within_modalities(module))
+    _compare_shared(path, state, {names[key]: id(value) for key, value in own.items() if torch.is_tensor(value)})
     apart([module])
     filled = OrderedDict((key, state[name]) for key, name in names.items())
     if versions is not None:  # by which a module knows numbers that an older one wrote; older files have none
@@ -197,6 +198,18 @@ def compare(path: str | os.PathLike[str], state: Mapping[str, Any], own: Mapping
         if there != here:
             raise ValueError(
                 f"{path} was written from another model: {name!r} {there} there, {here} in this one; build the same one"
+            )
+
+
+def _compare_shared(path: str | os.PathLike[str], state: Mapping[str, Any], places: Mapping[str, int]) -> None:
+    """Raises ValueError for names that are one tensor in the model, and that have several in the file."""
+    first: dict[int, str] = {}
+    for name, place in places.items():
+        other = first.setdefault(place, name)
+        if name != other and not torch.equal(state[name], state[other]):
+            raise ValueError(
+                f"{path} was written from another model: {other!r} and {name!r} differ there and are one in this one;"
+                " build the same one"
             )
 
 

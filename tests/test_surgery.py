@@ -142,3 +142,17 @@ def test_a_joint_encoder_of_a_modality_that_was_taken_out_is_refused():
     del vae.modalities["a"], vae.modalities["c"]
     with pytest.raises(ValueError, match="sizes names 'a', which is no modality; there is b: mend it"):
         vae.posterior({"b": truth.simulate(5)["b"]})
+
+
+def test_a_file_of_two_networks_is_not_loaded_into_a_model_that_has_one_for_both(tmp_path):
+    def built(first, second):
+        return mm.MultimodalVAE({"a": first, "b": second}, mm.StandardNormal(2), mm.PoE())
+
+    x, shared, path = {"a": torch.randn(5, 3), "b": torch.randn(5, 3)}, part(3), tmp_path / "vae.pt"
+    twins = built(shared, shared)
+    twins.save(path)
+    for other in (built(part(3), part(3)), built(*[part(3)] * 2)):
+        assert torch.equal(mm.load(path, other).posterior(x).mean, twins.posterior(x).mean)
+    built(part(3), part(3)).save(path)
+    with pytest.raises(ValueError, match=r"'modalities.a.decoder.*' and 'modalities.b.decoder.*' differ there and are"):
+        mm.load(path, twins)
