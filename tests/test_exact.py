@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import FUSIONS, OF_NETWORKS
@@ -168,3 +169,16 @@ def test_a_modality_that_is_named_twice_counts_once():
     for ask in (mm.guide_predictive_log_likelihood, mm.conditional_log_likelihood):
         found = ask(vae, x, given=["a", "a"], targets=["b", "b"])
         assert ((found.value - exact).abs() < 5 * found.se).all()
+
+
+@pytest.mark.parametrize("fusion, expert", [(mm.PoE(), "full rank"), (mm.MoE(), "posterior")], ids=["PoE", "MoE"])
+def test_a_posterior_without_a_formula_of_its_entropy_says_how_to_average_it(fusion, expert):
+    truth = LinearGaussian()
+    x, mask = truth.simulate(4), {"b": torch.arange(4) > 1, "a": torch.arange(4) > 2, "c": torch.zeros(4).bool()}
+    q = truth.vae(fusion, expert=expert).posterior(x, mask, given=["b"])
+    with pytest.raises(NotImplementedError, match=r"in nats, by -q.log_prob\(q.sample\(\(1000,\)\)\).mean"):
+        q.entropy()
+    _, covariance = truth.posterior(x, mask, subset="b")
+    exact = dist.MultivariateNormal(torch.zeros(4, 2), covariance).entropy()
+    average = -q.log_prob(q.sample((1000,))).mean(0).detach()
+    torch.testing.assert_close(average, exact, rtol=0, atol=4.5 * 1000**-0.5)

@@ -172,6 +172,13 @@ class Frozen(TorchDistribution):
         with torch.no_grad():
             return self.rsample(sample_shape)
 
+    def entropy(self) -> Tensor:
+        """Raises NotImplementedError, which says how to average it over draws."""
+        raise NotImplementedError(
+            f"the entropy of a {type(self).__name__} q has no formula; average it, in nats, by"
+            " -q.log_prob(q.sample((1000,))).mean(0)"
+        )
+
 
 class Stacked(Frozen):
     """Distributions of different families under one leading component axis.
