@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import as_tensor, check_mask_shape, counted
+from pyro_mmvae.arrays import as_tensor, check_mask_shape, counted, tensor_of
 from pyro_mmvae.checks import BadRow, check_index, common_rows
 from pyro_mmvae.data import Arrays, Batch
 
@@ -59,8 +59,8 @@ class MultimodalDataset:
 
     def __init__(self, arrays: Arrays, masks: Arrays | None = None, *, rows: Sequence[int] | None = None):
         check_index(arrays, masks or {})
-        self.arrays = {name: _by_row(array) for name, array in arrays.items()}
-        self.masks = {name: _by_row(mask) for name, mask in (masks or {}).items()}
+        self.arrays = {name: _by_row(f"modality {name!r}", array) for name, array in arrays.items()}
+        self.masks = {name: _by_row(f"the mask of {name!r}", mask) for name, mask in (masks or {}).items()}
         self._size = _common_rows(self.arrays)
         for name, mask in self.masks.items():
             _check_mask(name, mask, self.arrays)
@@ -122,7 +122,7 @@ class MultimodalDataset:
         rising, back = np.unique(numbers, return_inverse=True)
         order = None if np.array_equal(rising, numbers) else torch.as_tensor(back)
         x = {name: as_tensor(name, _at(array, rising)) for name, array in self.arrays.items()}
-        masks = {name: torch.as_tensor(_at(mask, rising)) for name, mask in self.masks.items()}
+        masks = {name: tensor_of(f"the mask of {name!r}", _at(mask, rising)) for name, mask in self.masks.items()}
 
         def at(position: int | slice) -> Rows:
             place = position if order is None else order[position]
@@ -150,8 +150,10 @@ def _at(array: Any, rising: np.ndarray) -> Any:
     return found
 
 
-def _by_row(array: Any) -> Any:
+def _by_row(what: str, array: Any) -> Any:
     """What indexes rows by their numbers: pandas does so by labels, and a sparse matrix of coordinates not at all."""
+    if isinstance(array, Tensor):  # sparse and nested ones do not either
+        return tensor_of(what, array)
     if hasattr(array, "iloc"):
         return array.to_numpy()
     return array.tocsr() if hasattr(array, "tocsr") else array

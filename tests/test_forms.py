@@ -111,3 +111,43 @@ def test_arrays_of_xarray_with_other_rows_are_refused():
     found = mm.Batch.of(xarray.Dataset({"a": first, "b": second}))  # which xarray has aligned
     assert torch.equal(found["a"], torch.tensor(ROWS[::-1].copy()).nan_to_num()) and found["b"][0] == 1
     assert mm.Batch.of({"a": first, "b": second.to_numpy()})["b"].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+SEEN = np.array([[True, False], [True, True], [False, False], [True, True]])
+MASKS = {
+    "nullable": lambda: pd.DataFrame(SEEN).astype("boolean"),
+    "objects": lambda: SEEN.astype(object),
+    "masked": lambda: np.ma.MaskedArray(SEEN, np.zeros_like(SEEN)),
+    "sparse matrix": lambda: pytest.importorskip("scipy.sparse").csr_array(SEEN),
+    "sparse tensor": lambda: torch.tensor(SEEN).to_sparse(),
+    "xarray": lambda: pytest.importorskip("xarray").DataArray(SEEN),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_dataset_reads_masks_of_every_kind(kind):
+    values = torch.arange(8.0).reshape(4, 2)
+    dataset = mm.MultimodalDataset({"a": values.to_sparse()}, {"a": MASKS[kind]()})
+    for rows in ([2, 0, 1], [3]):
+        batch = dataset.batch(rows)
+        assert torch.equal(batch.mask["a"].reshape(len(rows), -1).expand(-1, 2), torch.tensor(SEEN[rows]))
+        assert torch.equal(batch["a"], values[rows] * torch.tensor(SEEN[rows]))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (SEEN.astype("U5"), "is of dtype <U5"),
+        (np.ma.MaskedArray(SEEN, SEEN), "is of dtype torch.float32; give bool"),
+        (pd.DataFrame(SEEN).astype("boolean").mask(SEEN), "is of dtype torch.float64; give bool"),
+    ],
+)
+def test_a_dataset_refuses_what_is_no_mask(mask, message):
+    with pytest.raises(ValueError, match=f"^the mask of 'a' {message}"):
+        mm.MultimodalDataset({"a": np.zeros((4, 2))}, {"a": mask})
+
+
+def test_a_dataset_refuses_a_nested_tensor():
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    with pytest.raises(ValueError, match=r"^modality 'a' is a nested tensor; pad it to one shape"):
+        mm.MultimodalDataset({"a": nested})
