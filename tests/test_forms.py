@@ -151,3 +151,45 @@ def test_a_dataset_refuses_a_nested_tensor():
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
     with pytest.raises(ValueError, match=r"^modality 'a' is a nested tensor; pad it to one shape"):
         mm.MultimodalDataset({"a": nested})
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.bool])
+def test_a_linear_probe_takes_whole_numbers(kind):
+    codes = (torch.rand(60, 3) * 5).to(kind)
+    labels = (codes[:, 0].double() + torch.rand(60) > 2 - (kind == torch.bool)).long()
+    found = mm.linear_probe(codes[:40], labels[:40], codes[40:], labels[40:])
+    assert found == mm.linear_probe(codes[:40].double(), labels[:40], codes[40:].double(), labels[40:])
+
+
+LABELS = {
+    "bfloat16": lambda v: torch.tensor(v).bfloat16(),
+    "sparse": lambda v: torch.tensor(v).to_sparse(),
+    "gradients": lambda v: torch.tensor(v).double().requires_grad_(),
+    "masked": lambda v: np.ma.MaskedArray(v, v == 7),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_a_plot_come_in_every_kind(kind):
+    from matplotlib.figure import Figure
+
+    vae = mm.MultimodalVAE(
+        {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, dim=2))}, mm.StandardNormal(2), mm.PoE()
+    )
+    labels = np.array([0, 3, 7, 3])
+    ax = mm.plot_latent(vae, {"a": torch.randn(4, 3)}, labels=LABELS[kind](labels), ax=Figure().subplots())
+    shown = {line.get_label(): len(line.get_xdata()) for line in ax.lines}
+    assert shown == {"0": 1, "3": 2, "None" if kind == "masked" else "7": 1}
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_pseudo_inputs_have_no_holes(hole):
+    parts = {"a": mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, dim=2))}
+    rows = np.where(np.arange(12).reshape(4, 3) == 5, hole, 1.0)
+    with pytest.raises(
+        ValueError, match=r"^modality 'a' (of pseudo has holes; give|has an infinity in column 2 in row 1)"
+    ):
+        mm.VampPrior(2, parts, mm.PoE(), {"a": rows})
+    prior = mm.VampPrior(2, parts, mm.PoE(), {"a": rows[:1]})
+    prior.pseudo["a"].data.fill_(3.0)
+    assert (rows[:1] == 1).all()

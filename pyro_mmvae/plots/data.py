@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pyro_mmvae.arrays import counted, percent
+from pyro_mmvae.arrays import counted, percent, tensor_of
 from pyro_mmvae.checks import seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.distributions import drawn_part, moments_of
@@ -100,6 +100,11 @@ def plot_latent(vae: Any, x: Arrays, mask: Arrays | None = None, labels: Any = N
 
 def _groups(labels: Any, rows: int) -> Any:
     """The labels as text, (row,): whole numbers with all their digits, so that no two are one."""
+    if isinstance(labels, torch.Tensor):
+        labels = tensor_of("labels", labels).detach().cpu()
+        labels = labels.float() if labels.dtype == torch.bfloat16 else labels  # which NumPy lacks
+    if isinstance(labels, np.ma.MaskedArray):
+        labels = np.where(np.ma.getmaskarray(labels), None, labels.data)
     found = np.zeros(rows) if labels is None else np.asarray(labels)
     if found.shape != (rows,):
         raise ValueError(f"labels have shape {found.shape} for {rows} rows; give one a row")
