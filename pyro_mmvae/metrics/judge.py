@@ -121,7 +121,8 @@ def linear_probe(
         >>> accuracy
         1.0
     """
-    train, test = finite("codes", codes, 2), finite("test_codes", test_codes)
+    both = finite("codes", codes, 2), finite("test_codes", test_codes)
+    train, test = (value if value.is_floating_point() else value.double() for value in both)
     if train.dim() != 2 or train.shape[1:] != test.shape[1:]:
         shapes = f"{tuple(train.shape)}, test_codes {tuple(test.shape)}"
         raise ValueError(f"codes have shape {shapes}; give (row, dim), as wide in both")
