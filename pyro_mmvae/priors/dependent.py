@@ -8,7 +8,6 @@ import torch
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import as_tensor
 from pyro_mmvae.checks import check_members, check_named
 from pyro_mmvae.data import Batch
 from pyro_mmvae.distributions import LogPool, Mixture, Normal, like, mapped
@@ -122,6 +121,9 @@ class VampPrior(nn.Module):
         fusion: what combines the experts of a pseudo-input; the model's own, or another one without parameters.
         pseudo: name -> (K, *event), such as a few rows of the training data: copied, nothing missing in them.
 
+    Raises:
+        ValueError: bad pseudo-inputs, or something missing in them.
+
     Reference:
         Tomczak and Welling, 2018, VAE with a VampPrior, https://arxiv.org/abs/1705.07120
 
@@ -140,7 +142,9 @@ class VampPrior(nn.Module):
         self._borrowed = (dict(modalities), fusion)  # in a tuple, so that they are not registered a second time
         check_named("pseudo", pseudo, "{'image': images[:20]}")
         check_members("pseudo", pseudo, modalities)
-        rows = {name: as_tensor(name, value).detach().clone() for name, value in pseudo.items()}
+        rows = Batch.of(pseudo).detached()
+        for name in rows.keys() - rows.complete:
+            raise ValueError(f"modality {name!r} of pseudo has holes; give rows that are complete in it")
         self.pseudo = nn.ParameterDict(
             {name: nn.Parameter(value, requires_grad=value.is_floating_point()) for name, value in rows.items()}
         )
