@@ -104,7 +104,7 @@ def _groups(labels: Any, rows: int) -> Any:
         labels = tensor_of("labels", labels).detach().cpu()
         labels = labels.float() if labels.dtype == torch.bfloat16 else labels  # which NumPy lacks
     if isinstance(labels, np.ma.MaskedArray):
-        labels = np.where(np.ma.getmaskarray(labels), None, labels.data)
+        labels = labels.tolist()  # None where masked
     found = np.zeros(rows) if labels is None else np.asarray(labels)
     if found.shape != (rows,):
         raise ValueError(f"labels have shape {found.shape} for {rows} rows; give one a row")
