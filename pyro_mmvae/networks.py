@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from pyro_mmvae.arrays import shown, whole
+from pyro_mmvae.arrays import shown, tensor_of, whole
 from pyro_mmvae.heads import NormalHead
 
 
@@ -42,8 +43,11 @@ class Standardize(nn.Module):
 
     def __init__(self, loc: float | Tensor = 0.0, scale: float | Tensor = 1.0):
         super().__init__()
-        self.register_buffer("loc", torch.as_tensor(loc, dtype=torch.get_default_dtype()))
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.get_default_dtype()))
+        for name, value in (("loc", loc), ("scale", scale)):
+            value = value if isinstance(value, Real) else tensor_of(f"Standardize: {name}", value)
+            value = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach()
+            # A copy: loading a model writes into its buffers, and the next one may be made of the same array.
+            self.register_buffer(name, value.clone(memory_format=torch.contiguous_format))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.to(self.scale.dtype) - self.loc) / self.scale

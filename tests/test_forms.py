@@ -193,3 +193,30 @@ def test_pseudo_inputs_have_no_holes(hole):
     prior = mm.VampPrior(2, parts, mm.PoE(), {"a": rows[:1]})
     prior.pseudo["a"].data.fill_(3.0)
     assert (rows[:1] == 1).all()
+
+
+def test_a_second_model_that_is_loaded_leaves_the_first_alone(tmp_path):
+    """`build` makes both of one mean; what the second file holds was written into it, and so into the first model."""
+
+    def build():
+        look = torch.nn.Sequential(mm.Standardize(loc, scale), mm.encoder(3, 8, dim=2))
+        part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3), mm.Fixed(scale)), look)
+        return mm.MultimodalVAE({"a": part}, mm.StandardNormal(2), mm.PoE())
+
+    for place in (5.0, -20.0):
+        loc, scale = torch.full((3,), place), torch.full((3,), abs(place))
+        build().save(tmp_path / f"{place}.pt")
+    first = mm.load(tmp_path / "5.0.pt", build)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    mm.load(tmp_path / "-20.0.pt", build)
+    assert all(torch.equal(before[name], value) for name, value in first.state_dict().items())
+    assert loc.tolist() == [-20.0] * 3 and first.modalities["a"].encoder[0].loc.tolist() == [5.0] * 3
+
+
+@pytest.mark.parametrize("kind", [np.longdouble, np.float32, ">f8", int])
+def test_a_standardize_takes_arrays_of_every_kind(kind):
+    loc = np.broadcast_to(np.array([1, 2, 4], kind), 3)  # read-only
+    found = mm.Standardize(loc, list(loc))(torch.ones(2, 3))
+    assert found[1].tolist() == [0.0, -0.5, -0.75]
+    with pytest.raises(ValueError, match=r"^Standardize: loc is of dtype <U1; give an array of numbers"):
+        mm.Standardize("2", 1.0)
