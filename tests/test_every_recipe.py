@@ -1,13 +1,14 @@
 """Every recipe answers every question, of any data: rows of which nothing is known, a modality that nobody has, NaN."""
 
 import pickle
+from contextlib import nullcontext
 from copy import deepcopy
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import DIM, NAMES, RECIPES, SIZES, of_tables
+from cases import DIM, NAMES, RECIPES, SIZES, From, of_tables
 from exact import LinearGaussian
 from matplotlib.figure import Figure
 from pyro.infer import SVI
@@ -98,6 +99,7 @@ REFUSALS = {  # (recipe, question) -> why it cannot be answered
     **{("mmvm", question): NO_CODE for question in ("posterior", "usage", "retrieval", "plot of codes")},
     ("cvae", "translate to b"): "modality 'b' is only looked at",
 }
+LOOKING = {"alignment", "mvtcae", "jmvae", "mmjsd", "crmvae", "mmvm", "mmvm of pairs"}
 REFUSALS |= {("mmvm of pairs", question): why for (recipe, question), why in REFUSALS.items() if recipe == "mmvm"}
 
 
@@ -109,6 +111,7 @@ def numbers(answer):
     return torch.cat([torch.as_tensor(value, dtype=torch.float64).flatten() for value in values])
 
 
+@pytest.mark.filterwarnings("ignore:a prior of the model looks at the data")
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_question_is_answered_by_numbers_or_refused_in_a_line(recipe, question):
@@ -122,6 +125,28 @@ def test_every_question_is_answered_by_numbers_or_refused_in_a_line(recipe, ques
         else:
             found = numbers(QUESTIONS[question](vae, loss, x, mask))
             assert len(found) and found.isfinite().all(), make.__name__
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_conditional_likelihood_under_a_prior_that_looks_at_the_data_is_said_to_be_none(recipe):
+    (vae, _), (x, _) = RECIPES[recipe](), entries_that_are_nan()
+    with pytest.warns(match="it explains, so that .* is no likelihood") if recipe in LOOKING else nullcontext():
+        mm.conditional_log_likelihood(vae, x, given=[C], targets=[A], num_particles=9)
+
+
+def test_probabilities_of_all_labels_sum_to_one_without_such_a_prior_and_not_with_it():
+    truth = LinearGaussian({"a": 4})
+    sides = From(lambda h: dist.Normal(2 * h - 1, 0.5).to_event(1))
+    label = mm.Modality(mm.CategoricalLikelihood(From(lambda z: 2 * z)), sides, trunk=mm.OneHot(2))
+    parts, sums, fusion = {**truth.vae().modalities, "label": label}, [], mm.PoE(prior_expert=False)
+    for prior in (mm.StandardNormal(2), mm.Pooled(mm.StandardNormal(2), 0.4)):
+        rows = {"a": truth.simulate(30)["a"].repeat(2, 1), "label": torch.arange(2).repeat_interleave(30)}
+        with pytest.warns() if sums else nullcontext():
+            found = mm.conditional_log_likelihood(
+                mm.MultimodalVAE(parts, prior, fusion), rows, given=["a"], targets=["label"]
+            )
+        sums.append(found.value.exp().view(2, 30).sum(0))
+    assert (sums[0] - 1).abs().max() < 0.1 and (sums[1] - 1).abs().mean() > 0.2
 
 
 def state_of(vae):
@@ -203,7 +228,7 @@ def test_what_looks_at_the_data_is_never_the_best():
     x, _ = entries_that_are_nan()
     found = mm.compare({name: make()[0] for name, make in RECIPES.items()}, x, num_particles=9)
     starred = {row.name for row in found.rows if row.looks}
-    assert starred == {"alignment", "mvtcae", "jmvae", "mmjsd", "crmvae", "mmvm", "mmvm of pairs"}
+    assert starred == LOOKING
     assert [row.looks for row in found.rows] == [False] * 15 + [True] * 7 and found.rows[0].difference == 0
     assert [row.name for row in found.rows if row.fewer] == ["cvae"] == [found.rows[14].name]  # the likelihood of less
     assert all(row.difference <= 0 for row in found.rows[:14]) and found.rows[14].difference > 0

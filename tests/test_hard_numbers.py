@@ -201,7 +201,8 @@ def test_a_prior_that_cannot_be_drawn_is_no_witness():
     pooled = mm.MultimodalVAE(dict(vae.modalities), mm.Pooled(mm.Laplace(2), 0.2), mm.PoE())
     assert mm.gaps(pooled, x, num_draws=100, steps=5).log_likelihood.isfinite().all()
     assert mm.posterior_draws(pooled, x, method="guide", progress=False).latents["z"].shape == (1000, 6, 2)
-    found = mm.conditional_log_likelihood(pooled, x, given=["body"], targets=["label"], num_particles=100)
+    with pytest.warns(match="is no likelihood"):
+        found = mm.conditional_log_likelihood(pooled, x, given=["body"], targets=["label"], num_particles=100)
     assert found.value.isfinite().all()
     with pytest.raises(ValueError, match=r"pool of Laplace.* can be scored, not drawn.* leave from_prior=False"):
         mm.annealed_log_likelihood(pooled, x, chains=2, temperatures=2, from_prior=True)

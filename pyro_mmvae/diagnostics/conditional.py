@@ -11,7 +11,8 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from pyro_mmvae.arrays import whole
 from pyro_mmvae.checks import check_collection
-from pyro_mmvae.data import Arrays
+from pyro_mmvae.data import Arrays, Batch
+from pyro_mmvae.diagnostics.comparable import looks_at_data
 from pyro_mmvae.diagnostics.refine import PARTICLES, fit_normal, marginal, moments, normal
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import of_prior
@@ -20,6 +21,7 @@ from pyro_mmvae.evidence import LogLikelihood, estimate
 from pyro_mmvae.modes import tool
 from pyro_mmvae.psis import smooth
 from pyro_mmvae.questions import known, nesting, opened
+from pyro_mmvae.warn import warn
 from pyro_mmvae.weights import chunks, draw, parts
 
 
@@ -38,6 +40,9 @@ def conditional_log_likelihood(
     The proposal is a mixture in equal parts of three normals: two refined for each row, one for p(z | x_S), the other
     for p(z | x_S, x_T), and one with the moments of the prior, which reaches all of a posterior that knows little. So
     neither term is at the mercy of the guide, and their errors have the draws in common.
+
+    Limits: where the prior looks at the data (`Pooled`, `DynamicPrior`, a fusion) the two terms have two priors, and
+    their difference is no likelihood, of which a warning tells: probabilities of three labels summed to 0.4 to 2.6.
 
     Args:
         vae: a `MultimodalVAE`, or a `Pair` with continuous codes.
@@ -71,13 +76,11 @@ def conditional_log_likelihood(
     for names in (given, targets):
         check_collection(names)
         known(vae, names)
-    for name in (name for name in given if name in targets):
-        raise ValueError(
-            f"modality {name!r} is in given and in targets, and what is given is not to be predicted; leave it out of"
-            " one of them"
-        )
+    _refuse_both(given, targets)
+    batch = batch.only([*given, *targets])
+    _warn_of_prior(vae, batch)
     depth = nesting(vae, batch)
-    for part in parts(batch.only([*given, *targets]), PARTICLES):
+    for part in parts(batch, PARTICLES):
         small, large = Target(vae, part.only(given), depth), Target(vae, part, depth)
         shared = large.columns(small.sites)
         first, second = fit_normal(small, full_rank=True), fit_normal(large, full_rank=True)
@@ -91,6 +94,23 @@ def conditional_log_likelihood(
         worse = torch.maximum(above.khat, below.khat)
         found.append(LogLikelihood(above.log_mean - below.log_mean, standard_error(terms), worse))
     return LogLikelihood(*(torch.cat(column) for column in zip(*found)))
+
+
+def _refuse_both(given: Collection[str], targets: Collection[str]) -> None:
+    for name in (name for name in given if name in targets):
+        raise ValueError(
+            f"modality {name!r} is in given and in targets, and what is given is not to be predicted; leave it out of"
+            " one of them"
+        )
+
+
+def _warn_of_prior(vae: Any, batch: Batch) -> None:
+    if looks_at_data(vae, batch):
+        warn(
+            "a prior of the model looks at the data that it explains, so that log p(x_T | x_S) is no likelihood; ask"
+            " a model of the same parts with another prior, such as"
+            " mm.MultimodalVAE(vae.modalities, mm.StandardNormal(2), vae.fusion)"
+        )
 
 
 def _with(q: MultivariateNormal, part: MultivariateNormal, columns: Tensor) -> MultivariateNormal:
