@@ -103,6 +103,9 @@ MISUSE = {
     "num_draws is 0.5; give a whole": lambda vae: mm.predictive_similarity(
         vae, X, query=["body"], target="label", num_draws=0.5
     ),
+    "modality 'label' is the target and in query, and would find itself": lambda vae: mm.predictive_similarity(
+        vae, X, query=["body", "label"], target="label"
+    ),
     "k is -1; give a whole number from 1 on": lambda vae: mm.retrieval(torch.eye(5), k=[-1]),
     "draws is of dtype <U1; give an array": lambda vae: mm.c2st("x", torch.ones(9, 2)),
     "folds is 1; give a whole number from 2 on": lambda vae: mm.c2st(torch.ones(9, 2), torch.ones(9, 2), folds=1),

@@ -124,8 +124,8 @@ def predictive_similarity(
         num_draws: K.
 
     Raises:
-        ValueError: a row lacks the target or has nothing of the query, or the target is repeated, or the model does not
-            explain it.
+        ValueError: a row lacks the target or has nothing of the query, or the target is looked at, or repeated, or the
+            model does not explain it.
 
     Example:
         >>> import torch, pyro_mmvae as mm
@@ -140,6 +140,10 @@ def predictive_similarity(
     check_collection(query)
     known(vae, query)
     known(vae, [target])
+    if target in query:
+        raise ValueError(
+            f"modality {target!r} is the target and in query, and would find itself; leave it out of query"
+        )
     _refuse_blank(batch, query)
     if target not in batch or not bool(seen_rows(batch.mask[target]).all()):
         raise ValueError(f"modality {target!r} is missing in some rows; give rows that have it")
