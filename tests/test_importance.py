@@ -311,3 +311,16 @@ def test_draws_are_taken_as_often_as_their_weights_say_and_by_strata():
     counts = torch.nn.functional.one_hot(index, 4).sum(0).double()
     assert ((counts.mean(0) - 3 * weights).abs() <= 4.5 * (counts.var(0) / rows).sqrt()).all()
     assert (counts.var(0) < 0.99 * 3 * weights * (1 - weights))[:3].all()  # that of draws without strata
+
+
+def test_an_expectation_is_of_draws_and_not_of_what_was_averaged_before():
+    """A mean over draws would come back as it is, without the weights."""
+    truth = LinearGaussian()
+    found = mm.importance(truth.vae(mm.MoE(), expert="posterior"), truth.simulate(6), num_draws=50)
+    above = found.expectation(lambda codes: codes["z"][..., 0] > 0)
+    torch.testing.assert_close(above, ((found.latents["z"][..., 0] > 0) * found.log_weights.exp()).sum(0))
+    for function in (lambda codes: codes["z"][..., 0].mean(0), lambda codes: codes["z"].mean()):
+        with pytest.raises(ValueError, match=r"function returned shape \(.*\); give one .* 50 draws of 6 rows"):
+            found.expectation(function)
+    with pytest.raises(ValueError, match="num_draws is -1; give a whole number from 1 on"):
+        found.resample(-1)

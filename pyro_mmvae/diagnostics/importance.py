@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_mmvae.arrays import counted, percent, whole, with_axes
+from pyro_mmvae.arrays import counted, percent, tensor_of, whole, with_axes
 from pyro_mmvae.checks import refuse
 from pyro_mmvae.data import Arrays
 from pyro_mmvae.modes import tool
@@ -60,8 +60,17 @@ class Importance(NamedTuple):
 
         Args:
             function: of the codes by site, (draw, row, *event) each; returns (draw, row, ...).
+
+        Raises:
+            ValueError: it returns something else, such as a mean over draws, which would be taken without weights.
         """
-        value = function(self.latents)
+        value = tensor_of("what the function returned", function(self.latents))
+        if value.shape[:2] != self.log_weights.shape:
+            draws, rows = self.log_weights.shape
+            raise ValueError(
+                f"the function returned shape {tuple(value.shape)}; give one value for each of {draws} draws of {rows}"
+                f" rows, ({draws}, {rows}, ...), without a mean over draws"
+            )
         return (with_axes(self.log_weights.exp(), value.dim()) * value).sum(0)
 
     def mean(self, site: str = "z") -> Tensor:
@@ -77,7 +86,7 @@ class Importance(NamedTuple):
 
     def resample(self, num_draws: int) -> dict[str, Tensor]:
         """Unweighted draws of every site, (draw, row, *event): each row draws from its own, with replacement."""
-        index = resampled(self.log_weights, num_draws)
+        index = resampled(self.log_weights, whole("num_draws", num_draws))
         row = torch.arange(index.shape[1], device=index.device)
         return {name: value[index, row] for name, value in self.latents.items()}
 
