@@ -6,8 +6,10 @@ import argparse
 import json
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -58,13 +60,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def read(path: Path) -> dict[str, torch.Tensor]:
     """The arrays of a file, checked."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({error})") from None
-    batch = Batch.of({k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in found.items()})
-    masks = {name: with_axes(mask, batch[name].dim()) for name, mask in batch.mask.items()}
-    return {name: torch.where(mask, batch[name].float(), torch.nan) for name, mask in masks.items()}
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:  # TypeError: of one .npy array
+        reason = "it holds one array; see numpy.savez" if isinstance(error, TypeError) else error
+        raise ValueError(f"{path}: not a readable .npz file of plain arrays ({reason})") from None
+    batch = Batch.of(found)
+    values = {name: value if value.dtype == torch.float32 else value.double() for name, value in batch.items()}
+    return {k: torch.where(with_axes(batch.mask[k], value.dim()), value, torch.nan) for k, value in values.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

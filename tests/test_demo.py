@@ -130,6 +130,35 @@ def test_a_file_that_is_none_is_one_line(tmp_path, capsys):
     assert command.main(["--data", str(tmp_path / "none.npz"), "--out", str(tmp_path / "out")]) == 1
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "overwritten", "one array"])
+def test_a_damaged_file_is_one_line(arrays, damage, tmp_path, capsys):
+    whole = arrays.read_bytes()
+    middle = len(whole) // 2
+    if damage == "one array":
+        with arrays.open("wb") as file:
+            np.save(file, np.zeros((4, 2)))
+    else:
+        kept = {"empty": b"", "cut": whole[:middle], "overwritten": whole[:middle] + b"x" * 64 + whole[middle + 64 :]}
+        arrays.write_bytes(kept[damage])
+    assert command.main(["--data", str(arrays), "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {arrays}: not a readable .npz file") and error.count("\n") == 1
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_named_by_the_command_too(single, tmp_path, capsys):
+    """And not rounded on the way to where they would be."""
+    path, values = tmp_path / "own.npz", 1.7e9 + np.random.default_rng(0).normal(size=(20, 2))
+    np.savez(path, time=values, id=np.array([2**40 + 1] * 20))
+    read = command.read(path)
+    assert np.array_equal(read["time"].numpy(), values) and read["id"].tolist() == [2**40 + 1] * 20
+    np.savez(path, time=values)
+    with pytest.warns(UserWarning, match=r"'time' has in column 0 numbers around 1.7e\+09 that differ by"):
+        assert command.main(["--data", str(path), "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    np.savez(path, mass=1e290 * values)
+    assert command.main(["--data", str(path), "--epochs", "1", "--out", str(tmp_path / "out")]) == 1
+    assert "'mass' has a value too large for torch.float32 in row 0" in capsys.readouterr().err
+
+
 def test_a_missing_extra_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert command.main(["--out", str(tmp_path / "out")]) == 1
