@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pyro_mmvae.arrays import counted, tensor_of, whole
-from pyro_mmvae.checks import kind_of
+from pyro_mmvae.checks import first_row, kind_of
 from pyro_mmvae.columns import (
     Column,
     OrdinalColumn,
@@ -111,10 +111,12 @@ class Table:
             A DataFrame in which columns of categories are of pandas' dtype for them, with an order if theirs has one.
 
         Raises:
-            ValueError: values of another shape.
+            ValueError: values of another shape, or a number that is no code of a category.
         """
         import pandas
 
+        if hasattr(values, "iloc") and values.ndim == 2 and set(values.columns) == set(self.columns):
+            values = values[list(self.columns)]  # in whatever order they stand
         values = values.to_numpy() if hasattr(values, "to_numpy") else values  # else NumPy's precision would be lost
         numbers = tensor_of("values", values).detach().cpu().double()
         if numbers.dim() != 2 or numbers.shape[1] != len(self.columns):
@@ -155,8 +157,15 @@ class Table:
     def _said(self, pandas: Any, label: Any, column: Column, value: Tensor) -> Any:
         if label not in self.levels:
             return value.numpy()
-        codes = value.nan_to_num(nan=-1.0).round().long().numpy()
-        return pandas.Categorical.from_codes(codes, self.levels[label], ordered=isinstance(column, OrdinalColumn))
+        levels, codes = self.levels[label], value.nan_to_num(nan=-1.0).round()
+        wrong = ~value.isnan() & ((codes < 0) | (codes >= len(levels)))
+        if bool(wrong.any()):
+            row = first_row(wrong)
+            raise ValueError(
+                f"column {label!r} has {value[row]:g} in row {row}; give a code from 0 to {len(levels) - 1}, NaN where"
+                " missing"
+            )
+        return pandas.Categorical.from_codes(codes.long().numpy(), levels, ordered=isinstance(column, OrdinalColumn))
 
 
 def _check(frame: Any) -> None:

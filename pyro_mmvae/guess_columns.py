@@ -27,7 +27,11 @@ def column_of(label: Any, series: Any, own: Column | None) -> tuple[Column, list
         raise ValueError(f"column {label!r} has no value; leave it out")
     numbers = None if _has_words(seen) else numbers_in(label, seen)
     if own is None:
-        return (_measured(numbers), None) if numbers is not None and not _is_code(numbers) else _guessed(label, seen)
+        return (
+            (_measured(label, numbers), None)
+            if numbers is not None and not _is_code(numbers)
+            else _guessed(label, seen)
+        )
     size = getattr(own, "levels", None)
     if size is None and numbers is None:
         raise ValueError(f"column {label!r} has words and is said to be a {own}; give it a category or an order")
@@ -77,9 +81,12 @@ def _levels(label: Any, seen: Any) -> list[Any]:
         raise ValueError(f"column {label!r} has words beside other things; make words of all of them") from None
 
 
-def _measured(numbers: Tensor) -> Column:
+def _measured(label: Any, numbers: Tensor) -> Column:
     """What kind of numbers these are."""
     mean, variance = float(numbers.mean()), float(numbers.var(correction=0))
+    if not math.isfinite(variance) or (variance == 0 and bool((numbers != numbers[0]).any())):
+        largest = float(numbers.abs().max())
+        raise ValueError(f"column {label!r} has numbers up to {largest:g}, whose squares are no numbers; rescale it")
     if float(numbers.min()) == 0 and bool((numbers == numbers.round()).all()) and variance >= NEARLY * mean > 0:
         return CountColumn(_short(mean, mean))
     if variance > 0 and bool((numbers > 0).all()):

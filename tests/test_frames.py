@@ -137,6 +137,11 @@ REFUSED = {
     ),
     "column 'it' is of dtype object; give numbers": lambda: mm.Table(pd.DataFrame({"it": [{}, {}]})),
     "column 'it' holds arrays; leave it out": lambda: mm.Table(pd.DataFrame({"it": [[1], [2]]})),
+    "column 'it' has numbers up to 1e+300, whose squares are no": lambda: mm.Table(pd.DataFrame({"it": [1e300, 1.0]})),
+    "column 'it' has numbers up to 1e+308, whose squares are no": lambda: mm.Table(pd.DataFrame({"it": [1e308] * 9})),
+    "column 'it' has numbers up to 3e-200, whose squares are no": lambda: mm.Table(
+        pd.DataFrame({"it": [1e-200, 3e-200, 2e-200]})
+    ),
     "column 'it' has an infinity; mend": lambda: mm.Table(pd.DataFrame({"it": [1.0, math.inf]})),
     "column 'it' has words beside other things; make": lambda: mm.Table(pd.DataFrame({"it": ["a", [1]]})),
     "column 'it' has words and is said to be a RealColumn(": lambda: mm.Table(WORDS, {"it": mm.RealColumn()}),
@@ -193,3 +198,22 @@ def test_words_are_learnt_from_numbers_and_numbers_from_words():
             assert (own == guess).mean() > (0.85 if label == "species" else 0.7)
         else:
             assert np.sqrt(((own - guess) ** 2).mean()) < 0.7 * frame[label].std()
+
+
+def test_numbers_become_words_by_the_names_of_their_columns():
+    frame = pd.DataFrame({"age": [1.5, 2.0], "word": ["b", "a"], "mark": [True, None]})
+    table = mm.Table(frame)
+    numbers = table.numbers(frame)
+    back = table.frame(numbers[["mark", "word", "age"]])
+    assert back["word"].tolist() == ["b", "a"] and back["age"].tolist() == [1.5, 2.0] and list(back) == list(frame)
+    assert table.frame(numbers.to_numpy()).equals(back)
+
+
+@pytest.mark.parametrize("wrong", [2.0, -1.0, 0.6, np.inf, -np.inf])
+def test_a_number_that_is_no_code_is_refused_in_one_line(wrong):
+    table = mm.Table(pd.DataFrame({"word": ["b", "a"]}))
+    if wrong == 0.6:  # as of a mean
+        assert table.frame([[np.nan], [wrong]])["word"].tolist()[1:] == ["b"]
+        return
+    with pytest.raises(ValueError, match=rf"^column 'word' has {wrong:g} in row 1; give a code from 0 to 1, NaN where"):
+        table.frame([[np.nan], [wrong]])
