@@ -11,6 +11,10 @@ from pyro.distributions import Distribution
 from torch import Tensor
 
 from pyro_mmvae.arrays import shown, with_axes
+from pyro_mmvae.warn import warn
+
+STAND_INS = (-9, -99, -999, -9999, -99999)
+"""What files have where a number is missing."""
 
 
 class BadRow(ValueError):
@@ -166,6 +170,20 @@ def hide_nan(name: str, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Ten
             f"modality {name!r} has {what}{column}", row, "which counts as observed; mask it, or mend the value"
         )
     return value, mask, whole
+
+
+def doubt_stand_in(what: str, numbers: Tensor) -> None:
+    """Warns of a number such as -999 that comes more than once in (number,) and lies far below all others."""
+    least = float(numbers.min())
+    rest = numbers[numbers != least]
+    if least not in STAND_INS or not 1 < len(rest) < len(numbers) - 1:
+        return
+    low, high = float(rest.min()), float(rest.max())
+    if 0 < high - low < low - least:
+        warn(
+            f"{what} has the number {least:g} in {len(numbers) - len(rest)} rows, far from all others; if it means"
+            " missing, put NaN there"
+        )
 
 
 def refuse(batch: Mapping[str, Tensor], finite: Tensor, what: str) -> None:

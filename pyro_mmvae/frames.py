@@ -29,6 +29,7 @@ class Table:
     What a column holds is guessed. Words, categories, true and false, 0 and 1, and 1 and 2 are categories, with an
     order where pandas has one; whole numbers, the least of them 0, that vary as much as counts do are counts;
     the rest is positive (log-normal) if it is above zero and its logarithms are clearly the better normal, else real.
+    It warns of numbers such as -999 far from all others, which files have where a number is missing.
 
     Args:
         frame: a DataFrame, one thing a row; what is missing is missing.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_mmvae.arrays import whole, with_axes
+from pyro_mmvae.checks import STAND_INS, doubt_stand_in
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.heads import NormalHead
 from pyro_mmvae.likelihoods import (
@@ -77,8 +78,9 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     learnt scale a feature, in the units of the data. Where single entries are missing, the encoder is told which; of an
     array without holes it takes one that is hidden later for a typical value. Draws of measurements know no bounds:
     take logits of shares and logarithms of skewed positive numbers first; columns of different kinds are what `Table`
-    is for. It warns of one whole number a row from -1 on, which pandas has for a missing category, and of measurements
-    that differ by less than the default dtype can tell apart, such as seconds since 1970.
+    is for. It warns of one whole number a row from -1 on, which pandas has for a missing category, of numbers such as
+    -999 far from all others, and of measurements that differ by less than the default dtype can tell apart, such as
+    seconds since 1970.
 
     Args:
         x: name -> array (row, *event), NaN = missing.
@@ -100,17 +102,25 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
     for name in batch:
         if batch.lacks(name) or not batch[name].numel():  # as of a table without columns
             raise ValueError(f"modality {name!r} has no observed entry to guess from; say what it is by mm.Modality")
-        _doubt(name, batch[name])
+        _doubt(name, batch[name], batch.mask[name])
     return {name: _guess(name, batch[name], batch.mask[name], dim, hidden, head) for name in batch}
 
 
-def _doubt(name: str, x: Tensor) -> None:
-    """Warns of codes that are taken for measurements."""
+def _doubt(name: str, x: Tensor, mask: Tensor) -> None:
+    """Warns of what is taken for measurements, and means that there is none."""
     if x.dim() == 1 and float(x.min()) == -1 and float(x.max()) < CATEGORIES and bool((x == x.round()).all()):
         warn(
             f"modality {name!r} has whole numbers from -1 on and is taken for measurements; if -1 means missing, as"
             " among pandas' codes of categories, put NaN there"
         )
+    if x.dim() > 2:  # a pixel may well have such a value
+        return
+    shown = with_axes(mask, x.dim()).expand(x.shape).reshape(len(x), -1)
+    columns = x.reshape(len(x), -1)
+    lowest = columns.amin(0).double()
+    for place in torch.isin(lowest, lowest.new_tensor(STAND_INS)).nonzero().flatten().tolist():
+        what = f"column {place} of modality {name!r}" if x.dim() == 2 else f"modality {name!r}"
+        doubt_stand_in(what, columns[:, place][shown[:, place]])
 
 
 def _guess(name: str, x: Tensor, mask: Tensor, dim: int, hidden: int, head: type[nn.Module]) -> Modality:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_mmvae.arrays import as_tensor, counted
+from pyro_mmvae.checks import doubt_stand_in
 from pyro_mmvae.columns import CategoryColumn, Column, CountColumn, OrdinalColumn, PositiveColumn, RealColumn
 
 NAMES = 20
@@ -83,6 +84,7 @@ def _levels(label: Any, seen: Any) -> list[Any]:
 
 def _measured(label: Any, numbers: Tensor) -> Column:
     """What kind of numbers these are."""
+    doubt_stand_in(f"column {label!r}", numbers)
     mean, variance = float(numbers.mean()), float(numbers.var(correction=0))
     if not math.isfinite(variance) or (variance == 0 and bool((numbers != numbers[0]).any())):
         largest = float(numbers.abs().max())

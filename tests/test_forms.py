@@ -220,3 +220,38 @@ def test_a_standardize_takes_arrays_of_every_kind(kind):
     assert found[1].tolist() == [0.0, -0.5, -0.75]
     with pytest.raises(ValueError, match=r"^Standardize: loc is of dtype <U1; give an array of numbers"):
         mm.Standardize("2", 1.0)
+
+
+def with_stand_ins(value, rows):
+    lab = np.random.default_rng(0).normal(size=(40, 3))
+    lab[rows, 1] = value
+    return lab
+
+
+@pytest.mark.parametrize("value", [-9.0, -99.0, -999.0, -9999.0])
+def test_numbers_that_stand_for_missing_ones_are_doubted(value):
+    lab = with_stand_ins(value, slice(0, 7))
+    holes = np.where(lab == value, np.nan, lab)
+    with pytest.warns(UserWarning, match=rf"^column 1 of modality 'lab' has the number {value:g} in 7 rows, far from"):
+        mm.guess_modalities({"lab": lab}, dim=2)
+    with pytest.warns(UserWarning, match=rf"^modality 'one' has the number {value:g} in 7 rows, .* put NaN there$"):
+        mm.guess_modalities({"one": lab[:, 1].round()}, dim=2)
+    with pytest.warns(UserWarning, match=rf"^column 'b' has the number {value:g} in 7 rows, far from all others"):
+        mm.Table(pd.DataFrame(lab, columns=list("abc")))
+    mm.guess_modalities({"lab": holes, "masked": np.ma.masked_equal(lab, value)}, dim=2)
+
+
+SOUND = {
+    "once": with_stand_ins(-999.0, slice(0, 1)),
+    "among such": np.where(np.arange(40)[:, None] < 7, -99, np.arange(-95, 25).reshape(40, 3)),
+    "two values": np.where(np.arange(40)[:, None] < 7, -9, [[1.0, 2.0, 3.0]]),
+    "pixels": np.where(np.random.default_rng(0).random((40, 2, 2)) < 0.3, -9, 1.5),
+    "not such": with_stand_ins(-500.0, slice(0, 7)),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_other_numbers_are_not_doubted(case):
+    mm.guess_modalities({"lab": SOUND[case]}, dim=2)  # where a warning is an error
+    if case != "pixels":
+        mm.Table(pd.DataFrame(SOUND[case]))
