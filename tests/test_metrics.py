@@ -86,8 +86,17 @@ def test_frechet_distance_is_the_closed_form_of_normals():
     assert mm.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-6)
     flat = a * torch.tensor([1.0, 0, 0, 0, 0])  # a singular covariance
     assert mm.frechet_distance(flat, flat + 1) == pytest.approx(5.0, abs=1e-5)
-    with pytest.raises(ValueError, match="give \\(row, feature\\)"):
-        mm.frechet_distance(a, b[:, :2])
+    few = torch.randn(3, 8).requires_grad_()  # most directions of which have no variance, or by rounding less
+    assert mm.frechet_distance(few, few + 1) == pytest.approx(8.0, abs=1e-5)
+    assert all(mm.frechet_distance(x, x) >= 0 for x in torch.randn(20, 10, 3))
+    pair = mm.frechet_distance([[0.0], [2.0]], [[1.0], [5.0]])  # two rows are enough: (3 - 1)^2 + (8^1/2 - 2^1/2)^2
+    assert pair == pytest.approx(4 + 2.0)
+    for wrong in (b[:, :2], b[:, 0], b.unsqueeze(-1), b[:1]):
+        for both in ((a, wrong), (wrong, a)):
+            with pytest.raises(ValueError, match="give \\(row, feature\\) of both, two rows or more"):
+                mm.frechet_distance(*both)
+    with pytest.raises(ValueError, match=r"^features has shape \(\); give one entry a row, 1 rows or more$"):
+        mm.frechet_distance(torch.tensor(1.0), a)
 
 
 @pytest.mark.parametrize("features, rows", [(5, 500), (20, 2000)])
@@ -110,6 +119,20 @@ def test_a_judge_learns_a_ring_and_a_line_does_not():
     assert share < 0.65 and score == pytest.approx(-math.log(2), abs=0.03)
     with pytest.raises(ValueError, match="one whole number a row"):
         mm.Judge(x, labels[:5])
+
+
+def test_a_probe_asks_nothing_of_codes_that_never_changed_in_training():
+    """Such as a column of whole numbers that are all 0 in the training rows; and one test row is enough."""
+    codes, labels = torch.randn(100, 2).mul(9).round().long(), torch.arange(100.0) % 2
+    codes[:, 0] += (9 * labels).long()
+    wider = torch.cat([codes, torch.zeros(100, 1, dtype=torch.long)], 1)
+    wider[50:, 2] = 1
+    for rows in (slice(50, 100), slice(50, 51)):
+        share, score = mm.linear_probe(codes[:50], labels[:50], codes[rows], labels[rows])
+        found = mm.linear_probe(wider[:50], labels[:50], wider[rows], labels[rows])
+        assert found == (share, pytest.approx(score, abs=1e-3))
+    judge = mm.Judge(codes[:50, 0], labels[:50], hidden=())  # of one number a row
+    assert judge.classes.dtype == torch.int64 and (judge(codes[50:, 0]) == labels[50:]).double().mean() > 0.6
 
 
 def test_a_judge_of_entries_that_never_change_measures_them_by_a_tenth_of_the_spread_of_all():
@@ -441,6 +464,7 @@ def test_numbers_that_are_not_finite_are_refused_by_name(bad):
     [
         ([0.0, math.nan, 1.0], "^labels have nan in row 1; give whole numbers, and leave other rows out$"),
         ([0.0, 0.5, 1.0], "^labels have 0.5 in row 1"),
+        ([0.0, math.inf, 1.0], "^labels have inf in row 1"),
         (["u", "v", "u"], "^labels are no numbers; give one whole number a row, such as the codes of names$"),
         ([[0], [1], [0]], r"^labels are torch.int64 \(3, 1\) for 3 rows; give one whole number a row$"),
     ],

@@ -121,13 +121,13 @@ def linear_probe(
         >>> accuracy
         1.0
     """
-    both = finite("codes", codes, 2), finite("test_codes", test_codes)
-    train, test = (value if value.is_floating_point() else value.double() for value in both)
+    train, test = finite("codes", codes, 2).double(), finite("test_codes", test_codes).double()
     if train.dim() != 2 or train.shape[1:] != test.shape[1:]:
         shapes = f"{tuple(train.shape)}, test_codes {tuple(test.shape)}"
         raise ValueError(f"codes have shape {shapes}; give (row, dim), as wide in both")
     targets, right = whole_labels("labels", labels, len(train)), whole_labels("test_labels", test_labels, len(test))
-    loc, scale = train.mean(0), train.std(0).clamp(min=1e-12)
+    loc = train.mean(0)
+    scale = torch.where((train != train[0]).any(0), train.std(0), torch.inf)  # what never changes tells nothing
     scaled, asked = (train - loc) / scale, (test - loc) / scale
     probe = Judge(scaled, targets, hidden=(), ridge=ridge)
     column = (right.unsqueeze(1) == probe.classes).double()  # a class never seen in training has probability zero
