@@ -95,6 +95,8 @@ def gaps(
     the guide, `full_rank` or diagonal. Where that is the best proposal as well, log p(x_S) and its ELBO are of the same
     draws, so that the approximation gap has a smaller error than either.
 
+    Limits: where the prior looks at the data log p(x_S) is no likelihood; see `mm.log_likelihood`.
+
     Args:
         vae: a `MultimodalVAE`, or a `Pair` of any model and guide with continuous codes.
         x, mask: as in `vae.model`.
