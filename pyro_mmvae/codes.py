@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -10,7 +11,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 
 from pyro_mmvae.checks import distribution
-from pyro_mmvae.distributions import components_of, like, stratum
+from pyro_mmvae.distributions import components_of, is_mixture, like, stratum
 from pyro_mmvae.experts import Experts, check_size
 from pyro_mmvae.fusion import Fusion
 from pyro_mmvae.view import View
@@ -27,27 +28,30 @@ def fused(fusion: Callable[[Experts], Distribution], experts: Experts) -> Distri
     return q
 
 
-def posterior_of(fusion: Callable[[Experts], Distribution], experts: Experts, view: View) -> Distribution:
-    """q(z | x_S), or the part of it that is the view's stratum, with its weight in `share` for the objective.
+def posterior_of(
+    fusion: Callable[[Experts], Distribution], experts: Experts, view: View
+) -> tuple[Distribution, dict[str, Any]]:
+    """q(z | x_S), or the part of it that is the view's stratum; and what its site tells the objective, the weight of
+    that part as `share`, (row, 1) or one number.
 
     Where nothing was seen that is the prior, whose components, if it has any, are no strata.
 
     Raises:
-        ValueError: more components than strata, so that some would be left out of the loss.
+        ValueError: more components than strata, so that some would be left out of the loss, or none for several strata.
     """
     q = fused(fusion, experts)
     if view.stratum is None:
-        return q
+        return q, {}
     if not experts:
-        q.share = float(view.stratum == 0)
-        return q
-    part, share = stratum(q, *_places(experts, view.stratum, view.strata, components_of(q)))
-    part.share = share
-    return part
+        return q, {"share": float(view.stratum == 0)}
+    part, share = stratum(q, *_places(experts, view.stratum, view.strata, components_of(q), is_mixture(q)))
+    return part, {"share": share}
 
 
-def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, count: int) -> tuple[int, int]:
-    """The first component of a stratum, and how many it has, of `count` in all.
+def _places(
+    experts: Experts, place: int, strata: Sequence[str] | int | None, count: int, mixed: bool
+) -> tuple[int, int]:
+    """The first component of a stratum, and how many it has, of `count` in all; `mixed`: whether of a mixture.
 
     A modality has one for each repeat, or one for all of them; one that no encoder looks at has none.
     """
@@ -56,6 +60,11 @@ def _places(experts: Experts, place: int, strata: Sequence[str] | int | None, co
     else:
         sizes = [experts.given[name].shape[1] if name in experts else 0 for name in strata]
         sizes = sizes if sum(sizes) <= count else [min(size, 1) for size in sizes]
+    if not mixed and sum(sizes) > 1:
+        raise ValueError(
+            f"the posterior is no mixture and the loss has {sum(sizes)} strata, the components of one; give a loss"
+            " without strata, such as mm.Objective()"
+        )
     if count > sum(sizes):
         raise ValueError(
             f"the posterior is a mixture of {count} components and the loss has {sum(sizes)} strata; a prior expert is"

@@ -124,7 +124,10 @@ class MultimodalVAE(nn.Module):
         batch, seen = self.open(x, mask)
         experts = self._experts(batch, seen, view)
         with plate("data", batch.rows, dim=-2):
-            z = None if self.fusion is None else pyro.sample("z", posterior_of(self.fusion, experts, view))
+            z = None
+            if self.fusion is not None:
+                q, told = posterior_of(self.fusion, experts, view)
+                z = pyro.sample("z", q, infer=told)
             above = getattr(self.prior, "guide", None)  # of a prior with latent sites of its own
             if above is not None:
                 above(z)

@@ -156,3 +156,27 @@ def test_a_file_of_two_networks_is_not_loaded_into_a_model_that_has_one_for_both
     built(part(3), part(3)).save(path)
     with pytest.raises(ValueError, match=r"'modalities.a.decoder.*' and 'modalities.b.decoder.*' differ there and are"):
         mm.load(path, twins)
+
+
+@pytest.mark.parametrize("recipe", [mm.recipes.mmvae, mm.recipes.alignment])
+def test_a_loss_over_the_components_of_a_mixture_is_refused_for_another_guide(recipe):
+    """Every stratum would count as the whole: the loss would be as many times too large."""
+    x = {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}
+    vae, loss = recipe({"a": part(3), "b": part(2)}, 2)
+    mm.fit(vae, x, loss=loss, epochs=1, progress=False)
+    for vae.fusion in (mm.PoE(), mm.Flow(mm.MoE(), [dist.transforms.AffineTransform(0.0, 2.0, event_dim=1)])):
+        with pytest.raises(ValueError, match=r"the posterior is no mixture and the loss has 2 strata.*give") as error:
+            mm.fit(vae, x, loss=loss, epochs=1, progress=False)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", ["ac", "cd"])
+def test_what_nobody_looks_at_is_no_stratum_of_a_posterior_that_is_no_mixture(names):
+    """Neither beside one modality that is looked at, nor where the code is drawn from the prior."""
+    parts = {"a": part(3), **{name: mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3), 2.0)) for name in "cd"}}
+    vae, x = mm.MultimodalVAE(parts, mm.StandardNormal(2), mm.PoE()), {name: torch.randn(20, 3) for name in names}
+    losses = []
+    for views in (mm.objectives.joint, mm.objectives.strata):
+        pyro.set_rng_seed(0)
+        losses.append(mm.Objective([views], num_particles=4000).loss(vae.model, vae.guide, x))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)

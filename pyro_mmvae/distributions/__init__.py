@@ -26,7 +26,16 @@ from pyro_mmvae.distributions.poisson import Poisson
 from pyro_mmvae.distributions.pool import LogPool
 from pyro_mmvae.distributions.products import ProductMixture, indicator, members_of, pick_subsets
 from pyro_mmvae.distributions.rows import Rows, Switch, feasible, masked
-from pyro_mmvae.distributions.strata import Stratum, Surrogate, as_whole, by_component, components_of, detached, stratum
+from pyro_mmvae.distributions.strata import (
+    Stratum,
+    Surrogate,
+    as_whole,
+    by_component,
+    components_of,
+    detached,
+    is_mixture,
+    stratum,
+)
 
 __all__ = [
     "Beside",
@@ -54,6 +63,7 @@ __all__ = [
     "feasible",
     "indicator",
     "is_correlated",
+    "is_mixture",
     "is_normal",
     "like",
     "log_prob_sum",

@@ -128,6 +128,11 @@ def stratum(q: Distribution, index: int, size: int = 1) -> tuple[Distribution, T
     return q, 0.0 if isinstance(q, Mixture) else first
 
 
+def is_mixture(q: Distribution) -> bool:
+    """Whether it has components, in the rows that are given something."""
+    return isinstance(q.yes if isinstance(q, Switch) else q, Mixture)
+
+
 def components_of(q: Distribution) -> int:
     """How many components a mixture has; 1 for any other distribution."""
     q = q.yes if isinstance(q, Switch) else q

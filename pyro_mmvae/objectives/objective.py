@@ -106,7 +106,7 @@ class Objective(Loss):
         seen = batch if viewed else batch.only(view.given)
         with pyro.plate("draws", self.num_particles, dim=-1 - self.max_plate_nesting):
             q = poutine.trace(guide).get_trace(seen, seen.mask, view) if viewed else guide_on(guide, seen)
-            share = getattr(q.nodes["z"]["fn"], "share", None) if "z" in q.nodes else None
+            share = q.nodes["z"]["infer"].get("share") if "z" in q.nodes else None
             rows = _that_count(batch, view, share) if viewed else None
             told = batch if viewed else batch.only(view.targets).after(seen)
             view = view if rows is None else view._replace(rows=rows)
