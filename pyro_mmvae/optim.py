@@ -183,7 +183,7 @@ class optim(PyroOptim):
         waiting = self._state_waiting_to_be_consumed
         name_of = pyro.get_param_store().param_name
         for p in [p for p in self.known if name_of(p) in waiting] if waiting else ():
-            self.single.state[p] = deepcopy(waiting.pop(name_of(p))["state"][0])
+            self.single.state[p] = _fitting(name_of(p), p, deepcopy(waiting.pop(name_of(p))["state"][0]))
         step_of(self.single)()
         self.single.zero_grad(set_to_none=True)  # else SVI fills them with zeros, and backward adds to those
 
@@ -199,3 +199,14 @@ class optim(PyroOptim):
         if states and not found:
             raise ValueError("no parameter has a name in Pyro's store; save the optimiser right after a step of SVI")
         return found
+
+
+def _fitting(name: str | None, p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """A state that was loaded; raises ValueError for moments of a parameter of another shape."""
+    mean = state.get("exp_avg", p)
+    if mean.shape != p.shape:
+        raise ValueError(
+            f"the optimiser was saved with {name!r} of shape {tuple(mean.shape)}, which has {tuple(p.shape)} in this"
+            " model; begin with a new one"
+        )
+    return state

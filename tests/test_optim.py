@@ -246,3 +246,15 @@ def test_adam_refuses_options_that_it_lacks(option):
 def test_optim_wants_named_settings(wrong):
     with pytest.raises(ValueError, match=r"optim_args is .*; give keyword arguments such as {'lr': 1e-3}"):
         mm.optim(wrong)
+
+
+def test_an_optimiser_of_a_model_of_other_sizes_is_refused(tmp_path):
+    x, optim = {"a": torch.randn(5, 3)}, mm.optim({"lr": 1e-2})
+    vae = mm.MultimodalVAE(mm.guess_modalities(x, dim=2), mm.StandardNormal(2), mm.PoE())
+    SVI(vae.model, vae.guide, optim, Trace_ELBO()).step(x)
+    optim.save(tmp_path / "optim")
+    vae.modalities["a"].encoder = mm.encoder(3, 8, dim=2)  # 128 before
+    again = mm.optim({"lr": 1e-2})
+    again.load(tmp_path / "optim")
+    with pytest.raises(ValueError, match=r"saved with 'vae\$\$\$modalities.a.encoder.*of shape .*128.*, which has .*8"):
+        SVI(vae.model, vae.guide, again, Trace_ELBO()).step(x)
