@@ -59,6 +59,7 @@ class Batch(Mapping[str, Tensor]):
         self._masks: dict[tuple[str, int], Tensor] = {}
         self.seen: tuple[Any, dict[str, Any]] | None = None  # a VAE keeps its own layout of the batch here, with itself
         self.checked: Any = None  # and itself, once it has looked at the values
+        self.judges: list[Any] = []  # by these decoders of it
         self.numbers: dict[str, int] = {}  # and how many numbers its likelihoods of one row are made of
         self.encoded: dict[Any, dict[str, Any]] | None = None  # and what its encoders said, if they run once for a loss
         self.shown: Batch | None = None  # what priors that look at data see of these rows; None = these data
@@ -256,7 +257,7 @@ class Batch(Mapping[str, Tensor]):
     def _derived(self, x: dict[str, Tensor], mask: dict[str, Tensor], rows: int, complete: frozenset[str]) -> Batch:
         new = Batch(x, mask, rows, complete)
         new.checked, new.covered, new.filled, new.dense = self.checked, self.covered, self.filled, self.dense
-        new.numbers, new.veiled = self.numbers, self.veiled
+        new.judges, new.numbers, new.veiled = self.judges, self.numbers, self.veiled
         return new
 
 

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.distributions import Distribution
 from torch import Tensor, nn
 
-from pyro_mmvae.checks import seen_rows
+from pyro_mmvae.checks import check_made_for, seen_rows
 from pyro_mmvae.data import Arrays, Batch
 from pyro_mmvae.experts import Experts
 from pyro_mmvae.objectives import Loss, Objective, Pass, dropped
@@ -82,6 +82,8 @@ class TwoLevels(nn.Module):
         self, x: Arrays | None, mask: Arrays | None = None, likelihoods: Mapping[str, Distribution] | None = None
     ) -> Batch:
         """As in `MultimodalVAE`."""
+        above = self.top.modalities.keys()
+        check_made_for(self.bottom.modalities.keys(), above, "code in the top model; add it to top.modalities too")
         return self.bottom.check(x, mask, likelihoods)
 
     def check_names(self, names: Collection[str]) -> None:
@@ -109,7 +111,10 @@ class TwoLevels(nn.Module):
         """The means of the codes that were seen, as data of the top; no modality at all if nothing was."""
         x, mask = {n: own[n].mean.squeeze(1) for n in own}, {n: own.given[n].squeeze(1) for n in own}
         codes = Batch(x, mask, own.rows, frozenset())
-        codes.checked = self.top  # means of the bottom's own are real numbers of the right shape
+        codes.checked, codes.judges = (
+            self.top,
+            self.top.decoders,
+        )  # means of the bottom's own are real numbers of the right shape
         return codes
 
     def _messages(self, own: Experts) -> Experts:

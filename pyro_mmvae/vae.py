@@ -183,14 +183,20 @@ class MultimodalVAE(nn.Module):
         batch = Batch.of(x, mask).detached()
         self.check_names(batch)
         batch = self._as_parameters(batch)
-        if batch.checked is not self:
+        if batch.checked is not self or batch.judges != self.decoders:
             with torch.no_grad():
                 known = self.likelihoods(batch) if likelihoods is None else likelihoods
                 for name, p in known.items():
                     if name in batch:
                         check_values(name, batch, p, self.modalities[name].repeated)
-            batch.checked, batch.numbers = self, {name: numbers_of(p) for name, p in known.items()}
+            batch.checked, batch.judges = self, self.decoders
+            batch.numbers = {name: numbers_of(p) for name, p in known.items()}
         return batch
+
+    @property
+    def decoders(self) -> list[nn.Module | None]:
+        """Of the modalities, in their order."""
+        return [modality.decoder for modality in self.modalities.values()]
 
     def likelihoods(self, batch: Batch | None = None) -> dict[str, torch.distributions.Distribution]:
         """p(x_m | z, w_m) of one row at one code, batch (1, 1): for shapes and supports.

@@ -180,3 +180,26 @@ def test_what_nobody_looks_at_is_no_stratum_of_a_posterior_that_is_no_mixture(na
         pyro.set_rng_seed(0)
         losses.append(mm.Objective([views], num_particles=4000).loss(vae.model, vae.guide, x))
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_a_batch_is_checked_anew_against_a_likelihood_that_was_put_in():
+    truth = LinearGaussian()
+    x, vae = mm.Batch.of(truth.simulate(5)), truth.vae()
+    torch.testing.assert_close(mm.log_likelihood(vae, x).value, truth.log_prob(x))
+    vae.modalities["a"].decoder = mm.BernoulliLikelihood(mm.mlp(2, 4))
+    with pytest.raises(ValueError, match=r"modality 'a' has the value .* off the support of its likelihood Bernoulli"):
+        mm.log_likelihood(vae, x)
+
+
+def test_a_modality_of_two_levels_needs_its_code_in_both():
+    def lower(size):
+        return mm.Modality(mm.NormalLikelihood(mm.mlp(2, 4, size)), mm.encoder(size, 4, dim=2))
+
+    x = {"a": torch.randn(10, 3), "b": torch.randn(10, 2)}
+    vae, loss = mm.recipes.nexus({"a": lower(3), "b": lower(2)}, 2, {"a": 2, "b": 2}, 6, 5)
+    vae.bottom.modalities["c"], vae.bottom.private_prior["c"] = vae.modalities["b"], mm.StandardNormal(2)
+    with pytest.raises(ValueError, match="modality 'c' has no code in the top model; add it to top"):
+        mm.fit(vae, {**x, "c": x["b"]}, loss=loss, epochs=1, progress=False)
+    for parts in (vae.top.modalities, vae.top.fusion.embed):
+        parts["c"] = parts["b"]
+    mm.fit(vae, {**x, "c": x["b"]}, loss=loss, epochs=1, progress=False)
