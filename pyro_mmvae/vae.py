@@ -247,6 +247,8 @@ class MultimodalVAE(nn.Module):
         been trained by others and take its input so, unless there is no other."""
         real = (p for p in self.parameters() if p.is_floating_point())
         some = next(real, None)
+        if some is not None and some.is_meta:
+            raise ValueError("the model is on the device 'meta', which holds no values; build it on another one")
         if some is not None and some.dtype.itemsize < 4:
             some = next((p for p in real if p.dtype.itemsize >= 4), some)
         return batch if some is None else batch.to(some.dtype, some.device)

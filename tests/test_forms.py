@@ -255,3 +255,11 @@ def test_other_numbers_are_not_doubted(case):
     mm.guess_modalities({"lab": SOUND[case]}, dim=2)  # where a warning is an error
     if case != "pixels":
         mm.Table(pd.DataFrame(SOUND[case]))
+
+
+@pytest.mark.parametrize("ask", [mm.log_likelihood, mm.impute, lambda vae, x: mm.fit(vae, x, progress=False)])
+def test_a_model_that_holds_no_values_is_refused_in_one_line(ask):
+    part = mm.Modality(mm.NormalLikelihood(mm.mlp(2, 3)), mm.encoder(3, dim=2))
+    vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(2), mm.PoE())
+    with pytest.raises(ValueError, match=r"^the model is on the device 'meta', .*; build it on another one$"):
+        ask(vae.to("meta"), {"a": torch.zeros(4, 3)})
