@@ -89,7 +89,8 @@ def guess_modalities(x: Arrays, dim: int, hidden: int = 128, head: type[nn.Modul
         head: of the encoders, see `mm.encoder`.
 
     Raises:
-        ValueError: bad input, an array of which nothing is observed, or sizes that are no whole numbers.
+        ValueError: bad input, an array of which nothing is observed, numbers so large or small that their squares are
+            none, or sizes that are no whole numbers.
 
     Example:
         >>> import torch
@@ -162,11 +163,26 @@ def _measurements(name: str, x: Tensor, shown: Tensor, net: nn.Module) -> tuple[
     """The likelihood of real numbers in their own units, and what brings them to a common one."""
     kind = torch.get_default_dtype()
     loc, scale = _spread(x, shown, lambda x: x.to(kind).double())
+    _refuse_squares(name, x, scale, kind)
     if kind != torch.float64 and x.dtype == torch.float64:
         _lost(name, x, shown, kind)
     loc, scale = loc.to(kind), _or_one(scale).to(kind)
     learnt = LearnedScale(*x.shape[1:], start=scale)
     return NormalLikelihood(nn.Sequential(net, Unstandardize(loc, scale)), learnt), Standardize(loc, scale)
+
+
+def _refuse_squares(name: str, x: Tensor, scale: Tensor, kind: torch.dtype) -> None:
+    """Raises ValueError for a feature so large or small that a normal has no density of it."""
+    square = scale.to(kind).flatten() ** 2
+    wrong = ~square.isfinite() | ((square < torch.finfo(kind).tiny) & (scale.flatten() > 0))
+    for place in wrong.nonzero().flatten().tolist()[:1]:
+        where, largest = (
+            f" in column {place}" if x.dim() == 2 else "",
+            float(x.reshape(len(x), -1)[:, place].abs().max()),
+        )
+        raise ValueError(
+            f"modality {name!r} has{where} numbers up to {largest:g}, whose squares {kind} lacks; rescale it"
+        )
 
 
 def _lost(name: str, x: Tensor, shown: Tensor, kind: torch.dtype) -> None:

@@ -263,3 +263,29 @@ def test_a_model_that_holds_no_values_is_refused_in_one_line(ask):
     vae = mm.MultimodalVAE({"a": part}, mm.StandardNormal(2), mm.PoE())
     with pytest.raises(ValueError, match=r"^the model is on the device 'meta', .*; build it on another one$"):
         ask(vae.to("meta"), {"a": torch.zeros(4, 3)})
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind"), [(1e30, torch.float32), (1e-30, torch.float32), (1e200, torch.float64), (1e-160, torch.float64)]
+)
+def test_measurements_whose_squares_overflow_are_refused_before_a_model_is_made_of_them(unit, kind):
+    value = np.random.default_rng(0).normal(size=(20, 2)).clip(-1.5, 1.5) * [1.0, unit]
+    torch.set_default_dtype(kind)
+    with pytest.raises(
+        ValueError, match=rf"^modality 'a' has in column 1 numbers up to \S+e.\d+, whose squares {kind} lacks"
+    ):
+        mm.guess_modalities({"a": value}, dim=2)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1.0, 1e12])
+def test_a_unit_changes_what_is_likely_by_its_logarithm_alone(single, unit):
+    value = np.random.default_rng(0).normal(size=(20, 2))
+    torch.manual_seed(0)
+    vae = mm.MultimodalVAE(mm.guess_modalities({"a": value * unit}, dim=1, hidden=4), mm.StandardNormal(1), mm.PoE())
+    torch.manual_seed(0)
+    one = mm.MultimodalVAE(mm.guess_modalities({"a": value}, dim=1, hidden=4), mm.StandardNormal(1), mm.PoE())
+    found = []
+    for model, x in ((vae, value * unit), (one, value)):
+        torch.manual_seed(1)
+        found.append(mm.log_likelihood(model, {"a": x}, num_particles=10).value)
+    torch.testing.assert_close(found[0] + 2 * np.log(unit), found[1], rtol=1e-4, atol=1e-4)
