@@ -146,6 +146,8 @@ def test_chains_certify_by_r_hat_and_number_where_no_witness_has_found_more(monk
         return start + torch.arange(num_draws).reshape(-1, 1, 1, 1)
 
     q = diagonal(torch.full((len(rows), 2), 50.0), torch.full((len(rows), 2), 0.5))
+    late = made._walked("hmc", lambda *_: None, some, rows, q, torch.arange(2))
+    assert len(late[0]) == 0 and set(made.served.method) == {"guide"}  # the time was up while they walked
     left, ends = made._walked("hmc", walk, some, rows, q, torch.arange(2))
     assert made.served.certified[1:].tolist() == certified.tolist() and not made.served.certified[0]
     assert [name == "hmc" for name in made.served.method] == [False, *taken.tolist()]
@@ -158,6 +160,65 @@ def test_chains_certify_by_r_hat_and_number_where_no_witness_has_found_more(monk
     first, last = (starts[0] + 0.5 * step for step in (0, 249))
     served = made.served.latents["z"][:, some[taken]]
     torch.testing.assert_close(served[[0, -1]], torch.stack([first[0], last[-1]])[:, taken])
+    assert made.budget.nuts_rows == 48
+    monkeypatch.setattr(rungs, "mixing", lambda y: (rhat[on], ess[on]))
+    monkeypatch.setattr(Witness, "lacks", lambda *_: torch.zeros(len(left), dtype=torch.bool))
+    made._walked("nuts", walk, left, rows, q, torch.arange(2), ends)
+    torch.testing.assert_close(starts[1], ends)  # those that go on start there
+    assert made.budget.nuts_rows == 48 - len(left) and made.served.method[int(left[0])] == "nuts"
+
+
+def test_draws_that_are_served_are_not_those_of_the_witness():
+    """Who is written over, and who bears witness of what comes next."""
+    truth = LinearGaussian()
+    made = Ladder(Target(truth.vae(), truth.vae().check(truth.simulate(3)), 2), "auto", 1000, 0.1, Budget(0, 0.0))
+    z, khat = made.guide.z.clone(), made.guide.weights.khat.clone()
+    new = torch.full((3,), 7.0)
+    made._put(torch.arange(3), torch.arange(3) > 0, "psis", {"z": z + 9}, new, new, new > 0)
+    assert torch.equal(made.guide.z, z) and torch.equal(made.guide.weights.khat, khat)
+    assert made.served.khat[1:].tolist() == [7.0, 7.0] and made.served.rhat.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "walks"), [("auto", "hhhnn"), ("hmc", "hhh"), ("nuts", "nn"), ("psis", ""), ("guide", "")]
+)
+def test_a_ladder_goes_up_as_far_as_it_is_told(method, walks, monkeypatch):
+    """Chains of HMC three times, longer each time, and NUTS for as many rows as are left, sixteen at a time."""
+    made, called, said = ladder(monkeypatch, 20, method), [], []
+    made.budget.nuts_rows = 18
+    monkeypatch.setattr(rungs, "fit_normal", lambda *_, **__: None)
+    monkeypatch.setattr(made, "_refined", lambda *_: None)
+
+    def walked(name, walk, some, rows, q, columns, at=None):
+        called.append((name[0], len(some), walk.keywords["apart"] if name == "hmc" else None, at))
+        return some[1:], len(called)
+
+    monkeypatch.setattr(made, "_walked", walked)
+    made.climb(said.append)
+    hmc, nuts = (("h", 20, 1, None), ("h", 19, 4, 1), ("h", 18, 16, 2)), (("n", 16, None, None), ("n", 2, None, None))
+    assert called == [*(hmc if "h" in walks else ()), *(nuts if "n" in walks else ())]
+    assert said == [text for text, mark in {"refining": "p", "walking, hmc": "h", "walking, nuts": "n"}.items()
+                    if mark in walks or (mark == "p" and method != "guide")]  # fmt: skip
+
+
+def test_chains_are_not_begun_that_would_be_cut_off(monkeypatch):
+    """Each run takes four times as long as the one before: after 1 and 4 seconds a third ends at 21."""
+    made, now, called = ladder(monkeypatch, 1, "hmc"), [0.0], []
+    monkeypatch.setattr(rungs.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(rungs, "fit_normal", lambda *_, **__: None)
+    monkeypatch.setattr(made, "_refined", lambda *_: None)
+
+    def walked(name, walk, some, *_):
+        called.append(walk.keywords["apart"])
+        now[0] += called[-1]
+        return some, None
+
+    monkeypatch.setattr(made, "_walked", walked)
+    for deadline, expected in ((20.9, [1, 4]), (21.1, [1, 4, 16]), (4.9, [1])):
+        now[0], made.budget.deadline = 0.0, deadline
+        called.clear()
+        made.climb(print)
+        assert called == expected
 
 
 def test_chains_are_as_long_as_the_draws_that_are_asked_for(monkeypatch):

@@ -139,6 +139,21 @@ def test_the_errors_of_shift_and_spread_are_their_deviations_over_data_sets():
         assert ((value.std(0) / se.mean(0)).log().abs() < 4 / 80**0.5).all()  # of a deviation over 40
 
 
+def test_rows_of_which_more_is_uncertain_do_not_make_an_error_of_the_spread():
+    """N(0, s) given a and N(0, s / sqrt 2) given both, of s 1 and 10: the spread is a half of every row."""
+    rows = 2000
+    scale = (torch.arange(rows) % 2 * math.log(10.0)).unsqueeze(1)
+    both = torch.cat([torch.zeros(rows, 1), scale], 1)
+    seen = torch.arange(rows) % 4 < 2
+    found = mm.consistency(
+        known(mm.PoE(prior_expert=False), "ab"), {"a": both, "b": both}, {"b": seen}, given=["a"], more=["a", "b"]
+    )
+    noise = (2 * 0.5**2 * 2 / 200 * (1 + 100**2) / 2) ** 0.5 / ((1 + 100) / 2)  # of two variances of 200 draws
+    assert found.rows == rows // 2
+    assert found.spread.item() == pytest.approx(0.5, abs=4 * float(found.spread_se))
+    assert found.spread_se.item() == pytest.approx(noise / (rows // 2) ** 0.5, rel=0.1)
+
+
 def test_a_guide_that_is_too_sure_of_the_smaller_subset_is_seen():
     truth = LinearGaussian()
     vae = truth.vae(expert="posterior")  # the prior in every expert: the more modalities the surer
@@ -154,6 +169,8 @@ def test_subsets_that_are_not_nested_are_refused_in_one_line():
             mm.consistency(vae, x, given=["a"], more=more)
     with pytest.raises(ValueError, match="unknown modality 'q'"):
         mm.consistency(vae, x, given=["a"], more=["a", "q"])
+    with pytest.raises(ValueError, match="'ab' stands where names"):
+        mm.consistency(vae, x, given=["a"], more="ab")
     for there in ("a", "c"):  # one of the two, and neither
         with pytest.raises(ValueError, match="no row has all"):
             mm.consistency(vae, {there: x[there]}, given=["a"], more=["a", "b"])

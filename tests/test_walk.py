@@ -10,6 +10,7 @@ from exact import LinearGaussian
 from scipy.stats import norm, rankdata
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics import chains
 from pyro_mmvae.diagnostics.chains import hmc, mixing, nuts
 from pyro_mmvae.diagnostics.refine import normal
 from pyro_mmvae.diagnostics.target import Target
@@ -74,6 +75,51 @@ def test_chains_keep_every_so_many_of_their_states_after_the_warmup_and_none_if_
     assert all(walk(path, torch.zeros(4, 3, 2), 1, 1, 0.0) is None for walk in (hmc, nuts))
 
 
+def test_steps_are_tuned_in_the_warmup_alone_and_less_and_less(monkeypatch):
+    """From an eighth on by 2 k^-0.6 times what too much is accepted, here 0.05 for one row and -0.1 for the other."""
+    steps, path = [], walked(4, 2)[0]
+    accept = ACCEPTED + torch.tensor([0.05, -0.1])
+    monkeypatch.setattr(chains, "transition", lambda p, state, beta, step: steps.append(step) or (state, accept))
+    y = hmc(path, torch.zeros(4, 2, 2), 4, 2, math.inf, 3)
+    gains = torch.tensor([0.0, 2.0, 2 * 2**-0.6, 2 * 3**-0.6, 2 * 4**-0.6] + [0.0] * 5).cumsum(0).unsqueeze(1)
+    torch.testing.assert_close(torch.stack(steps), 0.125 * (gains * torch.tensor([0.05, -0.1])).exp())
+    assert y.shape == (2, 4, 2, 2)
+
+
+def test_which_states_are_kept_does_not_hang_on_the_warmup(monkeypatch):
+    """The last of every three."""
+    path, made = walked(1, 1)[0], []
+
+    def transition(path, state, beta, step):
+        made.append(path.at(torch.full((1, 1, 2), float(len(made)))))
+        return made[-1], torch.full((1,), ACCEPTED)
+
+    monkeypatch.setattr(chains, "transition", transition)
+    for warmup in (4, 5):
+        made.clear()
+        found = hmc(path, torch.zeros(1, 1, 2), warmup, 2, math.inf, 3)
+        assert found[:, 0, 0, 0].tolist() == [warmup + 2, warmup + 5]
+
+
+def test_a_trajectory_goes_four_steps_each_of_60_to_100_percent():
+    """Straight on, where they are short."""
+    path = walked(5000)[0]
+    state = path.at(torch.zeros(5000, 3, 2))
+    pyro.set_rng_seed(1)
+    new, _ = transition(path, state, 1.0, torch.full((3,), 1e-7))
+    pyro.set_rng_seed(1)
+    steps = (new.y / torch.randn_like(new.y) / 1e-7).median(-1).values
+    assert steps.min() > 2.399 and steps.max() < 4.001
+    assert steps.min() < 2.41 and steps.max() > 3.99 and steps.mean() == pytest.approx(3.2, abs=0.02)
+
+
+def test_nuts_warms_up_for_as_long_as_it_is_told_and_shows_no_bar(capsys, monkeypatch):
+    lengths, real = [], chains.MCMC
+    monkeypatch.setattr(chains, "MCMC", lambda *a, **k: lengths.append(k["warmup_steps"]) or real(*a, **k))
+    assert nuts(walked(2)[0], torch.zeros(2, 3, 2), 2, 3, math.inf).shape == (3, 2, 3, 2)
+    assert lengths == [2] and capsys.readouterr().err == ""
+
+
 def test_steps_settle_where_they_are_accepted_as_often_as_they_should_be():
     step = torch.tensor([0.01, 0.4])
     for position in range(300):
@@ -102,6 +148,13 @@ def scale_reduction(draws):
     return ((1 - 1 / len(halves)) + between / within).sqrt()
 
 
+def test_mixing_of_few_draws_with_heavy_tails_is_that_of_their_normal_scores():
+    draws = dist.StudentT(1.0).sample((12, 4, 5, 2)) + torch.tensor([0.0, 30.0])
+    for row, found in enumerate(mixing(draws)[0]):
+        each = [f(v) for v in draws[:, :, row].unbind(-1) for f in (lambda v: v, lambda v: (v - v.median()).abs())]
+        torch.testing.assert_close(found, torch.stack([scale_reduction(v) for v in each]).max(), rtol=1e-9, atol=0)
+
+
 def test_mixing_is_that_of_ranks_and_of_folded_ranks():
     draws = torch.randn(300, 4, 3, 2) + 5
     draws[:, 0, 1, 0] += 1  # one chain elsewhere
@@ -110,6 +163,14 @@ def test_mixing_is_that_of_ranks_and_of_folded_ranks():
         each = draws[:, :, row].unbind(-1)
         plain, folded = ([scale_reduction(f(v)) for v in each] for f in (lambda v: v, lambda v: (v - v.median()).abs()))
         torch.testing.assert_close(found, torch.stack([*plain, *folded]).max(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_chains_that_stand_still_have_not_mixed_and_the_verdict_has_the_precision_of_the_draws(value):
+    still = torch.randn(250, 8, 3, 2, dtype=torch.float32)
+    still[:, :, 0, 1], still[:, 3, 1], still[:, :, 2] = value, value, still[0, :, 2].clone()
+    rhat, ess = mixing(still)
+    assert (rhat > 1.1).all() and rhat.dtype == ess.dtype == torch.float32
 
 
 def test_the_effective_number_of_draws_of_an_autoregression():

@@ -85,8 +85,7 @@ def mixing(draws: Tensor) -> tuple[Tensor, Tensor]:
     folded = _normal_scores((draws - draws.flatten(0, 1).median(0).values).abs())
     rhat = torch.maximum(*(split_gelman_rubin(one, chain_dim=1, sample_dim=0) for one in (ranks, folded)))
     ess = effective_sample_size(ranks, chain_dim=1, sample_dim=0)
-    worst = rhat.nan_to_num(torch.inf).amax(-1), ess.nan_to_num(0.0).amin(-1)
-    return worst[0].to(draws.dtype), worst[1].to(draws.dtype)
+    return rhat.amax(-1), ess.amin(-1)
 
 
 def _normal_scores(draws: Tensor) -> Tensor:
