@@ -1,5 +1,7 @@
 """Draws that every row can vouch for: wrong guides are repaired, right ones are left alone, budgets are kept."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -10,7 +12,7 @@ from test_annealed import two_modes
 from test_gaps import broken, collapsed
 
 import pyro_mmvae as mm
-from pyro_mmvae.diagnostics import rungs, walk
+from pyro_mmvae.diagnostics import escalation, rungs, walk
 from pyro_mmvae.diagnostics.chains import mixing
 
 ROWS, DRAWS = 12, 1000
@@ -274,6 +276,37 @@ def test_mixing_sees_what_keeps_chains_apart():
     assert rhat[0] < 1.01 and (rhat[1:] > 1.05).all() and ess[0] > 1500 and ess[1] < 200
     slow = torch.randn(2000, 4, 1, 1).cumsum(0)
     assert mixing(slow)[0] > 1.1
+
+
+def test_a_bar_counts_the_rows_and_says_what_serves_them_unless_told_not_to(capsys):
+    truth = LinearGaussian()
+    vae, x = truth.vae(), truth.simulate(5)
+    mm.posterior_draws(vae, x, method="guide", num_draws=20)
+    end = capsys.readouterr().err.split("\r")[-1]
+    assert "5/5" in end and "row/s" in end and "guide=5" in end
+    mm.posterior_draws(vae, x, method="guide", num_draws=20, progress=False)
+    latents, share = escalation.codes_by("psis", vae, vae.check(x), 10)
+    assert latents["z"].shape == (10, 5, 2) and share == 1 and capsys.readouterr().err == ""
+
+
+def test_a_budget_is_what_was_asked_for(monkeypatch):
+    truth, seen, real = LinearGaussian(), [], escalation.Ladder
+    monkeypatch.setattr(escalation, "Ladder", lambda target, *told: seen.append(told) or real(target, *told))
+    monkeypatch.setattr(escalation.time, "monotonic", lambda: 100.0)
+    for seconds in (5.0, math.inf):
+        more = {"num_draws": 20, "tolerance": 0.3, "max_nuts_rows": 7, "seconds": seconds}
+        mm.posterior_draws(truth.vae(), truth.simulate(2), method="guide", progress=False, **more)
+        assert seen.pop() == ("guide", 20, 0.3, rungs.Budget(7, 100.0 + seconds))
+
+
+WRONG = [("num_draws", 0), ("tolerance", 0.0), ("max_nuts_rows", -1), ("seconds", -1.0)]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_numbers_out_of_range_are_named(name, value):
+    truth = LinearGaussian()
+    with pytest.raises(ValueError, match=f"^{name} is {value}; give a "):
+        mm.posterior_draws(truth.vae(), truth.simulate(2), **{name: value})
 
 
 def test_bad_input():
