@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pyro_mmvae.diagnostics import refine
-from pyro_mmvae.diagnostics.refine import _better, _turn, climbed, diagonal, fit_normal
+from pyro_mmvae.diagnostics.refine import _better, _turn, climbed, diagonal, fit_normal, moments
 
 
 def far(distance):
@@ -37,6 +37,29 @@ def test_covariances_wait_until_scales_have_settled(monkeypatch):
     for full_rank in (True, False):
         climbed(*far(0.0), full_rank=full_rank, steps=10)
     assert said == [False] * 3 + [True] * 7 + [False] * 10
+
+
+def test_no_steps_give_the_moments_of_the_guide():
+    z = torch.randn(200, 3, 2).cumsum(-1)
+    q = fit_normal(SimpleNamespace(guide=lambda k: (z, None)), full_rank=True, steps=0)
+    torch.testing.assert_close(q.covariance_matrix, moments(z, True).covariance_matrix)
+
+
+def test_steps_from_several_places_look_at_so_many_draws_of_each(monkeypatch):
+    """Of a start twice as wide as N(0, I): the scales are asked to shrink by 1 - 2^2."""
+    tilts, real = [], refine._turn
+    monkeypatch.setattr(refine, "_turn", lambda rate, tilt, c: tilts.append(tilt) or real(rate, tilt, c))
+
+    def gradient(z, shared):
+        assert len(z) == shared == 3 * 20_000  # a draw of what all rows share for each
+        return None, -z
+
+    target = SimpleNamespace(shared=lambda k: k, gradient=gradient)
+    q = climbed(
+        target, diagonal(torch.zeros(3, 2, 2), 2 * torch.ones(3, 2, 2)), full_rank=True, steps=1, num_particles=20_000
+    )
+    assert q.batch_shape == (3, 2) and tilts[0].shape == (3, 2, 2, 2)
+    assert (tilts[0] + 3 * torch.eye(2)).abs().max() < 4.5 * 3 * (2 / 10_000) ** 0.5
 
 
 def test_a_factor_turns_by_half_newtons_step_of_its_scales_and_no_more_than_the_rate_of_the_rest():
