@@ -201,6 +201,17 @@ def test_a_ladder_goes_up_as_far_as_it_is_told(method, walks, monkeypatch):
                     if mark in walks or (mark == "p" and method != "guide")]  # fmt: skip
 
 
+@pytest.mark.parametrize(("method", "count"), [("auto", 2), ("refined", 5), ("psis", 5), ("hmc", 5)])
+def test_rows_that_the_guide_serves_are_not_refined_unless_a_method_was_asked_for(method, count, monkeypatch):
+    made, seen = ladder(monkeypatch, 5, method), []
+    made.served.certified[:3] = True
+    monkeypatch.setattr(rungs, "fit_normal", lambda target, **_: seen.append(target.batch.rows))
+    monkeypatch.setattr(made, "_refined", lambda rows, *_: seen.append(len(rows)))
+    monkeypatch.setattr(made, "_walked", lambda *_: (torch.arange(0), None))
+    made.climb(print)
+    assert seen == [count, count]
+
+
 def test_chains_are_not_begun_that_would_be_cut_off(monkeypatch):
     """Each run takes four times as long as the one before: after 1 and 4 seconds a third ends at 21."""
     made, now, called = ladder(monkeypatch, 1, "hmc"), [0.0], []

@@ -6,8 +6,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.distributions import constraints
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.coordinates import _with_bounds_of_all
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.distributions import LogPool, Mixture
 from pyro_mmvae.questions import opened
@@ -163,3 +165,16 @@ def test_shares_that_sum_to_one_have_a_coordinate_less():
     exact = math.log(2) + volume.log() + dist.Normal(z[0, :, 0], 1.0).log_prob(a)
     exact = exact + dist.Normal(0.0, 1.0).log_prob(u[0, :, 2])
     torch.testing.assert_close(target.log_prob(u, {})[0], exact)
+
+
+def test_bounds_of_all_rows_become_those_of_an_event_be_they_numbers_or_tensors():
+    """And what is said of the last axes stays: one log-determinant for each event."""
+    high = torch.tensor([2.0, 4.0])
+    support = constraints.independent(constraints.interval(0.0, high.expand(5, 1, 2)), 1)
+    found = _with_bounds_of_all("z", support, 1)
+    assert torch.equal(found.base_constraint.upper_bound, high) and found.base_constraint.lower_bound == 0
+    transform, z = torch.distributions.biject_to(found), torch.zeros(5, 2)
+    torch.testing.assert_close(transform(z), high.expand(5, 2) / 2)
+    torch.testing.assert_close(transform.log_abs_det_jacobian(z, transform(z)), (high / 4).log().sum().expand(5))
+    with pytest.raises(ValueError, match="its bounds hang on the row"):
+        _with_bounds_of_all("z", constraints.interval(0.0, torch.tensor([[1.0], [2.0]])), 0)
