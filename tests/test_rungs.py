@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from cases import of_tables
 from exact import LinearGaussian
 
+import pyro_mmvae as mm
 from pyro_mmvae.diagnostics import climbs, rungs, witness
-from pyro_mmvae.diagnostics.refine import diagonal
+from pyro_mmvae.diagnostics.refine import diagonal, normal
 from pyro_mmvae.diagnostics.rungs import Budget, Ladder
 from pyro_mmvae.diagnostics.target import Target
 from pyro_mmvae.diagnostics.witness import Witness
@@ -210,6 +212,22 @@ def test_rows_that_the_guide_serves_are_not_refined_unless_a_method_was_asked_fo
     monkeypatch.setattr(made, "_walked", lambda *_: (torch.arange(0), None))
     made.climb(print)
     assert seen == [count, count]
+
+
+def test_chains_of_rows_that_all_lack_a_private_code_start_from_the_marginal_of_the_others():
+    """Of four rows the last two lack b, whose private code stands in the middle."""
+    vae, seen = mm.recipes.dmvae(of_tables(2), 2, 2)[0], []
+    x = {"a": torch.randn(4, 3), "b": torch.randn(4, 2), "c": torch.randn(4, 4)}
+    target = Target(vae, vae.check(x, {"b": torch.arange(4) < 2}), 2)
+    own = target.take(torch.tensor([2, 3]))[1]
+    assert len(own) == target.size - 2 and own[-1] == target.size - 1
+    factor = torch.randn(4, target.size, target.size).tril(-1) + torch.eye(target.size)
+    q = normal(torch.randn(4, target.size), factor)
+    made = Ladder(target, "auto", 1000, 0.1, Budget(48, torch.inf))
+    some, every = torch.tensor([2, 3]), target.columns(target.sites)
+    made._walked("hmc", lambda path, *_: seen.append(path.base), some, torch.arange(4), q, every)
+    torch.testing.assert_close(seen[0].loc, q.loc[2:, own])
+    torch.testing.assert_close(seen[0].covariance_matrix, q.covariance_matrix[2:, own][..., own])
 
 
 def test_chains_are_not_begun_that_would_be_cut_off(monkeypatch):

@@ -171,6 +171,8 @@ def test_subsets_that_are_not_nested_are_refused_in_one_line():
         mm.consistency(vae, x, given=["a"], more=["a", "q"])
     with pytest.raises(ValueError, match="'ab' stands where names"):
         mm.consistency(vae, x, given=["a"], more="ab")
+    with pytest.raises(ValueError, match="int stands where names"):
+        mm.consistency(vae, x, given=["a"], more=3)
     for there in ("a", "c"):  # one of the two, and neither
         with pytest.raises(ValueError, match="no row has all"):
             mm.consistency(vae, {there: x[there]}, given=["a"], more=["a", "b"])
