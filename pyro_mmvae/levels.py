@@ -111,10 +111,8 @@ class TwoLevels(nn.Module):
         """The means of the codes that were seen, as data of the top; no modality at all if nothing was."""
         x, mask = {n: own[n].mean.squeeze(1) for n in own}, {n: own.given[n].squeeze(1) for n in own}
         codes = Batch(x, mask, own.rows, frozenset())
-        codes.checked, codes.judges = (
-            self.top,
-            self.top.decoders,
-        )  # means of the bottom's own are real numbers of the right shape
+        # means of the bottom's own are real numbers of the right shape
+        codes.checked, codes.judges = self.top, self.top.decoders
         return codes
 
     def _messages(self, own: Experts) -> Experts:

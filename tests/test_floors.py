@@ -44,6 +44,7 @@ FLOORS = [
     {"experts", "predictive", "frames"},
     {"fusion", "priors"},
     {"codes"},
+    {"assembly"},
     {"vae"},
     {"objectives"},
     {"levels", "training", "evidence", "generation", "inference", "mudata"},
