@@ -9,6 +9,7 @@ import torch
 from torch.distributions import kl_divergence
 
 import pyro_mmvae as mm
+from pyro_mmvae.diagnostics.patterns import chosen_subsets, rows_with, title
 from pyro_mmvae.objectives import Pass, cross, dropped, every_subset, joint, random_subsets, strata, unimodal
 
 ROWS, NAMES, NOISE = 30, ("a", "b", "c"), 0.5
@@ -119,3 +120,31 @@ def test_fit_trains_such_a_pair_by_passes():
     mm.fit(mm.Pair(model, learnt), x, mask, loss=loss, epochs=40, lr=5e-2, progress=False)
     exact = float(evidence(x, mask).sum() + sum(evidence(x, mask, [name]).sum() for name in NAMES))
     assert -loss.loss(model, learnt, x, mask) > exact - 0.1 * 4 * ROWS  # a tenth of a nat a row and pass
+
+
+def test_which_subsets_are_looked_at():
+    """All of four modalities; those of the data, of five, the most frequent first; and sixty-four of them unasked."""
+
+    def batch(rows, names):
+        seen = torch.tensor([[bool(row >> place & 1) for place in range(len(names))] for row in rows])
+        x = {name: torch.zeros(len(rows)) for name in names}
+        return mm.Batch.of(x, dict(zip(names, seen.T)))
+
+    assert len(chosen_subsets(batch([15] * 2, "abcd"))) == 15
+    assert chosen_subsets(batch([0, 0, 0, 3, 17, 17], "abcde")) == [("a", "e"), ("a", "b")]
+    assert len(chosen_subsets(batch([3], "abcde"), "all")) == 31
+    assert [len(chosen_subsets(batch([3], "abcde"), count)) for count in (1, 2, 30, 31, 90)] == [1, 2, 30, 31, 31]
+    assert len(chosen_subsets(batch(range(65), "abcdefg"))) == 64
+    with pytest.warns(UserWarning, match="the rows have 65 different subsets .*; the 64 most frequent .*, 98% of the"):
+        found = chosen_subsets(batch([1, *range(66)], "abcdefg"))
+    assert found[0] == ("a",) and len(found) == 64
+    rows = rows_with(batch([1, 3, 7, 2, 3], "abc"), ["a", "b"])
+    assert rows.tolist() == [1, 2, 4] and not len(rows_with(batch([3], "abc"), ["q"]))
+
+
+def test_titles_are_cut_where_they_do_not_fit():
+    assert title(()) == "nothing" and title(["x" * 28]) == "x" * 28 and title(["x" * 29]) == "x" * 25 + "..."
+    assert title(["x" * 12, "y" * 13]) == "x" * 12 + " + " + "y" * 13
+    assert title(["x" * 12, "y" * 14]) == "x" * 12 + " + ... (2)"
+    assert title(["x" * 40, "y"]) == "x" * 18 + " + ... (2)"
+    assert title(["xxx", "yyy", "z" * 30], 19) == "xxx + yyy + ... (3)"
