@@ -200,3 +200,17 @@ def test_names_and_numbers_are_taken_or_refused_in_one_line(name):
             with pytest.raises(ValueError) as caught:
                 QUESTIONS[name](vae, x, names, number)
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("top", [999, 1000])
+def test_whole_numbers_below_a_thousand_are_categories_and_above_counts(top):
+    decoder = mm.guess_modalities({"a": torch.tensor([0.0, top])}, dim=2)["a"].decoder
+    assert isinstance(decoder, mm.CategoricalLikelihood if top < 1000 else mm.NegativeBinomialLikelihood)
+
+
+@pytest.mark.parametrize("top", [255, 256])
+def test_pictures_of_whole_numbers_up_to_255_are_grey_levels_and_above_counts(top):
+    x = torch.randint(0, 200, (4, 3, 3)).double()
+    x[0, 0, 0] = top
+    decoder = mm.guess_modalities({"a": x}, dim=2)["a"].decoder
+    assert isinstance(decoder, mm.BinomialLikelihood if top < 256 else mm.NegativeBinomialLikelihood)
