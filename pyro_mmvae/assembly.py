@@ -88,7 +88,7 @@ class Assembly(nn.Module):
         been trained by others and take its input so, unless there is no other."""
         real = (p for p in self.parameters() if p.is_floating_point())
         some = next(real, None)
-        if some is not None and some.is_meta:
+        if some is not None and some.is_meta and batch.device != some.device:  # both may lie there to be traced
             raise ValueError("the model is on the device 'meta', which holds no values; build it on another one")
         if some is not None and some.dtype.itemsize < 4:
             some = next((p for p in real if p.dtype.itemsize >= 4), some)

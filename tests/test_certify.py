@@ -384,6 +384,8 @@ def test_p_values_are_corrected_for_their_number_and_stay_probabilities():
 
 def test_draws_are_printed_with_the_worst_of_their_numbers():
     numbers = [torch.tensor(n) for n in ([0.125, 0.625, -1.0], [300.0, 20.0, 90.0], [1.001, 1.009, 1.002])]
-    found = mm.PosteriorDraws({}, ["nuts", "nuts", "guide"], *numbers, torch.tensor([True, False, True]))
-    rows = {line.split()[0]: line.split()[1:] for line in str(found).splitlines()[1:]}
+    found = mm.PosteriorDraws(
+        {"z": torch.zeros(9, 3, 1)}, ["nuts", "nuts", "guide"], *numbers, torch.tensor([True, False, True])
+    )
+    rows = {line.split()[0]: line.split()[1:] for line in str(found).splitlines()[2:4]}
     assert rows["nuts"] == ["2", "1", "0.62", "20", "1.009"] and rows["guide"] == ["1", "1", "-1.00", "90", "1.002"]
