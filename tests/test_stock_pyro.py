@@ -320,3 +320,18 @@ def test_settings_of_an_optimiser_go_by_the_names_of_what_was_put_in():
     svi.step(x)
     moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, kept[name])}
     assert moved == {f"modalities.label.{name}" for name, _ in vae.modalities["label"].named_parameters()}
+
+
+def test_what_two_models_share_keeps_a_name_when_one_of_them_gives_it_up():
+    first, second, x = three(), three(), three_rows(ROWS)
+    second.modalities["label"] = shared = first.modalities["label"]
+    steps = [SVI(vae.model, vae.guide, mm.optim({"lr": 1e-2}), Trace_ELBO()) for vae in (first, second)]
+    for svi in steps:
+        svi.step(x)
+    first.modalities["label"] = three().modalities["label"]
+    for svi in steps:
+        svi.step(x)
+    assert {pyro.get_param_store().param_name(p) for p in shared.parameters()} == {
+        f"vae$$$modalities.label.{name}" for name, _ in shared.named_parameters()
+    }
+    assert len(steps[1].optim.get_state()) == len(list(second.parameters()))

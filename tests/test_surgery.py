@@ -76,6 +76,30 @@ class Pyros(PyroModule):
         return dist.Normal(self.net(z), self.scale).to_event(1)
 
 
+class Scaled(PyroModule):
+    """A prior whose scale is learnt as Pyro has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = PyroParam(torch.ones(()), constraint=constraints.positive)
+
+    def forward(self, experts):
+        return dist.Normal(torch.zeros(2), self.scale).to_event(1)
+
+
+def test_a_pyro_param_of_a_prior_that_is_put_in_later_is_its_models_own():
+    """Two models whose data differ by a factor of ten: in Pyro's store their priors would be one."""
+    x, scales = LinearGaussian().simulate(20), []
+    for size in (0.1, 1.0):
+        vae = LinearGaussian().vae()
+        vae.prior = Scaled()
+        svi = SVI(vae.model, vae.guide, mm.optim({"lr": 0.1}), Trace_ELBO())
+        losses = [svi.step({name: size * value for name, value in x.items()}) for _ in range(10)]
+        scales.append(vae.prior.scale.item())
+        assert {"prior.scale_unconstrained"} <= {name for name, _ in vae.named_parameters()} and losses[-1] < losses[0]
+    assert scales[0] < scales[1] and len(pyro.get_param_store()) == 0
+
+
 def test_a_pyro_param_that_is_put_in_later_is_its_models_own():
     truth = LinearGaussian()
     x = truth.simulate(20)
