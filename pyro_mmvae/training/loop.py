@@ -31,7 +31,7 @@ from pyro_mmvae.training.course import Course
 from pyro_mmvae.training.epochs import Loop
 from pyro_mmvae.training.history import History, Pace, Schedule, constant, cosine
 from pyro_mmvae.training.precision import lowered
-from pyro_mmvae.training.settings import checksum_of_frozen, checksums, course_of, familiar, made_by, parts_of, title_of
+from pyro_mmvae.training.settings import checksums, course_of, familiar, made_by, parts_of, title_of
 from pyro_mmvae.training.shares import Shares, special_sites
 from pyro_mmvae.training.step import Run, inventory
 from pyro_mmvae.training.threads import as_many_as_pay
@@ -164,8 +164,7 @@ def fit(
         settings |= made_by(make, optim) | parts_of(modules)
         settings["modalities"] = {name: list(value.shape[1:]) for name, value in first.items()}
         if checkpoint is not None:
-            settings |= checksums(getattr(data, "data", None), held_out)
-            settings["checksum of what is frozen"] = checksum_of_frozen(modules)
+            settings |= checksums(getattr(data, "data", None), held_out, modules)
         rows = getattr(data, "batch_size", None)
         course = Course(parameters, modules, optim, devices)  # first: it may give buffers other memory
         shared, left = special_sites(vae, first, devices, modules, data.steps)

@@ -39,15 +39,14 @@ def made_by(make: Callable[..., torch.optim.Optimizer], optim: torch.optim.Optim
     return {"optimizer": title_of(make), "options of the optimizer": options}
 
 
-def checksums(data: Any, held_out: Any) -> dict[str, int | None]:
-    """Of the data in memory and of those held out."""
-    return {"checksum of the data": checksum(data), "checksum of the validation data": checksum(held_out)}
-
-
-def checksum_of_frozen(modules: Iterable[nn.Module]) -> int | None:
-    """Of the parameters that take no gradients, which no file has; None if there are none."""
+def checksums(data: Any, held_out: Any, modules: Iterable[nn.Module]) -> dict[str, int | None]:
+    """Of the data in memory, of those held out, and of the parameters that take no gradients, which no file has."""
     every = [p for owner in modules for _, p in sorted(owner.named_parameters()) if not p.requires_grad]
-    return _crc(every) if every else None
+    return {
+        "checksum of the data": checksum(data),
+        "checksum of the validation data": checksum(held_out),
+        "checksum of what is frozen": _crc(every),
+    }
 
 
 def checksum(batch: Any) -> int | None:
